@@ -30,10 +30,11 @@ enum param_type {
 };
 enum param_flag {
     PARAM_REQUIRED = 1u << 0,
-    PARAM_EXACTLY_ONE = 1u << 1,  /* OBJECT: exactly one member must be present */
+    PARAM_EXACTLY_ONE = 1u << 1,  /* OBJECT: exactly one of the members that are not PARAM_BESIDE */
     PARAM_OPEN_MIN = 1u << 2,     /* NUMBER: value > min */
     PARAM_OPEN_MAX = 1u << 3,     /* NUMBER: value < max */
     PARAM_NULLABLE = 1u << 4,     /* null counts as absent */
+    PARAM_BESIDE = 1u << 5,       /* member of an EXACTLY_ONE object that does not count (target.require_packable) */
 };
 
 struct param_spec {
