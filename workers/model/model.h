@@ -1,0 +1,135 @@
+/*
+ * workers/model/model.h: a language model as a list of sublayers in residual order, and the steps a forward pass is
+ * made of. A caller composes them: embed, run some sublayers, apply the head. Skipping a sublayer is not calling it.
+ *
+ *     tokens -> model_embed -> h_0 -> sublayer 0 -> h_1 -> ... -> h_N -> head (final norm, lm_head)
+ *
+ * Pre-norm residual: h_{j+1} = h_j + f_j(norm_j(h_j)).
+ *
+ * Determinism (design section 4): every GEMM works on tiles of TILE_ROWS rows, zero-padded, and each sequence starts a
+ * tile; so a row's bits depend on its own sequence only, not on the batch or the threads. Statistics are summed in
+ * double, per token, in token order.
+ *
+ * One thread drives a model (it uses the pool inside). All functions poll the cancel flag. Errors: CANCELLED,
+ * OUT_OF_MEMORY, NUMERIC (names the sublayer), INPUT_CHANGED / IO from reading weights.
+ */
+#ifndef WORKERS_MODEL_MODEL_H
+#define WORKERS_MODEL_MODEL_H
+
+#include "base/cancel.h"
+#include "base/cleanup.h"
+#include "base/error.h"
+#include "workers/model/config.h"
+#include "workers/model/inventory.h"
+#include "workers/tensor/pool.h"
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct model;
+
+struct model_options {
+    const char *backend;         /* "reference", "openblas"; NULL: the best there is */
+    struct pool *pool;           /* borrowed for the model's life */
+    const struct cancel *cancel; /* may be NULL */
+};
+/* inventory is borrowed for the model's life. Weights are read by pread and converted to fp32. */
+struct model *model_open(const struct inventory *inventory, const char *folder, const struct model_options *options,
+                         struct error *error) MUST_USE;
+void model_destroy(struct model *model);
+OWNED_DEFINE(model)
+
+const struct model_config *model_get_config(const struct model *model);
+
+enum sublayer_kind { SUBLAYER_ATTENTION, SUBLAYER_FFN };
+struct sublayer {
+    enum sublayer_kind kind;
+    size_t layer;             /* the layer it came from, in the source's numbering */
+    uint64_t parameter_count; /* prunable: attention or FFN weights and biases, without the norm */
+    uint64_t norm_count;      /* parameters of its norm, which goes with it */
+    bool is_identity;         /* its output projection is all zero (an `identity` export): skipping it changes nothing */
+};
+size_t model_sublayer_count(const struct model *model);
+const struct sublayer *model_sublayer(const struct model *model, size_t index);
+
+/* ---- sequences and hidden states -------------------------------------------------------------------------- */
+
+struct token_sequence {
+    const int32_t *tokens; /* [count], borrowed */
+    size_t count;
+};
+struct token_batch {
+    struct token_sequence *sequences; /* [sequence_count] */
+    size_t sequence_count;
+};
+
+/* Hidden states of a batch: fp32 rows, each sequence starting at a multiple of TILE_ROWS, padding rows zero. */
+struct hidden {
+    size_t sequence_count, hidden_size, row_count; /* row_count: padded */
+    size_t *token_counts, *first_rows;             /* [sequence_count] */
+    float *rows;                                   /* [row_count, hidden_size] */
+};
+struct hidden *hidden_create(const struct model *model, const struct token_batch *batch, struct error *error) MUST_USE;
+void hidden_copy(struct hidden *to, const struct hidden *from); /* same shape */
+void hidden_destroy(struct hidden *hidden);
+OWNED_DEFINE(hidden)
+uint64_t hidden_bytes(const struct hidden *hidden);
+
+/* Token ids must lie in the vocabulary (CHECKed; data/ validates). Positions start at 0 in every sequence. */
+bool model_embed(struct model *model, const struct token_batch *batch, struct hidden *ret_hidden, struct error *error) MUST_USE;
+/* In place: hidden += f_j(norm_j(hidden)). */
+bool model_run_sublayer(struct model *model, size_t index, struct hidden *hidden, struct error *error) MUST_USE;
+/* All sublayers in [first, sublayer_count) whose removed[] is false; removed NULL: none is. */
+bool model_run_from(struct model *model, size_t first, const bool *removed, struct hidden *hidden, struct error *error) MUST_USE;
+
+/* ---- the head: never materialises [tokens, vocab] beyond a tile ------------------------------------------------ */
+
+/* Logits of `count` tokens of one sequence from `first`: ret_logits [count, vocab_size]. For dumps and tests. */
+bool model_logits(struct model *model, const struct hidden *hidden, size_t sequence, size_t first, size_t count,
+                  float *ret_logits, struct error *error) MUST_USE;
+
+/* Negative log-likelihood in nats. targets[s][t] is the token that position t of sequence s should predict; -1: not scored.
+ * ret_nll: same shape, 0 where not scored. ret_is_greedy (may be NULL): whether the target is the argmax (ties: lower id). */
+struct target_sequence {
+    const int32_t *targets; /* [token_counts[s]] */
+    double *nll;            /* [token_counts[s]] */
+    bool *is_greedy;        /* [token_counts[s]] or NULL */
+};
+bool model_nll(struct model *model, const struct hidden *hidden, struct target_sequence *targets, struct error *error) MUST_USE;
+
+/* Distances between the original's logits and a candidate's (FinerCut eq., structured_pruning 1.2). */
+enum head_metric { HEAD_METRIC_NORM, HEAD_METRIC_ANGULAR, HEAD_METRIC_KL, HEAD_METRIC_JS, HEAD_METRIC_JS_TEXTBOOK };
+struct head_reference; /* what of the original is needed again: final-normed states or logits, log-sum-exp */
+struct head_reference *head_reference_create(struct model *model, const struct hidden *original, enum head_metric metric,
+                                             struct error *error) MUST_USE;
+void head_reference_destroy(struct head_reference *reference);
+OWNED_DEFINE(head_reference)
+/* One term per sequence, each non-negative: NORM |Z0-Z|_F over [tokens, vocab]; ANGULAR sum over tokens of acos; KL, JS sum over
+ * tokens and vocabulary divided by vocab_size. The whole distance is the sum of the terms over the number of
+ * sequences (NORM) or of tokens (others); head_distance_total does it, in sequence order. */
+bool head_distance(struct model *model, const struct head_reference *reference, const struct hidden *hidden, size_t first_sequence,
+                   size_t sequence_count, double *ret_terms, struct error *error) MUST_USE;
+double head_distance_total(const struct head_reference *reference, const double *terms);
+
+/* ---- generation ------------------------------------------------------------------------------------------------ */
+
+struct generation {
+    const int32_t *prompt; /* [prompt_count], at least 1 */
+    size_t prompt_count;
+    int32_t *tokens;    /* [max_tokens], filled */
+    size_t token_count; /* filled; stops before a stop token (which is not stored) */
+    size_t max_tokens;
+};
+/* Greedy (ties: lower id), KV cache, many sequences side by side; each sequence's bits are its own. */
+bool model_generate(struct model *model, const bool *removed, struct generation *generations, size_t count,
+                    const int32_t *stop_tokens, size_t stop_count, struct error *error) MUST_USE;
+
+/* Work done since opening, for reports: tokens through sublayers, and through the head. */
+struct model_work {
+    uint64_t token_sublayers, token_heads;
+};
+struct model_work model_get_work(const struct model *model);
+/* Bytes this model holds resident, and what a forward of `rows` padded rows adds: for the plan of the work. */
+uint64_t model_estimate_bytes(const struct inventory *inventory, const struct model_config *config, size_t threads, size_t rows);
+
+#endif

@@ -1,0 +1,61 @@
+/*
+ * workers/model/plan.h: what goes. A method decides a plan, the rewriter applies it, exporters write it. A plan is a JSON
+ * document ("plan.json"); it can be stored, compared, replayed and applied without scoring again.
+ *
+ * A greedy method yields a curve: `order` lists sublayers in removal order with their scores, and any prefix is a result;
+ * `removed` is the prefix that was chosen for the target.
+ */
+#ifndef WORKERS_MODEL_PLAN_H
+#define WORKERS_MODEL_PLAN_H
+
+#include "base/cleanup.h"
+#include "base/error.h"
+#include "base/json.h"
+#include "workers/model/inventory.h"
+#include <stdbool.h>
+#include <stddef.h>
+
+#define PLAN_VERSION 1
+
+struct plan_point {
+    size_t sublayer; /* the one removed at this point */
+    double score;    /* of the model after this removal; NAN where a method has none */
+};
+struct plan {
+    size_t sublayer_count;     /* of the source model */
+    bool *removed;             /* [sublayer_count] */
+    struct plan_point *points; /* [point_count], in removal order; the first removed_count of them are `removed` */
+    size_t point_count, removed_count;
+};
+struct plan *plan_create(size_t sublayer_count) MUST_USE;
+void plan_destroy(struct plan *plan);
+OWNED_DEFINE(plan)
+/* Appends a point to the curve. */
+void plan_add_point(struct plan *plan, size_t sublayer, double score);
+/* Makes the first `count` points the plan. */
+void plan_cut(struct plan *plan, size_t count);
+
+json_t *plan_format(const struct plan *plan, const struct inventory *inventory) MUST_USE; /* owned */
+struct plan *plan_parse(const json_t *json, struct error *error) MUST_USE;
+
+/* How a plan packs into blocks: attention followed by FFN is one block, empty blocks disappear. */
+struct plan_block {
+    long attention, ffn; /* sublayer indices, -1: absent */
+};
+struct plan_blocks {
+    struct plan_block *blocks;
+    size_t count;
+    bool is_uniform; /* every block has both: a stock config expresses it */
+};
+void plan_pack(const struct plan *plan, const struct inventory *inventory, struct plan_blocks *ret_blocks);
+void plan_blocks_finish(struct plan_blocks *blocks);
+
+/* Counts after the plan (design section 3): what `target` is measured in. */
+struct plan_size {
+    uint64_t parameter_count, prunable_count, removed_prunable_count, weight_bytes;
+    size_t block_count, removed_sublayer_count;
+    double sparsity_ratio; /* removed prunable / prunable of the source */
+};
+void plan_measure(const struct plan *plan, const struct inventory *inventory, struct plan_size *ret_size);
+
+#endif
