@@ -36,6 +36,7 @@
     X(METHOD_NOT_ALLOWED, "method_not_allowed")                                                    \
     X(UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type")                                            \
     X(RANGE_NOT_SATISFIABLE, "range_not_satisfiable")                                              \
+    X(UNAUTHORIZED, "unauthorized")           /* no token, or a wrong one */                       \
     X(FORBIDDEN, "forbidden")                 /* a path outside the configured roots */            \
     X(UNAVAILABLE, "unavailable")             /* draining, or no capacity; try again */            \
     X(CANCELLED, "cancelled")                                                                      \

@@ -172,6 +172,9 @@ typedef void storage_model_done(void *context, struct model_record *model, const
 typedef void storage_folder_done(void *context, const char *folder, const struct error *error);
 void storage_assemble_model(struct storage *storage, const char *model_id, json_t *files, storage_folder_done *done,
                             void *context);
+/* Removes models/<id>/ of an assembled model that was not inserted (its inspection failed); in the background. A folder
+ * that a model record names stays. */
+void storage_discard_model(struct storage *storage, const char *model_id);
 /* CONFLICT if the name is taken by another model; the same name with the same source and content is a replay. */
 void storage_insert_model(struct storage *storage, const struct model_record *draft, storage_model_done *done, void *context);
 /* By id or name; from memory. Caller releases; NULL if there is none. */
