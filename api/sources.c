@@ -1,0 +1,217 @@
+/*
+ * api/sources.c: see sources.h.
+ *
+ * A path is judged after realpath: what a link points at decides, not how it is spelled. Whether something
+ * exists outside the roots is nobody's business, so such a path is FORBIDDEN either way.
+ */
+#include "api/sources.h"
+#include "base/file.h"
+#include "base/hash.h"
+#include "base/memory.h"
+#include "base/text.h"
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct resolver {
+    struct storage *storage;
+    const char *tenant_id;
+    const char *const *roots;
+    struct sources *sources;
+    struct error_list *faults;
+};
+
+static bool is_inside(const char *path, const char *const *roots)
+{
+    for (size_t i = 0; roots != NULL && roots[i] != NULL; i++) {
+        size_t length = strlen(roots[i]);
+        if (strncmp(path, roots[i], length) == 0 &&
+            (path[length] == '\0' || path[length] == '/' || roots[i][length - 1] == '/')) {
+            return true;
+        }
+    }
+    return false;
+}
+
+char *sources_resolve_path(const char *const *roots, const char *uri, struct error *error)
+{
+    const char *path = text_starts_with(uri, "file://") ? uri + strlen("file://") : uri;
+    if (*path != '/') {
+        error_set(error, ERROR_INVALID_ARGUMENT, "\"%.200s\" is no absolute path (file:///folder/file)", uri);
+        return NULL;
+    }
+    char *resolved = realpath(path, NULL);
+    int cause = errno;
+    if (resolved != NULL && is_inside(resolved, roots)) {
+        return resolved;
+    }
+    if (resolved == NULL && strstr(path, "/..") == NULL && is_inside(path, roots)) {
+        error_set_errno(error, cause, "\"%.200s\"", path);
+    } else {
+        error_set(error, ERROR_FORBIDDEN, "\"%.200s\" is outside the configured roots", path);
+    }
+    free(resolved);
+    return NULL;
+}
+
+static void resolve_file(const struct resolver *resolver, const char *uri, const char *pointer)
+{
+    struct error error;
+    OWNED_MEMORY char *path = sources_resolve_path(resolver->roots, uri, &error);
+    if (path == NULL) {
+        error_list_add(resolver->faults, error.code, pointer, "%s", error.message);
+    } else {
+        json_put_text(resolver->sources->inputs, uri, path);
+    }
+}
+
+static void resolve_blob(const struct resolver *resolver, const char *uri, const char *pointer)
+{
+    const char *hex = uri + strlen("sha256:");
+    uint64_t bytes;
+    if (!sha256_hex_is_valid(hex)) {
+        error_list_add(resolver->faults, ERROR_INVALID_ARGUMENT, pointer,
+                       "\"%.80s\" is no digest: sha256: and 64 hexadecimal digits", uri);
+    } else if (!storage_find_blob(resolver->storage, hex, &bytes)) {
+        error_list_add(resolver->faults, ERROR_NOT_FOUND, pointer, "the blob %s was not uploaded", uri);
+    } else {
+        FINISHED(text) path = {0};
+        text_append_format(&path, "%s/blobs/%.2s/%s", storage_folder(resolver->storage), hex, hex);
+        json_put_text(resolver->sources->inputs, uri, path.bytes);
+    }
+}
+
+static void resolve_source(const struct resolver *resolver, const char *uri, const char *pointer)
+{
+    if (text_starts_with(uri, "file:") || *uri == '/') {
+        resolve_file(resolver, uri, pointer);
+    } else if (text_starts_with(uri, "sha256:")) {
+        resolve_blob(resolver, uri, pointer);
+    } else {
+        error_list_add(resolver->faults, ERROR_UNSUPPORTED, pointer,
+                       "\"%.200s\": a source is file:///path or sha256:<hex> of an uploaded blob", uri);
+    }
+}
+
+/* Every member named "source", wherever it stands. Depth is bounded by base/json. */
+static void resolve_tree(const struct resolver *resolver, const json_t *value, const char *pointer)
+{
+    char below[512];
+    if (json_is_object(value)) {
+        const char *name;
+        json_t *member;
+        json_object_foreach((json_t *)(uintptr_t)value, name, member)
+        {
+            (void)snprintf(below, sizeof below, "%s/%s", pointer, name);
+            if (strcmp(name, "source") == 0 && json_is_string(member)) {
+                resolve_source(resolver, json_string_value(member), below);
+            } else if (strcmp(name, "metadata") != 0 && *name != '_') {
+                resolve_tree(resolver, member, below);
+            }
+        }
+    } else if (json_is_array(value)) {
+        for (size_t i = 0; i < json_array_size(value); i++) {
+            (void)snprintf(below, sizeof below, "%s/%zu", pointer, i);
+            resolve_tree(resolver, json_array_get(value, i), below);
+        }
+    }
+}
+
+static void resolve_result(const struct resolver *resolver, const char *job_id)
+{
+    struct sources *sources = resolver->sources;
+    struct job *job = storage_peek_job(resolver->storage, resolver->tenant_id, job_id);
+    if (job == NULL) {
+        error_list_add(resolver->faults, ERROR_NOT_FOUND, "/model", "there is no job %.60s", job_id);
+    } else if (job->state != JOB_STATE_SUCCEEDED || job->files == NULL) {
+        error_list_add(resolver->faults, ERROR_CONFLICT, "/model",
+                       "the job %s is %s; it has no result to use", job->id, job_state_slug(job->state));
+    } else {
+        OWNED_MEMORY char *models = file_join(storage_folder(resolver->storage), "models");
+        char *folder = file_join(models, job->id);
+        if (file_is_folder(folder)) {
+            sources->model_folder = folder;
+        } else {
+            free(folder);
+            sources->model_job = memory_copy_text(job->id);
+            sources->model_files = json_incref(job->files);
+        }
+    }
+    job_release(job);
+}
+
+static void resolve_model(const struct resolver *resolver, const char *name)
+{
+    struct sources *sources = resolver->sources;
+    struct model_record *model = storage_find_model(resolver->storage, resolver->tenant_id, name);
+    if (model != NULL) {
+        sources->model_folder = memory_copy_text(model->folder);
+        sources->inventory = json_incref(model->inventory);
+        model_record_release(model);
+    } else if (text_starts_with(name, "job:")) {
+        resolve_result(resolver, name + strlen("job:"));
+    } else if (text_starts_with(name, "file:") || *name == '/') {
+        struct error error;
+        sources->model_folder = sources_resolve_path(resolver->roots, name, &error);
+        if (sources->model_folder == NULL) {
+            error_list_add(resolver->faults, error.code, "/model", "%s", error.message);
+        }
+    } else if (strstr(name, "://") != NULL) {
+        error_list_add(resolver->faults, ERROR_UNSUPPORTED, "/model",
+                       "\"%.200s\": a model is a registered name or id, file:///folder or job:<id>", name);
+    } else {
+        error_list_add(resolver->faults, ERROR_NOT_FOUND, "/model", "no model is registered as \"%.200s\"",
+                       name);
+    }
+}
+
+bool sources_resolve(struct storage *storage, const char *tenant_id, const char *const *roots,
+                     const json_t *spec, struct sources *ret_sources, struct error_list *faults)
+{
+    size_t before = faults->count;
+    struct sources sources = {.inputs = json_object()};
+    const struct resolver resolver = {storage, tenant_id, roots, &sources, faults};
+    const char *model = json_string_value(json_object_get(spec, "model"));
+    if (model == NULL) {
+        error_list_add(faults, ERROR_MISSING_FIELD, "/model", "a model is needed");
+    } else {
+        resolve_model(&resolver, model);
+    }
+    resolve_tree(&resolver, spec, "");
+    if (faults->count != before) {
+        sources_finish(&sources);
+        return false;
+    }
+    *ret_sources = sources;
+    return true;
+}
+
+void sources_finish(struct sources *sources)
+{
+    free(sources->model_folder);
+    free(sources->model_job);
+    json_decref(sources->model_files);
+    json_decref(sources->inventory);
+    json_decref(sources->inputs);
+    memset(sources, 0, sizeof *sources);
+}
+
+json_t *sources_plan_request(const struct sources *sources, json_t *spec)
+{
+    json_t *request = json_object();
+    json_t *model = json_object();
+    if (sources->model_folder != NULL) {
+        json_put_text(model, "folder", sources->model_folder);
+        json_put(model, "inventory",
+                 sources->inventory != NULL ? json_incref(sources->inventory) : json_null());
+    } else {
+        json_put_text(model, "job", sources->model_job);
+        json_put(model, "files", json_incref(sources->model_files));
+    }
+    json_put(request, "model", model);
+    json_put(request, "spec", json_incref(spec));
+    json_put(request, "inputs", json_incref(sources->inputs));
+    return request;
+}
