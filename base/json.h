@@ -1,7 +1,8 @@
 /*
  * base/json.h: jansson behind bounds. Parsing refuses duplicate keys, NUL in strings, non-object/array roots,
- * more than the given bytes and more than 64 levels (checked before jansson sees the text, as are 1e6 tokens:
- * 16 MB of "[]," would cost 743 MB). Getters turn a wrong type into WRONG_TYPE with its pointer.
+ * more than the given bytes and more than 64 levels (checked before jansson sees the text, as are 1e6 arrays and
+ * objects and 4e6 values: 16 MB of "[]," would cost 743 MB). Getters turn a wrong type into WRONG_TYPE with its
+ * pointer.
  *
  * This header is the one place that includes jansson.h; all use json_t through it. json_t * in a signature:
  * borrowed unless the comment says owned (json_decref, or JSON_OWNED for a local).
@@ -13,6 +14,8 @@
 #include <jansson.h>
 #include <stdbool.h>
 #include <stdint.h>
+
+struct text;
 
 #define JSON_LIMIT_BYTES (1u << 20) /* of a request body */
 
@@ -27,7 +30,8 @@ void json_start(void);
 /* Owned; NULL with MALFORMED_JSON (message has line and column), DUPLICATE_KEY or TOO_LARGE. */
 json_t *json_parse(const char *bytes, size_t count, size_t limit_bytes, struct error *error) MUST_USE;
 json_t *json_load(const char *path, size_t limit_bytes, struct error *error) MUST_USE; /* field: the path */
-/* Owned text (free); sorted keys, compact or indented by 2, numbers in the shortest form that reads back. Never fails. */
+/* Owned text (free); sorted keys, compact or indented by 2, numbers in the shortest form that reads back
+ * (a real keeps its ".0" or exponent); indented text ends in a newline. NaN prints as null. Never fails. */
 char *json_format(const json_t *json, bool indented) MUST_USE;
 
 /* Members of an object by name. `pointer` is the object's own JSON pointer ("" at the root) for the error.
@@ -52,7 +56,12 @@ bool json_find_double(const json_t *object, const char *pointer, const char *nam
                       struct error *error) MUST_USE;
 bool json_find_bool(const json_t *object, const char *pointer, const char *name, bool *ret_value,
                     struct error *error) MUST_USE;
-/* Sets a member, taking the value; aborts when memory ends. NULL value: does nothing. */
+/* "an object", "a string", ... for messages; NULL: "nothing". */
+const char *json_type_name(const json_t *json);
+/* Appends "/" and the name, with ~ and / escaped (RFC 6901). */
+void json_pointer_append(struct text *pointer, const char *name);
+/* Sets a member, taking the value; aborts when memory ends. NULL value: does nothing. Bytes of names and texts
+ * that are no UTF-8 (a file's name, say) become U+FFFD. */
 void json_put(json_t *object, const char *name, json_t *value);
 void json_put_text(json_t *object, const char *name, const char *text); /* NULL text: JSON null */
 /* A double; NaN and infinity become null (JSON has neither). */

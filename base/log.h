@@ -28,11 +28,12 @@ struct log_field {
 /* Process-wide; call before threads. program: the "program" field of each line. */
 void log_start(const char *program, enum log_level least, enum log_format format);
 void log_write(enum log_level level, const char *message, const struct log_field *fields);
-#define LOG_CALL(level, message, ...)                                                              \
-    log_write(level, message, (const struct log_field[]){__VA_ARGS__ __VA_OPT__(, ){0}})
-#define log_debug(message, ...) LOG_CALL(LOG_DEBUG, message, __VA_ARGS__)
-#define log_info(message, ...) LOG_CALL(LOG_INFO, message, __VA_ARGS__)
-#define log_warning(message, ...) LOG_CALL(LOG_WARNING, message, __VA_ARGS__)
-#define log_error(message, ...) LOG_CALL(LOG_ERROR, message, __VA_ARGS__)
+/* The end mark goes in here, so that a call without fields still has an argument after the message. */
+#define LOG_END ((struct log_field){LOG_FIELD_END, 0, 0, 0, 0})
+#define LOG_CALL(level, message, ...) log_write(level, message, (const struct log_field[]){__VA_ARGS__})
+#define log_debug(...) LOG_CALL(LOG_DEBUG, __VA_ARGS__, LOG_END)
+#define log_info(...) LOG_CALL(LOG_INFO, __VA_ARGS__, LOG_END)
+#define log_warning(...) LOG_CALL(LOG_WARNING, __VA_ARGS__, LOG_END)
+#define log_error(...) LOG_CALL(LOG_ERROR, __VA_ARGS__, LOG_END)
 
 #endif

@@ -19,6 +19,10 @@ void text_append_bytes(struct text *text, const void *bytes, size_t count);
 void text_append_format(struct text *text, const char *format, ...) PRINTF(2, 3);
 /* & < > " ' become entities; for HTML and SVG. */
 void text_append_html(struct text *text, const char *string);
+/* Bytes that are no UTF-8 become U+FFFD, one each. */
+void text_append_utf8(struct text *text, const void *bytes, size_t count);
+/* A JSON string with its quotes; bytes that are no UTF-8 become U+FFFD. */
+void text_append_json(struct text *text, const char *bytes, size_t count);
 void text_clear(struct text *text); /* keeps the capacity */
 char *text_take(struct text *text); /* owned by the caller; never NULL ("" if empty) */
 void text_finish(struct text *text);
