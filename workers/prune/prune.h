@@ -1,0 +1,156 @@
+/*
+ * workers/prune/prune.h: deciding what goes. A method receives what it named in `needs` and returns a plan;
+ * it touches no weight (design section 3). The rewriter of workers/export applies the plan.
+ *
+ *     methods.def     one line per method: the registry, and what meson compiles
+ *     <method>.c      one file per method
+ *     greedy.h        the greedy search that FinerCut is made of, independent of any model
+ *     prefix.h        an evaluator of candidate plans over a model, with the exact prefix cache
+ *     statistics.c    block cosines
+ *     target.c        what "reached" means, the same for every method
+ *
+ * A new method is one file and one line in methods.def (tests/unit/workers/prune/method_skeleton.c is the
+ * thing to copy). From the entry come GET /v1/methods, validation, the statistics gathered and the contract
+ * tests.
+ *
+ * Threads: one thread per run.
+ */
+#ifndef WORKERS_PRUNE_PRUNE_H
+#define WORKERS_PRUNE_PRUNE_H
+
+#include "base/cancel.h"
+#include "base/error.h"
+#include "base/json.h"
+#include "base/param.h"
+#include "workers/model/inventory.h"
+#include "workers/model/model.h"
+#include "workers/model/plan.h"
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* ---- targets
+ * --------------------------------------------------------------------------------------------------- */
+
+enum prune_target_kind {
+    PRUNE_TARGET_SPARSITY,          /* removed prunable / prunable >= ratio */
+    PRUNE_TARGET_PARAMS,            /* parameters left <= count */
+    PRUNE_TARGET_MEMORY_BYTES,      /* bytes of the exported weights <= count */
+    PRUNE_TARGET_NUM_LAYERS,        /* blocks after packing <= count */
+    PRUNE_TARGET_SUBLAYERS_REMOVED, /* >= count */
+};
+struct prune_target {
+    enum prune_target_kind kind;
+    double ratio;
+    uint64_t count;
+    bool require_packable; /* only points whose blocks all have attention and FFN */
+    size_t element_bytes;  /* of the exported dtype; 0: as stored (for memory_bytes) */
+};
+/* From a validated and resolved `target` object. */
+bool prune_target_parse(const json_t *target, struct prune_target *ret_target, struct error *error) MUST_USE;
+const char *prune_target_name(enum prune_target_kind kind); /* "sparsity" */
+/* Whether the plan as it is cut meets the target. At least one sublayer must be left. */
+bool prune_target_reached(const struct prune_target *target, const struct plan *plan,
+                          const struct inventory *inventory);
+/* What a size has reached, in the target's own measure. */
+double prune_target_achieved(const struct prune_target *target, const struct plan_size *size);
+/* Cuts at the first point at or past the target; UNREACHABLE names the nearest point of the curve. */
+bool prune_target_cut(const struct prune_target *target, struct plan *plan, const struct inventory *inventory,
+                      struct error *error) MUST_USE;
+
+/* ---- one run
+ * --------------------------------------------------------------------------------------------------- */
+
+/* What goes in one step: a sublayer, or all sublayers of a block. Consecutive in residual order. */
+struct prune_unit {
+    size_t first, count;
+};
+
+/* Judges candidates by the distance of their logits from the original's. The greedy search knows no more of a
+ * model. */
+struct prune_evaluator {
+    void *context;
+    /* Starts from the model without removed[] (of [sublayer_count]; all false: the original). */
+    bool (*restart)(void *context, const bool *removed, struct error *error);
+    /* Score of the current model without `unit`, lower is better. `best`: the lowest of this round so far
+     * (INFINITY at its start): an evaluator may keep the trajectory of a candidate that beats it. */
+    bool (*evaluate)(void *context, const struct prune_unit *unit, double best, double *ret_score,
+                     struct error *error);
+    /* `unit` is gone from the current model. */
+    bool (*commit)(void *context, const struct prune_unit *unit, struct error *error);
+};
+
+struct prune_observer { /* members may be NULL */
+    void *context;
+    void (*progress)(void *context, uint64_t step, uint64_t steps, const char *unit);
+    /* A resume point: `state` (borrowed) is all that decide() needs to go on. must: the run stops next, so it
+     * has to be durable; otherwise the callee decides whether the last one is old enough. */
+    bool (*save)(void *context, const json_t *state, bool must, struct error *error);
+};
+
+struct prune_run {
+    const struct inventory *inventory;
+    const struct sublayer *sublayers; /* [sublayer_count] */
+    size_t sublayer_count;
+    const json_t *parameters; /* the method's own object, validated and resolved */
+    uint64_t seed;
+    const double *block_cosines;       /* [layer_count], PRUNE_NEED_BLOCK_COSINES; NAN for an empty layer */
+    struct prune_evaluator *evaluator; /* PRUNE_NEED_EVALUATOR */
+    const struct cancel *cancel;       /* may be NULL */
+    struct prune_observer observer;
+    const json_t *state; /* of an earlier attempt, from observer.save; NULL: none */
+};
+
+enum prune_granularity { PRUNE_BY_SUBLAYER, PRUNE_BY_BLOCK };
+/* The units of a run in residual order: owned (free). */
+size_t prune_list_units(const struct prune_run *run, enum prune_granularity granularity,
+                        struct prune_unit **ret_units);
+/* Adds the unit's sublayers to the curve; a result may end at its last one. */
+void prune_add_unit(struct plan *plan, const struct prune_unit *unit, double score);
+enum prune_granularity prune_run_granularity(const struct prune_run *run); /* parameter `granularity` */
+
+/* ---- methods
+ * --------------------------------------------------------------------------------------------------- */
+
+enum prune_need {
+    PRUNE_NEED_CALIBRATION = 1u << 0,   /* calibration text; the others imply it */
+    PRUNE_NEED_BLOCK_COSINES = 1u << 1, /* mean cosine between the input and the output of each block */
+    PRUNE_NEED_EVALUATOR =
+        1u << 2, /* run->evaluator, with the distance named by parameters `metric` and `js_form` */
+};
+enum prune_trait {
+    PRUNE_TRAIT_CURVE = 1u << 0,  /* its scores are distances of whole models: a removal curve */
+    PRUNE_TRAIT_SEEDED = 1u << 1, /* the seed changes its choice */
+};
+
+struct prune_method {
+    const char *name;      /* API identifier, snake_case, never renamed */
+    const char *summary;   /* one sentence for GET /v1/methods */
+    const char *reference; /* paper and the equations implemented */
+    unsigned needs, traits;
+    const struct param_spec *params;
+    size_t param_count;
+    /* Required. Fills ret_plan's curve and cuts it at the target, or says UNREACHABLE with the nearest point.
+     * ret_plan: empty, of run->sublayer_count. Errors: OUT_OF_MEMORY, NUMERIC, CANCELLED, DRAINED,
+     * UNREACHABLE. */
+    bool (*decide)(struct prune_run *run, const struct prune_target *target, struct plan *ret_plan,
+                   struct error *error);
+};
+#define PRUNE_METHOD(id) extern const struct prune_method prune_method_##id;
+#include "workers/prune/methods.def"
+#undef PRUNE_METHOD
+
+/* All methods, in the order of methods.def; NULL-terminated. */
+const struct prune_method *const *prune_methods(void);
+const struct prune_method *prune_method_find(const char *name); /* NULL: none */
+
+/* ---- statistics
+ * ------------------------------------------------------------------------------------------------ */
+
+/* Block influence's cosine (ShortGPT): one forward over the batch; ret_cosines [layer_count] = mean over
+ * tokens of cos(input, output) of each block, accumulated in double in token order; NAN for a layer without
+ * sublayers. */
+bool prune_gather_block_cosines(struct model *model, const struct token_batch *batch, double *ret_cosines,
+                                struct error *error) MUST_USE;
+
+#endif
