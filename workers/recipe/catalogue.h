@@ -1,0 +1,14 @@
+/*
+ * workers/recipe/catalogue.h: what can be asked for, as param specs: the one place of bounds and defaults.
+ * The specs are static and live forever; the first call builds the union of methods (call it once before
+ * threads).
+ */
+#ifndef WORKERS_RECIPE_CATALOGUE_H
+#define WORKERS_RECIPE_CATALOGUE_H
+
+#include "base/param.h"
+
+/* The body of a job type without its "type"; NULL: no such type. */
+const struct param_spec *catalogue_body(const char *job_type);
+
+#endif
