@@ -22,7 +22,7 @@ void rng_permutation(const struct rng *rng, size_t count, size_t *ret_order);
 void rng_philox4x32(const uint32_t counter[4], const uint32_t key[2], uint32_t ret_words[4]);
 
 bool rng_fill_entropy(void *bytes, size_t count, struct error *error) MUST_USE;
-/* "job_" + 26 characters [0-9A-Z] (Crockford base32 of 130 bits: 48 bits of time_ms, then entropy). */
+/* The prefix as given ("job_"), at most 13 bytes, + 26 characters [0-9A-Z] (Crockford base32 of 130 bits: 48 bits of time_ms, then entropy). */
 struct identifier {
     char text[40];
 };
