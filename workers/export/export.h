@@ -1,0 +1,85 @@
+/*
+ * workers/export/export.h: a plan applied and written as a Hugging Face folder.
+ *
+ *     layout.c    which layout, and what becomes of every tensor and of config.json (no weight is touched)
+ *     writer.c    safetensors files, sharded; tensors stream from the source, one buffer at a time
+ *     export.c    the folder: weights, config.json, tokenizer and side files byte for byte, our modelling
+ * files card.c      README.md, the model card sums.c      SHA256SUMS and the list of what is there
+ *
+ * The source folder is only read. The output folder must exist and be empty (an interrupted export is begun
+ * again in a fresh one); every file is synced.
+ */
+#ifndef WORKERS_EXPORT_EXPORT_H
+#define WORKERS_EXPORT_EXPORT_H
+
+#include "base/cancel.h"
+#include "base/error.h"
+#include "base/json.h"
+#include "workers/model/inventory.h"
+#include "workers/model/plan.h"
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum export_layout { EXPORT_AUTO, EXPORT_UNIFORM, EXPORT_IDENTITY, EXPORT_HETEROGENEOUS };
+bool export_layout_parse(const char *text, enum export_layout *ret_layout);
+const char *export_layout_name(enum export_layout layout);
+/* "keep", "float32", "bfloat16", "float16"; *ret_keep true for the first. */
+bool export_dtype_parse(const char *text, bool *ret_keep, enum dtype *ret_dtype);
+
+struct export_options {
+    enum export_layout layout;
+    bool is_dtype_kept;
+    enum dtype dtype; /* of all weights unless kept */
+    uint64_t max_shard_bytes;
+    const json_t *pruning; /* goes into config.json's "pruning" beside "layers"; borrowed, may be NULL */
+    const struct cancel *cancel; /* may be NULL */
+    void *context;
+    void (*progress)(void *context, uint64_t done_bytes, uint64_t total_bytes); /* may be NULL */
+};
+
+/* What will be written: arithmetic over the inventory. */
+struct export_tensor {
+    char *name; /* owned */
+    size_t source;
+    bool is_zero; /* written as zeros (identity) */
+    enum dtype dtype;
+    uint64_t element_count, bytes;
+};
+struct export_draft {
+    enum export_layout layout;     /* chosen, never AUTO */
+    struct export_tensor *tensors; /* [tensor_count], sorted by name */
+    size_t tensor_count, block_count;
+    uint64_t weight_bytes, parameter_count;
+    json_t *config;   /* owned: the new config.json */
+    bool is_verbatim; /* nothing changes: weight files are copied whole */
+};
+/* UNSUPPORTED: the layout cannot express the plan (field "/output/layout"). */
+bool export_draft_make(const struct plan *plan, const struct inventory *inventory,
+                       const struct export_options *options, struct export_draft *ret_draft,
+                       struct error *error) MUST_USE;
+void export_draft_finish(struct export_draft *draft);
+
+/* Writes weights, config.json, side files. CANCELLED, STORAGE_FULL, INPUT_CHANGED, IO. */
+bool export_write(const struct export_draft *draft, const struct inventory *inventory,
+                  const char *source_folder, const char *out_folder, const struct export_options *options,
+                  struct error *error) MUST_USE;
+
+/* What opens the folder, and how: [{loader, line}]. Owned. */
+json_t *export_loaders(const struct export_draft *draft) MUST_USE;
+
+/* README.md. All JSON borrowed and the same in every run: no times, no speeds. */
+struct export_card {
+    const char *model_name, *method, *method_reference;
+    const char *license; /* NULL: unknown */
+    const json_t *request, *before, *after, *summary, *calibration, *loaders;
+};
+bool export_write_card(const struct export_card *card, const char *out_folder, struct error *error) MUST_USE;
+/* The licence named by the front matter of the source's README.md: owned, NULL where there is none. */
+char *export_read_license(const char *source_folder) MUST_USE;
+
+/* Writes SHA256SUMS over everything but itself and report.*; *ret_files: owned [{path, bytes, sha256}],
+ * sorted, of everything. */
+bool export_write_sums(const char *out_folder, json_t **ret_files, struct error *error) MUST_USE;
+
+#endif
