@@ -9,18 +9,18 @@
 #include <unistd.h>
 
 #define OWNED(type) __attribute__((cleanup(type##_cleanup))) struct type *
-#define OWNED_DEFINE(type)                                                                         \
-    static inline void type##_cleanup(struct type **pointer)                                       \
-    {                                                                                              \
-        type##_destroy(*pointer);                                                                  \
+#define OWNED_DEFINE(type)                                                                                   \
+    static inline void type##_cleanup(struct type **pointer)                                                 \
+    {                                                                                                        \
+        type##_destroy(*pointer);                                                                            \
     }
-/* For structs in the caller's memory: `FINISHED(error_list) faults = {0};` calls error_list_finish(&faults). */
+/* For structs in the caller's memory: `FINISHED(text) line = {0};` calls text_finish(&line). */
 #define FINISHED(type) __attribute__((cleanup(type##_finish))) struct type
-#define TAKE(pointer)                                                                              \
-    (__extension__({                                                                               \
-        __typeof__(pointer) taken_ = (pointer);                                                    \
-        (pointer) = NULL;                                                                          \
-        taken_;                                                                                    \
+#define TAKE(pointer)                                                                                        \
+    (__extension__({                                                                                         \
+        __typeof__(pointer) taken_ = (pointer);                                                              \
+        (pointer) = NULL;                                                                                    \
+        taken_;                                                                                              \
     }))
 
 /* Plain memory: `OWNED_MEMORY char *text = NULL;` */

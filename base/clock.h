@@ -8,8 +8,8 @@
 #include <stdint.h>
 
 struct clock_source {
-    int64_t (*wall_ms)(void *context);  /* Unix UTC, milliseconds */
-    int64_t (*boot_ns)(void *context);  /* monotonic, counts suspend, nanoseconds */
+    int64_t (*wall_ms)(void *context); /* Unix UTC, milliseconds */
+    int64_t (*boot_ns)(void *context); /* monotonic, counts suspend, nanoseconds */
     void *context;
 };
 extern const struct clock_source clock_system;

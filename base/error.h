@@ -17,47 +17,47 @@
 #include <stddef.h>
 
 #define PRINTF(format_index, first_index) __attribute__((format(printf, format_index, first_index)))
-#define MUST_USE __attribute__((warn_unused_result))
+#define MUST_USE                          __attribute__((warn_unused_result))
 
-#define ERROR_CODES(X)                                                                             \
-    X(INVALID_ARGUMENT, "invalid_argument")   /* well typed, still senseless */                    \
-    X(MALFORMED_JSON, "malformed_json")       /* not JSON, or beyond the limits of base/json.h */  \
-    X(DUPLICATE_KEY, "duplicate_key")         /* one JSON object names a member twice */           \
-    X(WRONG_TYPE, "wrong_type")               /* a string where a number belongs */                \
-    X(OUT_OF_RANGE, "out_of_range")           /* a number or length outside its bounds */          \
-    X(MISSING_FIELD, "missing_field")         /* required and absent */                            \
-    X(UNKNOWN_FIELD, "unknown_field")         /* no such parameter */                              \
-    X(UNKNOWN_VALUE, "unknown_value")         /* not one of the listed values (method, metric) */  \
-    X(NOT_FOUND, "not_found")                                                                      \
-    X(CONFLICT, "conflict")                   /* the state forbids it (cancel a finished job) */   \
-    X(IDEMPOTENCY_MISMATCH, "idempotency_mismatch") /* same key, another request */                \
-    X(PRECONDITION_FAILED, "precondition_failed")   /* If-Match */                                 \
-    X(TOO_LARGE, "too_large")                 /* body or file over its limit */                    \
-    X(METHOD_NOT_ALLOWED, "method_not_allowed")                                                    \
-    X(UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type")                                            \
-    X(RANGE_NOT_SATISFIABLE, "range_not_satisfiable")                                              \
-    X(UNAUTHORIZED, "unauthorized")           /* no token, or a wrong one */                       \
-    X(FORBIDDEN, "forbidden")                 /* a path outside the configured roots */            \
-    X(UNAVAILABLE, "unavailable")             /* draining, or no capacity; try again */            \
-    X(CANCELLED, "cancelled")                                                                      \
-    X(DRAINED, "drained")                     /* stopped at a checkpoint because asked to */       \
-    X(FENCED, "fenced")                       /* an older epoch tried to write */                  \
-    X(OUT_OF_MEMORY, "out_of_memory")                                                              \
-    X(UNSUPPORTED, "unsupported")             /* understood, and not something we can do */        \
-    X(NUMERIC, "numeric")                     /* NaN or infinity, named */                         \
-    X(UNREACHABLE, "unreachable")             /* the target lies beyond what can be removed */     \
-    X(CORRUPT_FILE, "corrupt_file")           /* a file breaks its format */                       \
-    X(CONFIG_MISMATCH, "config_mismatch")     /* config.json contradicts the tensors */            \
-    X(TOKENIZER_MISMATCH, "tokenizer_mismatch") /* tokenizer does not fit the vocabulary */        \
-    X(CHECKSUM_MISMATCH, "checksum_mismatch") /* content is not what its name promises */          \
-    X(INPUT_CHANGED, "input_changed")         /* a referenced file differs from its inventory */   \
-    X(TEXT_TOO_SHORT, "text_too_short")       /* fewer tokens than one window, or no text */       \
-    X(TEXT_OVERLAP, "text_overlap")           /* calibration and evaluation text share windows */  \
-    X(WORKER_CRASH, "worker_crash")           /* the process died; see design section 5 */         \
-    X(WORKER_HUNG, "worker_hung")             /* no heartbeat within the lease */                  \
-    X(TIME_LIMIT, "time_limit")               /* limits.max_seconds passed */                      \
-    X(STORAGE_FULL, "storage_full")           /* disk or quota; nothing was kept */                \
-    X(IO, "io")                                                                                    \
+#define ERROR_CODES(X)                                                                                       \
+    X(INVALID_ARGUMENT, "invalid_argument") /* well typed, still senseless */                                \
+    X(MALFORMED_JSON, "malformed_json")     /* not JSON, or beyond the limits of base/json.h */              \
+    X(DUPLICATE_KEY, "duplicate_key")       /* one JSON object names a member twice */                       \
+    X(WRONG_TYPE, "wrong_type")             /* a string where a number belongs */                            \
+    X(OUT_OF_RANGE, "out_of_range")         /* a number or length outside its bounds */                      \
+    X(MISSING_FIELD, "missing_field")       /* required and absent */                                        \
+    X(UNKNOWN_FIELD, "unknown_field")       /* no such parameter */                                          \
+    X(UNKNOWN_VALUE, "unknown_value")       /* not one of the listed values (method, metric) */              \
+    X(NOT_FOUND, "not_found")                                                                                \
+    X(CONFLICT, "conflict")                         /* the state forbids it (cancel a finished job) */       \
+    X(IDEMPOTENCY_MISMATCH, "idempotency_mismatch") /* same key, another request */                          \
+    X(PRECONDITION_FAILED, "precondition_failed")   /* If-Match */                                           \
+    X(TOO_LARGE, "too_large")                       /* body or file over its limit */                        \
+    X(METHOD_NOT_ALLOWED, "method_not_allowed")                                                              \
+    X(UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type")                                                      \
+    X(RANGE_NOT_SATISFIABLE, "range_not_satisfiable")                                                        \
+    X(UNAUTHORIZED, "unauthorized") /* no token, or a wrong one */                                           \
+    X(FORBIDDEN, "forbidden")       /* a path outside the configured roots */                                \
+    X(UNAVAILABLE, "unavailable")   /* draining, or no capacity; try again */                                \
+    X(CANCELLED, "cancelled")                                                                                \
+    X(DRAINED, "drained") /* stopped at a checkpoint because asked to */                                     \
+    X(FENCED, "fenced")   /* an older epoch tried to write */                                                \
+    X(OUT_OF_MEMORY, "out_of_memory")                                                                        \
+    X(UNSUPPORTED, "unsupported")               /* understood, and not something we can do */                \
+    X(NUMERIC, "numeric")                       /* NaN or infinity, named */                                 \
+    X(UNREACHABLE, "unreachable")               /* the target lies beyond what can be removed */             \
+    X(CORRUPT_FILE, "corrupt_file")             /* a file breaks its format */                               \
+    X(CONFIG_MISMATCH, "config_mismatch")       /* config.json contradicts the tensors */                    \
+    X(TOKENIZER_MISMATCH, "tokenizer_mismatch") /* tokenizer does not fit the vocabulary */                  \
+    X(CHECKSUM_MISMATCH, "checksum_mismatch")   /* content is not what its name promises */                  \
+    X(INPUT_CHANGED, "input_changed")           /* a referenced file differs from its inventory */           \
+    X(TEXT_TOO_SHORT, "text_too_short")         /* fewer tokens than one window, or no text */               \
+    X(TEXT_OVERLAP, "text_overlap")             /* calibration and evaluation text share windows */          \
+    X(WORKER_CRASH, "worker_crash")             /* the process died; see design section 5 */                 \
+    X(WORKER_HUNG, "worker_hung")               /* no heartbeat within the lease */                          \
+    X(TIME_LIMIT, "time_limit")                 /* limits.max_seconds passed */                              \
+    X(STORAGE_FULL, "storage_full")             /* disk or quota; nothing was kept */                        \
+    X(IO, "io")                                                                                              \
     X(INTERNAL, "internal")
 
 enum error_code {
@@ -90,14 +90,15 @@ bool error_set_errno(struct error *error, int error_number, const char *format, 
 /* Puts context before the message: "layer 3: " + message. No effect on code and field. Returns false. */
 bool error_prefix(struct error *error, const char *format, ...) PRINTF(2, 3);
 
-/* Many faults. Zero-initialise; error_list_finish frees. At most ERROR_LIST_LIMIT are kept (the count goes on). */
+/* Many faults. Zero-initialise; error_list_finish frees. At most ERROR_LIST_LIMIT are kept (the count goes
+ * on). */
 #define ERROR_LIST_LIMIT 64
 struct error_list {
     struct error *items; /* owned, [stored] */
     size_t stored, count;
 };
 bool error_list_add(struct error_list *list, enum error_code code, const char *field, const char *format, ...)
-    PRINTF(4, 5); /* returns false */
+    PRINTF(4, 5);                                                              /* returns false */
 bool error_list_add_error(struct error_list *list, const struct error *error); /* returns false */
 void error_list_finish(struct error_list *list);
 

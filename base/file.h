@@ -1,6 +1,6 @@
 /*
- * base/file.h: every system call that changes state on disk goes through this table, so that tests can fail the
- * n-th call, tear a write or count fsyncs. Names say what reached the disk when they return.
+ * base/file.h: every system call that changes state on disk goes through this table, so that tests can fail
+ * the n-th call, tear a write or count fsyncs. Names say what reached the disk when they return.
  *
  * fsync failure is never retried: file_sync and file_sync_folder abort the process (the page is marked clean
  * by the kernel, a second fsync would lie); restart recovers from what is durable. Workers, which own nothing
@@ -42,8 +42,10 @@ int file_open_read(const char *path, struct error *error) MUST_USE; /* regular f
  * follow_links. Absolute paths, "..", links out: FORBIDDEN. Regular files only. */
 int file_open_beneath(int folder_fd, const char *path, bool follow_links, struct error *error) MUST_USE;
 int file_open_folder(const char *path, struct error *error) MUST_USE;
-/* Exactly `count` bytes at `offset`; a short read is INPUT_CHANGED (the file was longer when it was inspected). */
-bool file_read_at(int fd, void *bytes, size_t count, uint64_t offset, const char *name, struct error *error) MUST_USE;
+/* Exactly `count` bytes at `offset`; a short read is INPUT_CHANGED (the file was longer when it was
+ * inspected). */
+bool file_read_at(int fd, void *bytes, size_t count, uint64_t offset, const char *name,
+                  struct error *error) MUST_USE;
 /* Whole file, owned, NUL-terminated; TOO_LARGE past the limit. */
 char *file_load(const char *path, size_t limit_bytes, size_t *ret_count, struct error *error) MUST_USE;
 bool file_size(int fd, uint64_t *ret_bytes, struct error *error) MUST_USE;
@@ -58,17 +60,21 @@ bool file_sync_folder(const char *path, struct error *error) MUST_USE;
 bool file_save(const char *path, const void *bytes, size_t count, mode_t mode, struct error *error) MUST_USE;
 
 /* Folders. */
-bool file_make_folders(const char *path, mode_t mode, struct error *error) MUST_USE; /* mkdir -p; new ones are synced */
-bool file_remove_tree(const char *path, struct error *error) MUST_USE; /* absent is fine; never follows links */
+/* mkdir -p; the parents of new ones are synced. */
+bool file_make_folders(const char *path, mode_t mode, struct error *error) MUST_USE;
+/* Absent is fine; never follows links. */
+bool file_remove_tree(const char *path, struct error *error) MUST_USE;
 bool file_is_folder(const char *path);
 bool file_exists(const char *path);
-/* Calls visit for each entry below `path`, sorted by name within a folder, depth first. relative: "a/b". Links are
- * visited as links (S_ISLNK), never followed. visit returns false to stop (with its error). */
+/* Calls visit for each entry below `path`, sorted by name within a folder, depth first. relative: "a/b".
+ * Links are visited as links (S_ISLNK), never followed. visit returns false to stop (with its error). */
 bool file_walk(const char *path,
-               bool (*visit)(const char *relative, const struct stat *status, void *context, struct error *error),
+               bool (*visit)(const char *relative, const struct stat *status, void *context,
+                             struct error *error),
                void *context, struct error *error) MUST_USE;
 /* Free and total bytes of the file system that holds the path. */
-bool file_free_bytes(const char *path, uint64_t *ret_free_bytes, uint64_t *ret_total_bytes, struct error *error) MUST_USE;
+bool file_free_bytes(const char *path, uint64_t *ret_free_bytes, uint64_t *ret_total_bytes,
+                     struct error *error) MUST_USE;
 /* sha256 of a whole file by a 1 MiB window; *ret_bytes may be NULL. */
 bool file_hash(const char *path, char ret_hex[65], uint64_t *ret_bytes, struct error *error) MUST_USE;
 /* "a" + "/" + "b", owned. */

@@ -8,7 +8,7 @@
 #include <stdint.h>
 
 #define SHA256_BYTES 32
-#define SHA256_HEX 65 /* lower-case hex and its NUL */
+#define SHA256_HEX   65 /* lower-case hex and its NUL */
 struct sha256 {
     uint32_t state[8];
     uint64_t total_bytes;

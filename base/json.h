@@ -1,8 +1,8 @@
 /*
  * base/json.h: jansson behind bounds. Parsing refuses duplicate keys, NUL in strings, non-object/array roots,
- * more than the given bytes and more than 64 levels (checked before jansson sees the text, as are 1e6 arrays and
- * objects and 4e6 values: 16 MB of "[]," would cost 743 MB). Getters turn a wrong type into WRONG_TYPE with its
- * pointer.
+ * more than the given bytes and more than 64 levels (checked before jansson sees the text, as are 1e6 arrays
+ * and objects and 4e6 values: 16 MB of "[]," would cost 743 MB). Getters turn a wrong type into WRONG_TYPE
+ * with its pointer.
  *
  * This header is the one place that includes jansson.h; all use json_t through it. json_t * in a signature:
  * borrowed unless the comment says owned (json_decref, or JSON_OWNED for a local).
@@ -60,8 +60,8 @@ bool json_find_bool(const json_t *object, const char *pointer, const char *name,
 const char *json_type_name(const json_t *json);
 /* Appends "/" and the name, with ~ and / escaped (RFC 6901). */
 void json_pointer_append(struct text *pointer, const char *name);
-/* Sets a member, taking the value; aborts when memory ends. NULL value: does nothing. Bytes of names and texts
- * that are no UTF-8 (a file's name, say) become U+FFFD. */
+/* Sets a member, taking the value; aborts when memory ends. NULL value: does nothing. Bytes of names and
+ * texts that are no UTF-8 (a file's name, say) become U+FFFD. */
 void json_put(json_t *object, const char *name, json_t *value);
 void json_put_text(json_t *object, const char *name, const char *text); /* NULL text: JSON null */
 /* A double; NaN and infinity become null (JSON has neither). */

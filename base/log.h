@@ -21,19 +21,19 @@ struct log_field {
     int64_t integer;
     double number;
 };
-#define LOG_TEXT(field_name, value) ((struct log_field){LOG_FIELD_TEXT, field_name, value, 0, 0})
-#define LOG_I64(field_name, value) ((struct log_field){LOG_FIELD_I64, field_name, 0, (int64_t)(value), 0})
+#define LOG_TEXT(field_name, value)   ((struct log_field){LOG_FIELD_TEXT, field_name, value, 0, 0})
+#define LOG_I64(field_name, value)    ((struct log_field){LOG_FIELD_I64, field_name, 0, (int64_t)(value), 0})
 #define LOG_DOUBLE(field_name, value) ((struct log_field){LOG_FIELD_DOUBLE, field_name, 0, 0, value})
 
 /* Process-wide; call before threads. program: the "program" field of each line. */
 void log_start(const char *program, enum log_level least, enum log_format format);
 void log_write(enum log_level level, const char *message, const struct log_field *fields);
 /* The end mark goes in here, so that a call without fields still has an argument after the message. */
-#define LOG_END ((struct log_field){LOG_FIELD_END, 0, 0, 0, 0})
+#define LOG_END                       ((struct log_field){LOG_FIELD_END, 0, 0, 0, 0})
 #define LOG_CALL(level, message, ...) log_write(level, message, (const struct log_field[]){__VA_ARGS__})
-#define log_debug(...) LOG_CALL(LOG_DEBUG, __VA_ARGS__, LOG_END)
-#define log_info(...) LOG_CALL(LOG_INFO, __VA_ARGS__, LOG_END)
-#define log_warning(...) LOG_CALL(LOG_WARNING, __VA_ARGS__, LOG_END)
-#define log_error(...) LOG_CALL(LOG_ERROR, __VA_ARGS__, LOG_END)
+#define log_debug(...)                LOG_CALL(LOG_DEBUG, __VA_ARGS__, LOG_END)
+#define log_info(...)                 LOG_CALL(LOG_INFO, __VA_ARGS__, LOG_END)
+#define log_warning(...)              LOG_CALL(LOG_WARNING, __VA_ARGS__, LOG_END)
+#define log_error(...)                LOG_CALL(LOG_ERROR, __VA_ARGS__, LOG_END)
 
 #endif

@@ -204,7 +204,10 @@ static void param_check_exactly_one(const struct param_spec *spec, const json_t 
     struct text known = {0};
     size_t present = 0;
     for (size_t i = 0; i < spec->member_count; i++) {
-        text_append(&known, i > 0 ? ", " : "");
+        if ((spec->members[i].flags & PARAM_BESIDE) != 0) {
+            continue;
+        }
+        text_append(&known, known.length > 0 ? ", " : "");
         text_append(&known, spec->members[i].name);
         present += !param_is_absent(&spec->members[i], json_object_get(value, spec->members[i].name));
     }

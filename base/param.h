@@ -1,7 +1,7 @@
 /*
  * base/param.h: what may be asked for, as data. One tree of specs describes a request body: it validates
- * (all faults at once, each with its JSON pointer), fills in defaults, prints itself as JSON Schema 2020-12 and
- * travels as JSON from the worker (which knows the methods) to the daemon (which answers requests).
+ * (all faults at once, each with its JSON pointer), fills in defaults, prints itself as JSON Schema 2020-12
+ * and travels as JSON from the worker (which knows the methods) to the daemon (which answers requests).
  *
  * The engine declares static tables; the daemon reads the same tree back with param_parse.
  */
@@ -18,23 +18,23 @@ enum param_type {
     PARAM_BOOL,
     PARAM_INTEGER, /* min, max inclusive; |value| < 2^53 */
     PARAM_NUMBER,  /* finite; min, max; inclusive unless the flags say otherwise */
-    PARAM_TEXT,    /* min, max = length in bytes; UTF-8 without control characters (tab and newline allowed) */
-    PARAM_ENUM,    /* one of `values` */
-    PARAM_OBJECT,  /* `members` */
-    PARAM_UNION,   /* {"type": "<member name>", "<member name>": {...}}: the named member may be absent (all its
-                      defaults), a member other than the named one is UNKNOWN_FIELD */
-    PARAM_ARRAY,   /* min, max = item count; one member spec describes each item */
-    PARAM_MAP,     /* any keys (1..64 bytes), text values (max bytes); max = number of pairs is min's partner:
-                      `max` pairs, each value at most `item_max` bytes */
-    PARAM_ANY,     /* taken as it is */
+    PARAM_TEXT,   /* min, max = length in bytes; UTF-8 without control characters (tab and newline allowed) */
+    PARAM_ENUM,   /* one of `values` */
+    PARAM_OBJECT, /* `members` */
+    PARAM_UNION, /* {"type": "<member name>", "<member name>": {...}}: the named member may be absent (all its
+                    defaults), a member other than the named one is UNKNOWN_FIELD */
+    PARAM_ARRAY, /* min, max = item count; one member spec describes each item */
+    PARAM_MAP,   /* any keys (1..64 bytes), text values (max bytes); max = number of pairs is min's partner:
+                    `max` pairs, each value at most `item_max` bytes */
+    PARAM_ANY,   /* taken as it is */
 };
 enum param_flag {
     PARAM_REQUIRED = 1u << 0,
-    PARAM_EXACTLY_ONE = 1u << 1,  /* OBJECT: exactly one of the members that are not PARAM_BESIDE */
-    PARAM_OPEN_MIN = 1u << 2,     /* NUMBER: value > min */
-    PARAM_OPEN_MAX = 1u << 3,     /* NUMBER: value < max */
-    PARAM_NULLABLE = 1u << 4,     /* null counts as absent */
-    PARAM_BESIDE = 1u << 5,       /* member of an EXACTLY_ONE object that does not count (target.require_packable) */
+    PARAM_EXACTLY_ONE = 1u << 1, /* OBJECT: exactly one of the members that are not PARAM_BESIDE */
+    PARAM_OPEN_MIN = 1u << 2,    /* NUMBER: value > min */
+    PARAM_OPEN_MAX = 1u << 3,    /* NUMBER: value < max */
+    PARAM_NULLABLE = 1u << 4,    /* null counts as absent */
+    PARAM_BESIDE = 1u << 5,      /* of an EXACTLY_ONE object: does not count (target.require_packable) */
 };
 
 struct param_spec {
@@ -52,7 +52,8 @@ struct param_spec {
 };
 
 /* Checks `value` against the spec. Adds every fault to `faults` under `pointer` ("" at the root). An unknown
- * member or enum value is answered with the nearest known one ("did you mean"). Returns whether none was added. */
+ * member or enum value is answered with the nearest known one ("did you mean"). Returns whether none was
+ * added. */
 bool param_validate(const struct param_spec *spec, const json_t *value, const char *pointer,
                     struct error_list *faults);
 /* Owned deep copy of a validated value with all defaults filled in (absent objects too, where every required

@@ -24,7 +24,7 @@ static const struct {
     unsigned flag;
 } param_flag_names[] = {
     {"required", PARAM_REQUIRED}, {"exactly_one", PARAM_EXACTLY_ONE}, {"open_min", PARAM_OPEN_MIN},
-    {"open_max", PARAM_OPEN_MAX}, {"nullable", PARAM_NULLABLE},
+    {"open_max", PARAM_OPEN_MAX}, {"nullable", PARAM_NULLABLE},       {"beside", PARAM_BESIDE},
 };
 #define PARAM_FLAG_COUNT (sizeof param_flag_names / sizeof param_flag_names[0])
 

@@ -97,7 +97,9 @@ json_t *param_resolve(const struct param_spec *spec, const json_t *value)
     }
     if (spec->type == PARAM_OBJECT && json_is_object(copy)) {
         for (size_t i = 0; i < spec->member_count; i++) {
-            param_resolve_member(&spec->members[i], (spec->flags & PARAM_EXACTLY_ONE) == 0, copy);
+            bool choice =
+                (spec->flags & PARAM_EXACTLY_ONE) != 0 && (spec->members[i].flags & PARAM_BESIDE) == 0;
+            param_resolve_member(&spec->members[i], !choice, copy);
         }
     } else if (spec->type == PARAM_ARRAY && json_is_array(copy) && spec->member_count > 0) {
         for (size_t i = 0; i < json_array_size(copy); i++) {
@@ -166,8 +168,14 @@ static void schema_put_object(json_t *schema, const struct param_spec *spec)
     json_put(schema, "properties", properties);
     json_put(schema, "additionalProperties", json_false());
     if ((spec->flags & PARAM_EXACTLY_ONE) != 0) {
-        json_put_i64(schema, "minProperties", 1);
-        json_put_i64(schema, "maxProperties", 1);
+        json_t *choices = json_array();
+        for (size_t i = 0; i < spec->member_count; i++) {
+            if ((spec->members[i].flags & PARAM_BESIDE) == 0) {
+                json_t *choice = json_pack("{s:[s]}", "required", spec->members[i].name);
+                CHECK(json_array_append_new(choices, choice) == 0);
+            }
+        }
+        json_put(schema, "oneOf", choices);
     }
     if (json_array_size(required) > 0) {
         json_put(schema, "required", required);

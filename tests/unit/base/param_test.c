@@ -37,6 +37,7 @@ static const struct param_spec methods[] = {
 static const struct param_spec targets[] = {
     {.name = "sparsity", .type = PARAM_NUMBER, .min = 0, .max = 1, .flags = PARAM_OPEN_MIN | PARAM_OPEN_MAX},
     {.name = "params", .type = PARAM_INTEGER, .min = 1, .max = 1e15},
+    {.name = "packable", .type = PARAM_BOOL, .flags = PARAM_BESIDE, .default_json = "true"},
 };
 static const struct param_spec layer_item[] = {{.type = PARAM_INTEGER, .min = 0, .max = 1000}};
 static const struct param_spec limit_members[] = {
@@ -59,7 +60,7 @@ static const struct param_spec body_members[] = {
     {.name = "target",
      .type = PARAM_OBJECT,
      .members = targets,
-     .member_count = 2,
+     .member_count = 3,
      .flags = PARAM_REQUIRED | PARAM_EXACTLY_ONE},
     {.name = "layers", .type = PARAM_ARRAY, .members = layer_item, .member_count = 1, .min = 1, .max = 3},
     {.name = "limits", .type = PARAM_OBJECT, .members = limit_members, .member_count = 2},
@@ -150,8 +151,8 @@ static void every_fault_has_its_code_and_pointer(void **state)
          ERROR_OUT_OF_RANGE, "/method/finercut/protect_ratio", "less than 1, is 1"},
         {"{\"method\":{\"type\":\"finercut\",\"finercut\":7},\"target\":{\"params\":5}}", ERROR_WRONG_TYPE,
          "/method/finercut", "an object"},
-        {"{\"method\":{\"type\":\"finercut\"},\"target\":{}}", ERROR_MISSING_FIELD, "/target",
-         "exactly one of sparsity, params is required, 0 are given"},
+        {"{\"method\":{\"type\":\"finercut\"},\"target\":{\"packable\":false}}", ERROR_MISSING_FIELD,
+         "/target", "exactly one of sparsity, params is required, 0 are given"},
         {"{\"method\":{\"type\":\"finercut\"},\"target\":{\"sparsity\":0.5,\"params\":5}}",
          ERROR_INVALID_ARGUMENT, "/target", "2 are given"},
         {"{\"method\":{\"type\":\"finercut\"},\"target\":{\"sparsity\":0}}", ERROR_OUT_OF_RANGE,
@@ -195,8 +196,7 @@ static void good_requests_have_no_faults(void **state)
         "{" GOOD ",\"name\":\"a\\tb\\nc\",\"layers\":[0,1000],\"labels\":{\"a\":\"1234\"},\"extra\":[null]}",
         "{" GOOD ",\"seed\":9007199254740991,\"limits\":{\"memory_bytes\":null}}",
         "{\"method\":{\"type\":\"random\",\"random\":{\"draws\":100}},\"target\":{\"params\":1}}",
-        "{\"method\":{\"type\":\"finercut\",\"finercut\":{\"protect_ratio\":0}},\"target\":{\"sparsity\":0."
-        "999}}",
+        "{\"method\":{\"type\":\"finercut\",\"finercut\":{\"protect_ratio\":0}},\"target\":{\"sparsity\":0.9}}",
     };
     for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
         FINISHED(error_list) faults = {0};
@@ -215,11 +215,11 @@ static void resolving_writes_every_default_down(void **state)
     } cases[] = {
         {"{" GOOD "}",
          "{\"dry\":false,\"limits\":{\"max_seconds\":3600},\"method\":{\"finercut\":{\"metric\":\"js\","
-         "\"protect_ratio\":0.0},\"type\":\"finercut\"},\"seed\":0,\"target\":{\"sparsity\":0.2}}"},
+         "\"protect_ratio\":0.0},\"type\":\"finercut\"},\"seed\":0,\"target\":{\"packable\":true,\"sparsity\":0.2}}"},
         {"{\"method\":{\"type\":\"random\",\"random\":{\"draws\":3}},\"target\":{\"params\":7},\"seed\":5,"
          "\"limits\":{\"memory_bytes\":null,\"max_seconds\":9},\"layers\":[2]}",
          "{\"dry\":false,\"layers\":[2],\"limits\":{\"max_seconds\":9},\"method\":{\"random\":{\"draws\":3},"
-         "\"type\":\"random\"},\"seed\":5,\"target\":{\"params\":7}}"},
+         "\"type\":\"random\"},\"seed\":5,\"target\":{\"packable\":true,\"params\":7}}"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         JSON_OWNED json = parse(cases[i].text);
@@ -309,7 +309,7 @@ static void the_schema_says_what_validation_checks(void **state)
         "\"js\"],\"type\":\"string\"}",
         "\"protect_ratio\":{\"default\":0.0,\"exclusiveMaximum\":1.0,\"minimum\":0.0,\"type\":\"number\"}",
         "\"sparsity\":{\"exclusiveMaximum\":1.0,\"exclusiveMinimum\":0.0,\"type\":\"number\"}",
-        "\"maxProperties\":1,\"minProperties\":1",
+        "\"oneOf\":[{\"required\":[\"sparsity\"]},{\"required\":[\"params\"]}]",
         "\"layers\":{\"items\":{\"maximum\":1000,\"minimum\":0,\"type\":\"integer\"},\"maxItems\":3,"
         "\"minItems\":1,"
         "\"type\":\"array\"}",
