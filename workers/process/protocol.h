@@ -1,31 +1,35 @@
+/* clang-format off */
 /*
  * workers/process/protocol.h: what the daemon and its workers say to each other.
  *
  * Over a stream socket pair (the worker's descriptor 3): frames of a 4-byte little-endian length and one JSON
- * object of that many bytes, at most PROTOCOL_FRAME_LIMIT. Every object has "type"; those about an attempt
- * carry "epoch".
+ * object of that many bytes, at most PROTOCOL_FRAME_LIMIT. Every object has "type"; those about an attempt carry "epoch".
  *
  * daemon -> worker
- *   job       {version, job_id, epoch, spec, model: {folder, inventory}, inputs: {"<uri>": "<absolute
- * path>"}, work_folder, threads, memory_limit_bytes}        sent once, first cancel    {}      stop now drain
- * {}      stop at the next resume point worker -> daemon heartbeat {epoch, peak_rss_bytes, cpu_seconds} every
- * PROTOCOL_HEARTBEAT_MS, from the main thread, for as long as the compute pool moves (see worker main.c)
+ *   job       {version, job_id, epoch, spec, model: {folder, inventory}, inputs: {"<uri>": "<absolute path>"},
+ *              work_folder, threads, memory_limit_bytes, heartbeat_ms}    sent once, first
+ *   cancel    {}      stop now
+ *   drain     {}      stop at the next resume point
+ * worker -> daemon
+ *   heartbeat {epoch, peak_rss_bytes, cpu_seconds}               every PROTOCOL_HEARTBEAT_MS, from the main thread, for as long as
+ *                                                               the compute pool moves (see worker main.c)
  *   stage     {epoch, stage}
  *   progress  {epoch, stage, step, steps, unit, ratio, rate_per_second, eta_seconds}
  *   step      {epoch, stage, step}                              a checkpoint is durable
  *   message   {epoch, level, message, data}
- *   result    {epoch, files: [{path, bytes, sha256}], result: {...}}   everything under work_folder/out is
- * synced; then exit 0 error     {epoch, stage, code, field, message, retryable}   then exit 1 drained {epoch}
- * then exit 0 The daemon closes its end after the final frame; a worker whose socket closes exits at once.
+ *   result    {epoch, files: [{path, bytes, sha256}], result: {...}}   everything under work_folder/out is synced; then exit 0
+ *   error     {epoch, stage, code, field, message, retryable}   then exit 1
+ *   drained   {epoch}                                           then exit 0
+ * The daemon closes its end after the final frame; a worker whose socket closes exits at once.
  *
  * One-shot modes of the same program, JSON on stdin and stdout, exit 0 when an answer was printed:
  *   pruned-worker --describe            -> the catalogue (recipe/catalogue.h)
- *   pruned-worker --inspect             <- {folder}                 -> {inventory} or {errors: [{code, field,
- * message}]} pruned-worker --plan                <- {spec, model: {folder, inventory}, inputs} -> {plan} or
- * {errors: [...]} plan: {memory_bytes, disk_bytes, output: {...shapes, bytes}, layouts, loaders, stages:
- * [...], warnings: []} (inventory may be null: the folder is inspected first, and the answer carries it as
- * {inventory} too)
+ *   pruned-worker --inspect             <- {folder}                 -> {inventory} or {errors: [{code, field, message}]}
+ *   pruned-worker --plan                <- {spec, model: {folder, inventory}, inputs} -> {plan} or {errors: [...]}
+ *       plan: {memory_bytes, disk_bytes, output: {...shapes, bytes}, layouts, loaders, stages: [...], warnings: []}
+ *       (inventory may be null: the folder is inspected first, and the answer carries it as {inventory} too)
  */
+/* clang-format on */
 #ifndef WORKERS_PROCESS_PROTOCOL_H
 #define WORKERS_PROCESS_PROTOCOL_H
 

@@ -1,0 +1,137 @@
+/*
+ * daemon/planner.c: plans and inspections, by a one-shot worker. See daemon_internal.h.
+ *
+ * A model that is an earlier result exists as blobs; before it can be looked at it is laid out as a folder,
+ * once.
+ */
+#include "base/cleanup.h"
+#include "base/memory.h"
+#include "daemon/daemon_internal.h"
+#include <string.h>
+
+struct question {
+    struct letter letter; /* used for the way back from storage */
+    struct daemon *daemon;
+    const char *mode;
+    json_t *request; /* owned */
+    api_host_done *done;
+    void *done_context;
+    unsigned tries_left;
+    char *folder;       /* storage's answer, owned */
+    struct error error; /* or its failure */
+};
+
+static void ask(struct question *question);
+
+static void question_end(struct question *question, const json_t *answer, const struct error_list *faults)
+{
+    struct daemon *daemon = question->daemon;
+    question->done(question->done_context, answer, faults);
+    json_decref(question->request);
+    free(question->folder);
+    free(question);
+    daemon->planner_count--;
+    daemon_check_drained(daemon);
+}
+
+static bool check_memory(const struct question *question, const json_t *answer, struct error_list *faults)
+{
+    const json_t *plan = json_object_get(answer, "plan");
+    int64_t needed = json_integer_value(json_object_get(plan, "memory_bytes"));
+    uint64_t limit = question->daemon->config->memory_bytes;
+    if (needed > 0 && (uint64_t)needed > limit) {
+        error_list_add(
+            faults, ERROR_OUT_OF_MEMORY, "/model",
+            "the plan needs %lld bytes of memory; this service may give %llu (workers.memory_bytes)",
+            (long long)needed, (unsigned long long)limit);
+        return false;
+    }
+    return true;
+}
+
+static void on_answer(void *context, json_t *answer, const struct error_list *faults)
+{
+    struct question *question = context;
+    if (answer == NULL && faults->stored > 0 && faults->items[0].code == ERROR_WORKER_CRASH &&
+        question->tries_left > 0) {
+        question->tries_left--;
+        ask(question);
+        return;
+    }
+    FINISHED(error_list) over = {0};
+    if (answer != NULL && !check_memory(question, answer, &over)) {
+        question_end(question, NULL, &over);
+    } else {
+        question_end(question, answer, faults);
+    }
+}
+
+static void ask(struct question *question)
+{
+    oneshot_ask(&question->daemon->oneshots, question->mode, question->request, on_answer, question);
+}
+
+static void deliver_folder(struct letter *letter)
+{
+    struct question *question = (struct question *)letter;
+    if (question->folder == NULL) {
+        FINISHED(error_list) faults = {0};
+        error_list_add_error(&faults, &question->error);
+        question_end(question, NULL, &faults);
+        return;
+    }
+    json_t *model = json_object();
+    json_put_text(model, "folder", question->folder);
+    json_put(model, "inventory", json_null());
+    json_put(question->request, "model", model);
+    ask(question);
+}
+
+static void on_folder(void *context, const char *folder, const struct error *error)
+{
+    struct question *question = context;
+    question->folder = memory_copy_text(folder);
+    if (error != NULL) {
+        question->error = *error;
+    }
+    question->letter.deliver = deliver_folder;
+    /* The loop does not end while planner_count counts this question, so the mailbox is open. */
+    if (!mailbox_post(&question->daemon->mailbox, &question->letter)) {
+        json_decref(question->request);
+        free(question->folder);
+        free(question);
+    }
+}
+
+static struct question *question_create(struct daemon *daemon, const char *mode, json_t *request,
+                                        api_host_done *done, void *done_context)
+{
+    struct question *question = memory_create(1, sizeof *question);
+    *question = (struct question){.daemon = daemon,
+                                  .mode = mode,
+                                  .request = request,
+                                  .done = done,
+                                  .done_context = done_context,
+                                  .tries_left = 2};
+    daemon->planner_count++;
+    return question;
+}
+
+void planner_plan(struct daemon *daemon, json_t *request, api_host_done *done, void *done_context)
+{
+    struct question *question = question_create(daemon, "--plan", request, done, done_context);
+    const json_t *model = json_object_get(request, "model");
+    const char *job_id = json_string_value(json_object_get(model, "job"));
+    if (job_id != NULL) {
+        storage_assemble_model(daemon->storage, job_id, json_object_get(model, "files"), on_folder, question);
+    } else {
+        ask(question);
+    }
+}
+
+void planner_inspect(struct daemon *daemon, const char *folder, api_host_done *done, void *done_context)
+{
+    json_t *request = json_object();
+    json_put_text(request, "folder", folder);
+    ask(question_create(daemon, "--inspect", request, done, done_context));
+}

@@ -1,0 +1,211 @@
+/*
+ * daemon/validator.c: jobs that are `validating` become `queued` or `failed`.
+ *
+ * No list of its own: each wake-up asks storage which jobs are validating and takes those it is not already
+ * busy with, so a job can neither be forgotten nor be planned twice, across restarts too. See
+ * daemon_internal.h.
+ */
+#include "api/sources.h"
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "base/memory.h"
+#include "daemon/daemon_internal.h"
+#include <stdio.h>
+#include <string.h>
+
+#define RETRY_NS (2000 * INT64_C(1000000)) /* after a refusal; a full disk must not become a busy loop */
+
+struct scan { /* storage's list, on its way to the loop */
+    struct letter letter;
+    struct daemon *daemon;
+    struct job *jobs[DAEMON_ACTIVE_LIMIT * 2];
+    size_t count;
+};
+
+struct validation { /* one job */
+    struct letter letter;
+    struct daemon *daemon;
+    struct job *job; /* acquired */
+    size_t place;    /* in validator.active */
+    bool is_refused; /* storage did not take the outcome */
+};
+
+static void validation_end(struct validation *validation)
+{
+    struct daemon *daemon = validation->daemon;
+    if (validation->is_refused) {
+        daemon->validator.retry_at_ns = clock_boot_ns(daemon->clock) + RETRY_NS;
+    }
+    daemon->validator.active[validation->place][0] = '\0';
+    daemon->validator.active_count--;
+    job_release(validation->job);
+    free(validation);
+    validator_wake(daemon);
+    daemon_check_drained(daemon);
+}
+
+static void deliver_applied(struct letter *letter)
+{
+    validation_end((struct validation *)letter);
+}
+
+static void on_applied(void *context, struct job *job, bool replayed, const struct error *error)
+{
+    (void)replayed;
+    struct validation *validation = context;
+    if (error != NULL) { /* a cancel came first, or the disk is full: a later scan sees what is left */
+        validation->is_refused = true;
+        log_info("validation not recorded", LOG_TEXT("job_id", validation->job->id),
+                 LOG_TEXT("cause", error->message));
+    } else {
+        log_info("job validated", LOG_TEXT("job_id", job->id), LOG_TEXT("state", job_state_slug(job->state)));
+    }
+    validation->letter.deliver = deliver_applied;
+    if (!mailbox_post(&validation->daemon->mailbox, &validation->letter)) {
+        job_release(validation->job);
+        free(validation);
+    }
+}
+
+static void apply(struct validation *validation, const struct job_event *event)
+{
+    storage_apply(validation->daemon->storage, validation->job->tenant_id, validation->job->id, event,
+                  on_applied, validation);
+}
+
+/* A job shows one error; when there are more, the message says so. */
+static void reject(struct validation *validation, const struct error_list *faults)
+{
+    struct error error = faults->items[0];
+    if (faults->count > 1) {
+        size_t used = strlen(error.message);
+        (void)snprintf(error.message + used, sizeof error.message - used, " (and %zu more)",
+                       faults->count - 1);
+    }
+    apply(validation,
+          &(struct job_event){.kind = JOB_EVENT_REJECTED, .error = &error, .error_stage = "validate"});
+}
+
+static void on_plan(void *context, const json_t *answer, const struct error_list *faults)
+{
+    struct validation *validation = context;
+    if (answer == NULL) {
+        if (faults->items[0].code == ERROR_UNAVAILABLE) { /* stopping: the job stays as it is */
+            validation_end(validation);
+        } else {
+            reject(validation, faults);
+        }
+        return;
+    }
+    json_t *plan = json_object_get(answer, "plan");
+    int64_t memory = json_integer_value(json_object_get(plan, "memory_bytes"));
+    apply(validation, &(struct job_event){.kind = JOB_EVENT_VALIDATED,
+                                          .plan = plan,
+                                          .memory_bytes = memory > 0 ? (uint64_t)memory : 0});
+}
+
+static void validation_start(struct daemon *daemon, struct job *job, size_t place)
+{
+    struct validator *validator = &daemon->validator;
+    (void)snprintf(validator->active[place], sizeof validator->active[place], "%s", job->id);
+    validator->active_count++;
+    struct validation *validation = memory_create(1, sizeof *validation);
+    *validation = (struct validation){.daemon = daemon, .job = job_acquire(job), .place = place};
+    FINISHED(error_list) faults = {0};
+    FINISHED(sources) sources = {0};
+    if (!sources_resolve(daemon->storage, job->tenant_id, (const char *const *)daemon->config->roots,
+                         job->spec, &sources, &faults)) {
+        reject(validation, &faults);
+        return;
+    }
+    planner_plan(daemon, sources_plan_request(&sources, job->spec), on_plan, validation);
+}
+
+static bool is_active(const struct validator *validator, const char *job_id)
+{
+    for (size_t i = 0; i < DAEMON_ACTIVE_LIMIT; i++) {
+        if (strcmp(validator->active[i], job_id) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void take(struct daemon *daemon, struct job *job)
+{
+    struct validator *validator = &daemon->validator;
+    /* The list may be older than our own last transition; what counts is the job now. */
+    struct job *current = storage_peek_job(daemon->storage, job->tenant_id, job->id);
+    for (size_t i = 0; i < DAEMON_ACTIVE_LIMIT && current != NULL; i++) {
+        if (validator->active[i][0] == '\0' && current->state == JOB_STATE_VALIDATING &&
+            !is_active(validator, job->id)) {
+            validation_start(daemon, current, i);
+            break;
+        }
+    }
+    job_release(current);
+}
+
+static void deliver_scan(struct letter *letter)
+{
+    struct scan *scan = (struct scan *)letter;
+    struct daemon *daemon = scan->daemon;
+    struct validator *validator = &daemon->validator;
+    validator->is_scanning = false;
+    for (size_t i = 0; i < scan->count; i++) {
+        if (daemon->drain_started_ns == 0) {
+            take(daemon, scan->jobs[i]);
+        }
+        job_release(scan->jobs[i]);
+    }
+    free(scan);
+    if (validator->scan_again) {
+        validator_wake(daemon);
+    }
+    daemon_check_drained(daemon);
+}
+
+static void on_list(void *context, struct job *const *jobs, size_t count, bool has_more,
+                    const struct error *error)
+{
+    (void)has_more;
+    (void)error; /* the next tick asks again */
+    struct scan *scan = context;
+    for (size_t i = 0; i < count && i < sizeof scan->jobs / sizeof *scan->jobs; i++) {
+        scan->jobs[scan->count++] = job_acquire(jobs[i]);
+    }
+    scan->letter.deliver = deliver_scan;
+    if (!mailbox_post(&scan->daemon->mailbox, &scan->letter)) {
+        for (size_t i = 0; i < scan->count; i++) {
+            job_release(scan->jobs[i]);
+        }
+        free(scan);
+    }
+}
+
+void validator_wake(struct daemon *daemon)
+{
+    struct validator *validator = &daemon->validator;
+    if (daemon->drain_started_ns != 0 || validator->active_count == DAEMON_ACTIVE_LIMIT ||
+        clock_boot_ns(daemon->clock) < validator->retry_at_ns) {
+        return;
+    }
+    if (validator->is_scanning) {
+        validator->scan_again = true;
+        return;
+    }
+    struct storage_counts counts;
+    storage_get_counts(daemon->storage, &counts);
+    if (counts.by_state[JOB_STATE_VALIDATING] <= validator->active_count) {
+        return;
+    }
+    validator->is_scanning = true;
+    validator->scan_again = false;
+    struct scan *scan = memory_create(1, sizeof *scan);
+    scan->daemon = daemon;
+    const struct job_filter filter = {.tenant_id = STORAGE_TENANT_DEFAULT,
+                                      .state_mask = 1u << JOB_STATE_VALIDATING,
+                                      .limit = DAEMON_ACTIVE_LIMIT * 2,
+                                      .ascending = true};
+    storage_list_jobs(daemon->storage, &filter, on_list, scan);
+}

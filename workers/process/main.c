@@ -1,0 +1,39 @@
+/*
+ * workers/process/main.c: the command line of pruned-worker.
+ *
+ * Started by the daemon without arguments and with its socket as descriptor 3; the other forms stand in
+ * protocol.h.
+ */
+#include "base/file.h"
+#include "base/json.h"
+#include "base/log.h"
+#include "workers/process/process_internal.h"
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+int main(int argc, char **argv)
+{
+    /* BLAS reads this before main in some builds; the daemon sets it too. Our own pool divides the work. */
+    (void)setenv("OPENBLAS_NUM_THREADS", "1", 1);
+    (void)signal(SIGPIPE, SIG_IGN);
+    file_sync_failure_is_error = true; /* nothing here is durable until the daemon says so */
+    json_start();
+    log_start("pruned-worker", LOG_INFO, LOG_FORMAT_TEXT);
+    const char *mode = argc > 1 ? argv[1] : "";
+    if (argc == 1) {
+        return service_main();
+    }
+    if (argc == 2 &&
+        (strcmp(mode, "--describe") == 0 || strcmp(mode, "--inspect") == 0 || strcmp(mode, "--plan") == 0)) {
+        return question_main(mode);
+    }
+    if (strcmp(mode, "--run") == 0) {
+        return foreground_main(argc - 2, argv + 2);
+    }
+    (void)fprintf(stderr, "usage: pruned-worker --describe | --inspect | --plan\n"
+                          "       pruned-worker --run SPEC.json --out DIR [--threads N] [--resume]\n"
+                          "without arguments it serves one job of the daemon on descriptor 3\n");
+    return 2;
+}

@@ -1,0 +1,105 @@
+/*
+ * workers/process/spec.c: what the API does to a request, for `pruned run`: the same table checks it and
+ * fills in the defaults; names become paths, relative to the current folder.
+ */
+#include "base/cleanup.h"
+#include "base/file.h"
+#include "base/memory.h"
+#include "base/param.h"
+#include "base/text.h"
+#include "workers/process/process_internal.h"
+#include "workers/recipe/catalogue.h"
+#include <errno.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+json_t *spec_resolve(const json_t *spec, struct error_list *faults)
+{
+    struct error error;
+    const char *type = NULL;
+    if (!json_get_text(spec, "", "type", &type, &error)) {
+        error_list_add_error(faults, &error);
+        return NULL;
+    }
+    const struct param_spec *body = catalogue_body(type);
+    if (body == NULL) {
+        error_list_add(faults, ERROR_UNKNOWN_VALUE, "/type",
+                       "there is no job type \"%.60s\"; known: pruning, evaluation", type);
+        return NULL;
+    }
+    JSON_OWNED request = json_copy((json_t *)(uintptr_t)spec);
+    (void)json_object_del(request, "type");
+    if (!param_validate(body, request, "", faults)) {
+        return NULL;
+    }
+    json_t *resolved = param_resolve(body, request);
+    json_put_text(resolved, "type", type);
+    return resolved;
+}
+
+static char *find_path(const char *uri, const char *pointer, struct error_list *faults)
+{
+    const char *path = uri;
+    if (text_starts_with(uri, "file://")) {
+        path = uri + strlen("file://");
+    } else if (text_starts_with(uri, "file:")) {
+        path = uri + strlen("file:");
+    } else if (text_starts_with(uri, "sha256:") || text_starts_with(uri, "job:")) {
+        error_list_add(faults, ERROR_UNSUPPORTED, pointer,
+                       "\"%.200s\" lives in a service; name a file or folder here", uri);
+        return NULL;
+    }
+    char *resolved = realpath(path, NULL);
+    if (resolved == NULL) {
+        struct error error;
+        error_set_errno(&error, errno, "\"%.200s\"", path);
+        error_list_add(faults, error.code, pointer, "%s", error.message);
+    }
+    return resolved;
+}
+
+static void find_sources(const json_t *value, const char *pointer, json_t *inputs, struct error_list *faults)
+{
+    char below[512];
+    if (json_is_object(value)) {
+        const char *name;
+        json_t *member;
+        json_object_foreach((json_t *)(uintptr_t)value, name, member)
+        {
+            (void)snprintf(below, sizeof below, "%s/%s", pointer, name);
+            if (strcmp(name, "source") == 0 && json_is_string(member)) {
+                OWNED_MEMORY char *path = find_path(json_string_value(member), below, faults);
+                if (path != NULL) {
+                    json_put_text(inputs, json_string_value(member), path);
+                }
+            } else if (strcmp(name, "metadata") != 0) {
+                find_sources(member, below, inputs, faults);
+            }
+        }
+    } else if (json_is_array(value)) {
+        for (size_t i = 0; i < json_array_size(value); i++) {
+            (void)snprintf(below, sizeof below, "%s/%zu", pointer, i);
+            find_sources(json_array_get(value, i), below, inputs, faults);
+        }
+    }
+}
+
+bool spec_find_files(const json_t *spec, char **ret_model, json_t **ret_inputs, struct error_list *faults)
+{
+    size_t before = faults->count;
+    JSON_OWNED inputs = json_object();
+    const char *model = json_string_value(json_object_get(spec, "model"));
+    OWNED_MEMORY char *folder = find_path(model == NULL ? "" : model, "/model", faults);
+    if (folder != NULL && !file_is_folder(folder)) {
+        error_list_add(faults, ERROR_INVALID_ARGUMENT, "/model", "\"%.200s\" is no folder", folder);
+    }
+    find_sources(spec, "", inputs, faults);
+    if (faults->count != before) {
+        return false;
+    }
+    *ret_model = TAKE(folder);
+    *ret_inputs = TAKE(inputs);
+    return true;
+}
