@@ -21,6 +21,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* Every id below vocab_size, else TOKENIZER_MISMATCH naming the id and `name`, the text it came from. */
+bool token_ids_check(const int32_t *ids, size_t count, size_t vocab_size, const char *name,
+                     struct error *error) MUST_USE;
+
 /* The stream of a corpus. bos_count is 0 or 1: how many of ids stand for no text. */
 struct token_stream {
     struct tokens tokens;
