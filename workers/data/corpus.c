@@ -8,6 +8,7 @@
 #include "base/hash.h"
 #include "base/memory.h"
 #include "base/text.h"
+#include "workers/data/lines.h"
 #include "workers/model/utf8.h"
 
 #include <string.h>
@@ -33,25 +34,18 @@ const char *corpus_half_name(enum corpus_half half)
     return half == CORPUS_FIRST_HALF ? "first" : half == CORPUS_SECOND_HALF ? "second" : "whole";
 }
 
-/* Where the line that starts at or contains `at` ends, its newline included; count if it is the last. */
-static size_t line_end(const char *bytes, size_t count, size_t at)
-{
-    const char *newline = at < count ? memchr(bytes + at, '\n', count - at) : NULL;
-    return newline != NULL ? (size_t)(newline - bytes) + 1 : count;
-}
-
 /* The cut: behind the first blank line that starts at or after the middle (records: behind the first line end
  * there). */
 static size_t find_cut(const char *bytes, size_t count, bool is_records)
 {
-    size_t middle = count / 2, first_end = line_end(bytes, count, middle);
+    size_t middle = count / 2, first_end = lines_end(bytes, count, middle);
     if (is_records) {
         return first_end;
     }
     /* A line starts at the middle only if a newline stands right before it. */
     size_t start = middle > 0 && bytes[middle - 1] == '\n' ? middle : first_end;
     while (start < count) {
-        size_t end = line_end(bytes, count, start);
+        size_t end = lines_end(bytes, count, start);
         size_t length = end - start;
         if (bytes[start] == '\n' || (length == 2 && bytes[start] == '\r' && bytes[start + 1] == '\n')) {
             return end;
@@ -114,16 +108,6 @@ static bool read_record(struct corpus *corpus, const char *line, size_t length, 
     return true;
 }
 
-static bool is_blank(const char *bytes, size_t count)
-{
-    for (size_t i = 0; i < count; i++) {
-        if (strchr(" \t\r\n", bytes[i]) == NULL || bytes[i] == '\0') {
-            return false;
-        }
-    }
-    return true;
-}
-
 static size_t count_lines(const char *bytes, size_t count)
 {
     size_t lines = 0;
@@ -141,9 +125,9 @@ static bool read_records(struct corpus *corpus, const char *file, const char *by
     size_t number = count_lines(file, (size_t)(bytes - file)), capacity = 0;
     bool ok = true;
     for (size_t start = 0, end = 0; ok && start < count; start = end) {
-        end = line_end(bytes, count, start);
+        end = lines_end(bytes, count, start);
         number++;
-        if (!is_blank(bytes + start, end - start)) {
+        if (!lines_is_blank(bytes + start, end - start)) {
             ok = read_record(corpus, bytes + start, end - start, number, &pool, &capacity, error);
         }
         ok = ok && (number % CANCEL_EVERY_LINES != 0 || cancel_check_now(cancel, error));
@@ -186,7 +170,7 @@ static bool read_corpus(struct corpus *corpus, const struct corpus_options *opti
     if (!cancel_check_now(options->cancel, error)) {
         return false;
     }
-    if (is_blank(bytes, count)) {
+    if (lines_is_blank(bytes, count)) {
         return error_set_field(error, ERROR_TEXT_TOO_SHORT, corpus->name, "%s: the file holds no text",
                                corpus->name);
     }
@@ -197,7 +181,7 @@ static bool read_corpus(struct corpus *corpus, const struct corpus_options *opti
         if (!read_records(corpus, file, bytes, count, options->cancel, error)) {
             return false;
         }
-    } else if (!is_blank(bytes, count)) {
+    } else if (!lines_is_blank(bytes, count)) {
         corpus->documents = memory_create(1, sizeof *corpus->documents);
         corpus->documents[0] = (struct document){.bytes = bytes, .length = count};
         corpus->document_count = 1;

@@ -4,6 +4,7 @@
 #include "base/hash.h"
 #include "base/memory.h"
 #include "base/text.h"
+#include "workers/data/lines.h"
 #include "workers/model/utf8.h"
 
 #include <stdio.h>
@@ -76,23 +77,17 @@ static bool read_task_record(struct arena *arena, enum task_kind kind, const cha
     return true;
 }
 
-static bool is_blank(const char *bytes, size_t count)
-{
-    return strspn(bytes, " \t\r\n") >= count;
-}
-
 static bool read_lines(struct task_set *set, const char *bytes, size_t count, const char *source,
                        const struct cancel *cancel, struct error *error)
 {
     size_t capacity = 0, number = 0;
     for (size_t start = 0, end = 0; start < count; start = end) {
-        const char *newline = memchr(bytes + start, '\n', count - start);
-        end = newline != NULL ? (size_t)(newline - bytes) + 1 : count;
+        end = lines_end(bytes, count, start);
         number++;
         if (number % CANCEL_EVERY_LINES == 0 && !cancel_check_now(cancel, error)) {
             return false;
         }
-        if (is_blank(bytes + start, end - start)) {
+        if (lines_is_blank(bytes + start, end - start)) {
             continue;
         }
         if (set->record_count == capacity) {
