@@ -21,7 +21,8 @@
 typedef void api_host_done(void *context, const json_t *answer, const struct error_list *faults);
 
 struct api_gauges {
-    uint64_t worker_slots, workers_busy, memory_reserved_bytes, memory_limit_bytes, worker_restarts, worker_deaths;
+    uint64_t worker_slots, workers_busy, memory_reserved_bytes, memory_limit_bytes, worker_restarts,
+        worker_deaths;
     double oldest_heartbeat_age_seconds;
 };
 
@@ -38,14 +39,15 @@ struct api_host {
     void (*get_gauges)(void *context, struct api_gauges *ret_gauges);
 };
 struct api_options {
-    int listen_fd;            /* -1: bind address:port here */
-    const char *address;      /* "127.0.0.1" */
-    uint16_t port;            /* 0: any; see api_port */
-    const char *const *hosts; /* allowed Host names besides the bound address and localhost, NULL-terminated; "*" allows all */
-    const char *const *roots; /* folders that a model or a text may be read from, NULL-terminated, absolute, resolved */
-    const char *token;        /* NULL: no authentication; else Bearer token for all of /v1 */
+    int listen_fd;       /* -1: bind address:port here */
+    const char *address; /* "127.0.0.1" */
+    uint16_t port;       /* 0: any; see api_port */
+    /* NULL-terminated: allowed Host names besides localhost and IP addresses, "*" allows all; and the folders that a
+     * model or a text may be read from, absolute, links resolved. Copied. */
+    const char *const *hosts, *const *roots;
+    const char *token; /* NULL: no authentication; else Bearer token for all of /v1 */
     uint64_t max_upload_bytes;
-    const json_t *catalogue;  /* what pruned-worker --describe printed; borrowed until api_stop */
+    const json_t *catalogue; /* what pruned-worker --describe printed; borrowed until api_stop */
     struct storage *storage;
     struct api_host host;
 };

@@ -62,6 +62,9 @@ static void resolve_file(const struct resolver *resolver, const char *uri, const
     OWNED_MEMORY char *path = sources_resolve_path(resolver->roots, uri, &error);
     if (path == NULL) {
         error_list_add(resolver->faults, error.code, pointer, "%s", error.message);
+    } else if (file_is_folder(path)) {
+        error_list_add(resolver->faults, ERROR_INVALID_ARGUMENT, pointer,
+                       "\"%.200s\" is a folder; a text is one file", uri);
     } else {
         json_put_text(resolver->sources->inputs, uri, path);
     }
@@ -157,6 +160,9 @@ static void resolve_model(const struct resolver *resolver, const char *name)
         sources->model_folder = sources_resolve_path(resolver->roots, name, &error);
         if (sources->model_folder == NULL) {
             error_list_add(resolver->faults, error.code, "/model", "%s", error.message);
+        } else if (!file_is_folder(sources->model_folder)) {
+            error_list_add(resolver->faults, ERROR_INVALID_ARGUMENT, "/model", "\"%.200s\" is not a folder",
+                           name);
         }
     } else if (strstr(name, "://") != NULL) {
         error_list_add(resolver->faults, ERROR_UNSUPPORTED, "/model",
