@@ -21,7 +21,7 @@ bool sha256_x86_is_supported(void)
 __attribute__((target("sha,sse4.1"))) void sha256_blocks_x86(uint32_t state[8], const unsigned char *bytes,
                                                              size_t block_count)
 {
-    const __m128i byte_order = _mm_set_epi64x(0x0c0d0e0f08090a0bll, 0x0405060700010203ll);
+    const __m128i byte_order = _mm_set_epi64x(0x0c0d0e0f08090a0bLL, 0x0405060700010203LL);
     __m128i dcba = _mm_loadu_si128((const __m128i *)(const void *)state);
     __m128i hgfe = _mm_loadu_si128((const __m128i *)(const void *)(state + 4));
     __m128i cdab = _mm_shuffle_epi32(dcba, 0xB1);

@@ -103,8 +103,7 @@ static void json_append_object(struct text *text, const json_t *object, bool ind
         return;
     }
     OWNED_MEMORY const char **keys = memory_create(count, sizeof *keys);
-    /* The iterator functions take no const, and change nothing. */
-    json_t *open = (json_t *)(uintptr_t)object;
+    json_t *open = json_iterable(object);
     for (void *at = json_object_iter(open); at != NULL; at = json_object_iter_next(open, at)) {
         keys[filled++] = json_object_iter_key(at);
     }

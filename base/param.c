@@ -4,6 +4,7 @@
  * (Damerau's, the restricted form): one typing mistake in four letters, rounded up, is forgiven.
  */
 #include "base/param.h"
+#include "base/json_internal.h"
 #include "base/param_internal.h"
 #include "base/text.h"
 
@@ -222,7 +223,7 @@ static void param_check_exactly_one(const struct param_spec *spec, const json_t 
 static void param_check_object(const struct param_spec *spec, const json_t *value, struct text *pointer,
                                struct error_list *faults)
 {
-    json_t *open = (json_t *)(uintptr_t)value; /* the iterator takes no const, and changes nothing */
+    json_t *open = json_iterable(value);
     for (void *at = json_object_iter(open); at != NULL; at = json_object_iter_next(open, at)) {
         if (param_find_member(spec, json_object_iter_key(at)) == NULL) {
             param_fail_unknown(spec, json_object_iter_key(at), pointer, faults);
@@ -266,7 +267,7 @@ static void param_check_union(const struct param_spec *spec, const json_t *value
         pointer->length = length;
         pointer->bytes[length] = '\0';
     }
-    json_t *open = (json_t *)(uintptr_t)value;
+    json_t *open = json_iterable(value);
     for (void *at = json_object_iter(open); at != NULL; at = json_object_iter_next(open, at)) {
         const char *key = json_object_iter_key(at);
         bool known = param_find_member(spec, key) != NULL;
@@ -313,7 +314,7 @@ static void param_check_map(const struct param_spec *spec, const json_t *value, 
                              "must have %.0f to %.0f members, has %zu", spec->min, spec->max, count);
         return;
     }
-    json_t *open = (json_t *)(uintptr_t)value;
+    json_t *open = json_iterable(value);
     for (void *at = json_object_iter(open); at != NULL; at = json_object_iter_next(open, at)) {
         const char *key = json_object_iter_key(at);
         size_t length = strlen(key);

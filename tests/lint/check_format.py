@@ -26,7 +26,7 @@ def main():
     if program is None or not os.path.exists(os.path.join(root, ".git")):
         print("no clang-format 14, or no git checkout")
         return 77
-    output = subprocess.run(["git", "-C", root, "ls-files", "-z", "*.c", "*.h"], capture_output=True, check=True).stdout
+    output = subprocess.run(["git", "-c", "safe.directory=*", "-C", root, "ls-files", "-z", "*.c", "*.h"], capture_output=True, check=True).stdout
     paths = [path for path in output.decode().split("\0") if path and os.path.exists(os.path.join(root, path))]
     if not paths:
         return 77

@@ -22,7 +22,7 @@ PLACES = re.compile("|".join([r"/work/(main|steering|shared|\.library)" + r"\b",
 def tracked(root):
     """What git tracks, or every file where there is no git (an unpacked archive)."""
     try:
-        output = subprocess.run(["git", "-C", root, "ls-files", "-z"], capture_output=True, check=True).stdout
+        output = subprocess.run(["git", "-c", "safe.directory=*", "-C", root, "ls-files", "-z"], capture_output=True, check=True).stdout
         return [name for name in output.decode("utf-8", "surrogateescape").split("\0") if name]
     except (OSError, subprocess.CalledProcessError):
         found = []

@@ -128,7 +128,7 @@ class Tree(unittest.TestCase):
                 ("docs/x.md", "x" * ((8 << 20) + 1), False),
                 ("base/x.c", "/* TO" + "DO: later */\n", False),
                 ("tests/x.py", "# fix" + "me\n", False),
-                ("base/x.c", 'char name[] = "a_XXX' + 'XXX";\n', True),
+                ("base/x.c", 'char name[] = "a_' + 6 * 'X' + '";\n', True),
                 ("docs/x.md", "cd /work/" + "main\n", False),
                 ("docs/x.md", "work/main.c\n", True)):
             code, output = run(check_tree, {path: content})
