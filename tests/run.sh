@@ -86,13 +86,13 @@ finish() {
     failed=$((failed + $3))
     skipped=$((skipped + $4))
     took=$(($(date +%s) - started_at))
-    table="$table$(printf '%-14s %6d %6d %7d %7d' "$1" "$2" "$3" "$4" "$took")
+    table="$table$(printf '%-18s %6d %6d %7d %7d' "$1" "$2" "$3" "$4" "$took")
 "
     echo "$1: $2 passed, $3 failed, $4 skipped in $took s"
 }
 
 end() {
-    printf '\n%-14s %6s %6s %7s %7s\n%s\n' suite passed failed skipped seconds "$table"
+    printf '\n%-18s %6s %6s %7s %7s\n%s\n' suite passed failed skipped seconds "$table"
     if [ "$skipped" -gt 0 ]; then
         echo "$passed passed, $failed failed, $skipped skipped"
     else
