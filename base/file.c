@@ -37,6 +37,11 @@ static int real_fallocate(int fd, off_t length)
     return fallocate(fd, 0, 0, length);
 }
 
+static int real_touch(const char *path)
+{
+    return utimensat(AT_FDCWD, path, NULL, AT_SYMLINK_NOFOLLOW);
+}
+
 const struct file_system file_system_real = {
     .open = real_open,
     .pread = pread,
@@ -46,6 +51,8 @@ const struct file_system file_system_real = {
     .ftruncate = ftruncate,
     .rename_noreplace = real_rename_noreplace,
     .rename = rename,
+    .link = link,
+    .touch = real_touch,
     .unlink = unlink,
     .rmdir = rmdir,
     .mkdir = mkdir,

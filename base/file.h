@@ -27,6 +27,8 @@ struct file_system { /* the system calls; each returns as the call does, with er
     int (*ftruncate)(int fd, off_t length);
     int (*rename_noreplace)(const char *from, const char *to); /* renameat2(RENAME_NOREPLACE) */
     int (*rename)(const char *from, const char *to);
+    int (*link)(const char *from, const char *to); /* a hard link */
+    int (*touch)(const char *path);                /* access and modification time: now */
     int (*unlink)(const char *path);
     int (*rmdir)(const char *path);
     int (*mkdir)(const char *path, mode_t mode);
