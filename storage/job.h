@@ -32,6 +32,7 @@ bool job_state_parse(const char *slug, enum job_state *ret_state);
 bool job_state_is_terminal(enum job_state state);
 
 #define JOB_CRASH_LIMIT 3 /* worker deaths without a finished step in between (design section 5) */
+#define JOB_RETRY_LIMIT 5 /* transient failures; the fifth is final */
 
 /* One version of a job. Immutable once published; shared by reference count (job_acquire / job_release).
  * Strings and JSON are owned by the snapshot; any of them may be NULL where the comment allows it. */
