@@ -1,12 +1,14 @@
 /*
  * workers/evaluate/perplexity.h: perplexity in the two protocols of design section 7.
  *
- * gptq     documents joined by two newlines, one BOS at the very start if the tokenizer adds one,
+ * gptq: documents joined by two newlines, one BOS at the very start if the tokenizer adds one,
  * non-overlapping windows, the tail dropped; each window predicts its tokens but the first. exp of the mean
- * over all scored tokens. rolling  each document by itself; every token is scored once. The first window of a
- * document is led by BOS (the tokenizer's, else the config's, else EOS as lm-evaluation-harness does; without
- * any the first token is not scored), later ones by the previous token. The tail is kept. A window feeds at
- * most window_tokens tokens.
+ * over all scored tokens.
+ *
+ * rolling: each document by itself; every token is scored once. The first window of a document is led by BOS
+ * (the tokenizer's, else the config's, else EOS as lm-evaluation-harness does; without any the first token is
+ * not scored), later ones by the previous token. The tail is kept. A window feeds at most window_tokens
+ * tokens.
  *
  * Bits per byte: nll_sum / ln 2 over the bytes the scored tokens stand for, taken as the text's bytes times
  * scored tokens over all its tokens (exact for rolling).

@@ -1,13 +1,15 @@
 /*
  * workers/evaluate/tasks.h: task accuracy.
  *
- * generate  the prompt is encoded (BOS if the tokenizer adds one), tokens are drawn greedily until an EOS, a
- * newline or max_tokens, decoded and stripped of white space at both ends; correct when equal to the stripped
- * answer. choice    each choice is a continuation of the query, joined by one space if neither side has white
- * space there. The score is the sum of log-likelihoods of the continuation's tokens; context tokens are those
- * of the query encoded alone, counted off the joined text's tokens, as lm-evaluation-harness does. accuracy:
- * highest sum is gold; accuracy_norm: highest sum per byte of the continuation. Ties: the lower index.
- * Contexts too long for the model lose tokens on the left.
+ * generate: the prompt is encoded (BOS if the tokenizer adds one), tokens are drawn greedily until an EOS, a
+ * newline or more tokens than could still match, decoded and stripped of white space at both ends; correct
+ * when equal to the stripped answer.
+ *
+ * choice: each choice is a continuation of the query, joined by one space if neither side has white space
+ * there. The score is the sum of log-likelihoods of the continuation's tokens; context tokens are those of
+ * the query encoded alone, counted off the joined text's tokens, as lm-evaluation-harness does. accuracy:
+ * highest sum is gold; accuracy_norm: highest sum per byte of the choice. Ties: the lower index. Contexts too
+ * long for the model lose tokens on the left.
  */
 #ifndef WORKERS_EVALUATE_TASKS_H
 #define WORKERS_EVALUATE_TASKS_H
@@ -21,7 +23,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define TASK_GENERATE_MAX_TOKENS 64
+#define TASK_GENERATE_MAX_TOKENS 256
 
 struct task_result {
     const char *name; /* borrowed from the set */
