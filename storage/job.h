@@ -20,8 +20,9 @@
 #include <stdint.h>
 
 #define JOB_STATES(X)                                                                                        \
-    X(VALIDATING, "validating") X(QUEUED, "queued") X(RUNNING, "running") X(PAUSED, "paused")                \
-    X(CANCELLING, "cancelling") X(SUCCEEDED, "succeeded") X(FAILED, "failed") X(CANCELLED, "cancelled")
+    X(VALIDATING, "validating")                                                                              \
+    X(QUEUED, "queued") X(RUNNING, "running") X(PAUSED, "paused") X(CANCELLING, "cancelling")                \
+        X(SUCCEEDED, "succeeded") X(FAILED, "failed") X(CANCELLED, "cancelled")
 enum job_state {
 #define X(name, slug) JOB_STATE_##name,
     JOB_STATES(X)
@@ -51,13 +52,14 @@ struct job {
     int64_t run_at_ms;     /* not claimed before (retry backoff) */
     uint64_t memory_bytes; /* the reservation its plan asks for; 0 unknown */
     uint64_t version;      /* +1 with every change, progress included: the ETag */
-    json_t *spec;   /* the resolved request body */
-    json_t *plan;   /* plan of the work; NULL until validated */
-    json_t *steps;  /* [{name, status, started_at, finished_at}] */
-    json_t *result; /* NULL until succeeded: the summary the worker reported */
-    json_t *error;  /* NULL or {code, field, message, stage, retryable} */
-    json_t *files;  /* NULL or [{path, bytes, sha256}], sorted by path */
-    char *revision; /* NULL or 40 hex: sha1 over the canonical manifest (sorted path NUL size NUL sha256 newline),
+    json_t *spec;          /* the resolved request body */
+    json_t *plan;          /* plan of the work; NULL until validated */
+    json_t *steps;         /* [{name, status, started_at, finished_at}] */
+    json_t *result;        /* NULL until succeeded: the summary the worker reported */
+    json_t *error;         /* NULL or {code, field, message, stage, retryable} */
+    json_t *files;         /* NULL or [{path, bytes, sha256}], sorted by path */
+    char *
+        revision; /* NULL or 40 hex: sha1 over the canonical manifest (sorted path NUL size NUL sha256 newline),
                        without report.* */
     /* Not durable: the last report of the worker. */
     double progress_ratio; /* 0..1; negative: none */
@@ -72,23 +74,23 @@ struct job *job_acquire(struct job *job);
 void job_release(struct job *job); /* NULL is fine */
 
 enum job_event_kind {
-    JOB_EVENT_VALIDATED,        /* validating -> queued; plan, memory_bytes */
-    JOB_EVENT_REJECTED,         /* validating -> failed; error */
-    JOB_EVENT_CLAIMED,          /* queued -> running; epoch+1, attempt+1 */
-    JOB_EVENT_STAGE,            /* fenced; a stage began: `stage` (closes the one before in `steps`) */
-    JOB_EVENT_STEP_FINISHED,    /* fenced; a durable checkpoint: crash_count = 0 */
-    JOB_EVENT_MESSAGE,          /* fenced; only the event log grows: level, message, data */
-    JOB_EVENT_SUCCEEDED,        /* fenced; running -> succeeded; files, revision, result */
-    JOB_EVENT_FAILED,           /* fenced; running -> failed; cancelling -> cancelled; error */
+    JOB_EVENT_VALIDATED,     /* validating -> queued; plan, memory_bytes */
+    JOB_EVENT_REJECTED,      /* validating -> failed; error */
+    JOB_EVENT_CLAIMED,       /* queued -> running; epoch+1, attempt+1 */
+    JOB_EVENT_STAGE,         /* fenced; a stage began: `stage` (closes the one before in `steps`) */
+    JOB_EVENT_STEP_FINISHED, /* fenced; a durable checkpoint: crash_count = 0 */
+    JOB_EVENT_MESSAGE,       /* fenced; only the event log grows: level, message, data */
+    JOB_EVENT_SUCCEEDED,     /* fenced; running -> succeeded; files, revision, result */
+    JOB_EVENT_FAILED,        /* fenced; running -> failed; cancelling -> cancelled; error */
     JOB_EVENT_FAILED_TRANSIENT, /* fenced; running -> queued with backoff 10 s * 2^n (cap 1 h, 5 tries), then failed */
-    JOB_EVENT_WORKER_DIED,      /* fenced; running -> queued, crash_count+1; the third in a row -> failed worker_crash;
+    JOB_EVENT_WORKER_DIED, /* fenced; running -> queued, crash_count+1; the third in a row -> failed worker_crash;
                                    cancelling -> cancelled; message says how it died */
-    JOB_EVENT_RELEASED,         /* fenced; running -> queued: a drain or the daemon's own death; counts as nothing;
+    JOB_EVENT_RELEASED,  /* fenced; running -> queued: a drain or the daemon's own death; counts as nothing;
                                    cancelling -> cancelled */
-    JOB_EVENT_CANCEL,           /* validating, queued -> cancelled; running -> cancelling; cancelling: no change;
+    JOB_EVENT_CANCEL,    /* validating, queued -> cancelled; running -> cancelling; cancelling: no change;
                                    terminal: CONFLICT */
-    JOB_EVENT_CANCELLED,        /* fenced; cancelling -> cancelled */
-    JOB_EVENT_RETRY,            /* failed, cancelled -> queued, counters cleared; else CONFLICT */
+    JOB_EVENT_CANCELLED, /* fenced; cancelling -> cancelled */
+    JOB_EVENT_RETRY,     /* failed, cancelled -> queued, counters cleared; else CONFLICT */
 };
 struct job_event {
     enum job_event_kind kind;

@@ -32,9 +32,9 @@ struct storage;
 struct storage_options {
     const char *folder;               /* created with mode 0700 if absent; NFS is refused */
     const struct clock_source *clock; /* NULL: the system's */
-    uint64_t reserve_bytes;           /* new work is refused (STORAGE_FULL) below this much free disk; 0: 256 MiB */
-    uint64_t database_quota_bytes;    /* 0: none */
-    size_t finished_in_memory;        /* 0: 10,000 */
+    uint64_t reserve_bytes; /* new work is refused (STORAGE_FULL) below this much free disk; 0: 256 MiB */
+    uint64_t database_quota_bytes; /* 0: none */
+    size_t finished_in_memory;     /* 0: 10,000 */
     /* Called on the DB thread after each commit that changed a job, and for progress; must be short. May be NULL. */
     void (*on_change)(void *context, struct job *job, const struct job_effects *effects);
     void *on_change_context;
@@ -43,7 +43,8 @@ struct storage_options {
 /* Opens or creates; migrates forward; refuses a newer schema (UNSUPPORTED) and a database that another process
  * holds (CONFLICT, says so). Every job that was running goes back to queued (RELEASED: leases are void at a
  * start) or to cancelled; leftovers in tmp/ and unreferenced blobs older than 24 h and stale work/ folders are swept. */
-bool storage_open(const struct storage_options *options, struct storage **ret_storage, struct error *error) MUST_USE;
+bool storage_open(const struct storage_options *options, struct storage **ret_storage,
+                  struct error *error) MUST_USE;
 /* Waits for queued commands, checkpoints the WAL (TRUNCATE), closes. NULL is fine. */
 void storage_close(struct storage *storage);
 const char *storage_folder(const struct storage *storage);
@@ -60,22 +61,24 @@ struct job_draft {
 /* replayed: the key was known and the request the same; the job is the first one as it is now.
  * Errors: IDEMPOTENCY_MISMATCH, STORAGE_FULL. */
 typedef void storage_job_done(void *context, struct job *job, bool replayed, const struct error *error);
-void storage_insert_job(struct storage *storage, const struct job_draft *draft, storage_job_done *done, void *context);
+void storage_insert_job(struct storage *storage, const struct job_draft *draft, storage_job_done *done,
+                        void *context);
 /* Runs job_apply in a transaction and logs its event. NOT_FOUND, FENCED, CONFLICT. */
-void storage_apply(struct storage *storage, const char *tenant_id, const char *job_id, const struct job_event *event,
-                   storage_job_done *done, void *context);
+void storage_apply(struct storage *storage, const char *tenant_id, const char *job_id,
+                   const struct job_event *event, storage_job_done *done, void *context);
 /* Claims the first runnable job (state queued, run_at passed, priority, then row) whose memory_bytes is at most the limit
  * (a larger one at the head keeps later ones waiting only until a slot would be idle: see storage.c). job NULL: none. */
-void storage_claim_job(struct storage *storage, uint64_t memory_limit_bytes, storage_job_done *done, void *context);
+void storage_claim_job(struct storage *storage, uint64_t memory_limit_bytes, storage_job_done *done,
+                       void *context);
 /* Terminal jobs only (else CONFLICT); its events and artifact rows go, blobs follow in the sweep. */
-void storage_delete_job(struct storage *storage, const char *tenant_id, const char *job_id, storage_job_done *done,
-                        void *context);
+void storage_delete_job(struct storage *storage, const char *tenant_id, const char *job_id,
+                        storage_job_done *done, void *context);
 
 /* From the projection only; NULL if it is not there. Caller releases. Never blocks on the database. */
 struct job *storage_peek_job(struct storage *storage, const char *tenant_id, const char *job_id) MUST_USE;
 /* Projection first, then the database. NOT_FOUND. */
-void storage_get_job(struct storage *storage, const char *tenant_id, const char *job_id, storage_job_done *done,
-                     void *context);
+void storage_get_job(struct storage *storage, const char *tenant_id, const char *job_id,
+                     storage_job_done *done, void *context);
 
 struct job_filter {
     const char *tenant_id;
@@ -88,7 +91,8 @@ struct job_filter {
 };
 typedef void storage_jobs_done(void *context, struct job *const *jobs, size_t count, bool has_more,
                                const struct error *error);
-void storage_list_jobs(struct storage *storage, const struct job_filter *filter, storage_jobs_done *done, void *context);
+void storage_list_jobs(struct storage *storage, const struct job_filter *filter, storage_jobs_done *done,
+                       void *context);
 
 /* Not durable; a newer epoch's or a terminal job's report is dropped. At most 4 a second a job reach on_change. */
 struct job_progress {
@@ -98,7 +102,8 @@ struct job_progress {
     uint64_t peak_rss_bytes;
     double cpu_seconds;
 };
-void storage_progress(struct storage *storage, const char *job_id, uint64_t epoch, const struct job_progress *progress);
+void storage_progress(struct storage *storage, const char *job_id, uint64_t epoch,
+                      const struct job_progress *progress);
 
 struct storage_event { /* one row of the append-only log */
     int64_t seq, created_at_ms;
@@ -106,11 +111,11 @@ struct storage_event { /* one row of the append-only log */
     const char *level, *type, *message;
     json_t *data; /* may be NULL */
 };
-typedef void storage_events_done(void *context, const struct storage_event *events, size_t count, bool has_more,
-                                 const struct error *error);
+typedef void storage_events_done(void *context, const struct storage_event *events, size_t count,
+                                 bool has_more, const struct error *error);
 /* Oldest first, seq > after_seq. NOT_FOUND if the job is unknown. */
-void storage_list_events(struct storage *storage, const char *tenant_id, const char *job_id, int64_t after_seq, size_t limit,
-                         storage_events_done *done, void *context);
+void storage_list_events(struct storage *storage, const char *tenant_id, const char *job_id,
+                         int64_t after_seq, size_t limit, storage_events_done *done, void *context);
 
 /* Jobs per state, for /metrics and admission. */
 struct storage_counts {
@@ -124,18 +129,19 @@ void storage_get_counts(struct storage *storage, struct storage_counts *ret_coun
 
 /* work/<job>.<epoch>, created; returned path is owned. A later epoch may take over an earlier one's checkpoints:
  * the newest earlier folder of the job is renamed to the new epoch's name. */
-char *storage_make_work_folder(struct storage *storage, const char *job_id, uint64_t epoch, struct error *error) MUST_USE;
+char *storage_make_work_folder(struct storage *storage, const char *job_id, uint64_t epoch,
+                               struct error *error) MUST_USE;
 /* Removed in the background (after cancel, failure, success). */
 void storage_remove_work_folder(struct storage *storage, const char *job_id);
 
 /* The worker wrote, hashed and synced `files` ([{path, bytes, sha256}]) under work/<job>.<epoch>/out/. I/O pool: verify each
  * hash, rename into blobs/, fsync folders; then one fenced transaction: artifact rows, manifest, SUCCEEDED.
  * Errors: FENCED, CHECKSUM_MISMATCH, STORAGE_FULL, IO. Idempotent: a crash in between leaves only orphans. */
-void storage_publish(struct storage *storage, const char *tenant_id, const char *job_id, uint64_t epoch, json_t *files,
-                     json_t *result, storage_job_done *done, void *context);
+void storage_publish(struct storage *storage, const char *tenant_id, const char *job_id, uint64_t epoch,
+                     json_t *files, json_t *result, storage_job_done *done, void *context);
 /* Opens one file of a succeeded job, found in job->files. The descriptor is the caller's. NOT_FOUND. */
-int storage_open_artifact(struct storage *storage, const struct job *job, const char *path, uint64_t *ret_bytes,
-                          char ret_sha256[65], struct error *error) MUST_USE;
+int storage_open_artifact(struct storage *storage, const struct job *job, const char *path,
+                          uint64_t *ret_bytes, char ret_sha256[65], struct error *error) MUST_USE;
 
 /* ---- blobs: uploads by content --------------------------------------------------------------------------- */
 
@@ -143,17 +149,20 @@ bool storage_find_blob(struct storage *storage, const char *sha256, uint64_t *re
 struct storage_upload;
 /* Appends go to a temporary on the caller's thread (page cache); finish hashes, syncs and renames in the I/O pool.
  * An upload that is neither finished nor abandoned is swept at the next start. */
-struct storage_upload *storage_open_upload(struct storage *storage, uint64_t expected_bytes, struct error *error) MUST_USE;
-bool storage_append_upload(struct storage_upload *upload, const void *bytes, size_t count, struct error *error) MUST_USE;
+struct storage_upload *storage_open_upload(struct storage *storage, uint64_t expected_bytes,
+                                           struct error *error) MUST_USE;
+bool storage_append_upload(struct storage_upload *upload, const void *bytes, size_t count,
+                           struct error *error) MUST_USE;
 typedef void storage_blob_done(void *context, uint64_t bytes, bool existed, const struct error *error);
 /* Takes the upload. CHECKSUM_MISMATCH names both hashes. */
-void storage_finish_upload(struct storage_upload *upload, const char *sha256, storage_blob_done *done, void *context);
+void storage_finish_upload(struct storage_upload *upload, const char *sha256, storage_blob_done *done,
+                           void *context);
 void storage_abandon_upload(struct storage_upload *upload); /* NULL is fine */
 
 /* ---- models ---------------------------------------------------------------------------------------------- */
 
 struct model_record { /* immutable, shared by reference count like a job */
-    char id[40]; /* model_ + 26 */
+    char id[40];      /* model_ + 26 */
     char tenant_id[40];
     int64_t row;
     char *name;        /* unique per tenant */
@@ -170,17 +179,19 @@ typedef void storage_model_done(void *context, struct model_record *model, const
 /* Hard links (or copies) files ([{path, sha256}]) from blobs/ into models/<id>/. id is made by the caller
  * (rng_identifier "model_"). NOT_FOUND lists the missing blob in field. done's text: the folder. */
 typedef void storage_folder_done(void *context, const char *folder, const struct error *error);
-void storage_assemble_model(struct storage *storage, const char *model_id, json_t *files, storage_folder_done *done,
-                            void *context);
+void storage_assemble_model(struct storage *storage, const char *model_id, json_t *files,
+                            storage_folder_done *done, void *context);
 /* Removes models/<id>/ of an assembled model that was not inserted (its inspection failed); in the background. A folder
  * that a model record names stays. */
 void storage_discard_model(struct storage *storage, const char *model_id);
 /* CONFLICT if the name is taken by another model; the same name with the same source and content is a replay. */
-void storage_insert_model(struct storage *storage, const struct model_record *draft, storage_model_done *done, void *context);
+void storage_insert_model(struct storage *storage, const struct model_record *draft, storage_model_done *done,
+                          void *context);
 /* By id or name; from memory. Caller releases; NULL if there is none. */
-struct model_record *storage_find_model(struct storage *storage, const char *tenant_id, const char *id_or_name) MUST_USE;
+struct model_record *storage_find_model(struct storage *storage, const char *tenant_id,
+                                        const char *id_or_name) MUST_USE;
 /* Newest first; *ret_models is an owned array of acquired records. */
-size_t storage_list_models(struct storage *storage, const char *tenant_id, const char *after, size_t limit, bool *ret_has_more,
-                           struct model_record ***ret_models);
+size_t storage_list_models(struct storage *storage, const char *tenant_id, const char *after, size_t limit,
+                           bool *ret_has_more, struct model_record ***ret_models);
 
 #endif
