@@ -76,6 +76,31 @@ bool wait_until(bool (*holds)(void *context), void *context)
     return false;
 }
 
+int set_up(void **state)
+{
+    struct fixture *fixture = calloc(1, sizeof *fixture);
+    fixture->folder = make_test_folder();
+    test_clock_init(&fixture->clock);
+    fixture->storage = open_test_storage(fixture->folder, &fixture->clock);
+    *state = fixture;
+    return 0;
+}
+
+int tear_down(void **state)
+{
+    struct fixture *fixture = *state;
+    storage_close(fixture->storage);
+    remove_test_folder(fixture->folder);
+    free(fixture);
+    return 0;
+}
+
+void reopen(struct fixture *fixture)
+{
+    storage_close(fixture->storage);
+    fixture->storage = open_test_storage(fixture->folder, &fixture->clock);
+}
+
 /* ---- callbacks as calls -------------------------------------------------------------------------------- */
 
 struct waiter {

@@ -29,6 +29,20 @@ void remove_test_folder(char *folder); /* taken */
 struct storage *open_test_storage(const char *folder,
                                   struct test_clock *clock); /* fails the test if it cannot */
 
+/* A test case's own folder, clock and open storage. */
+struct fixture {
+    char *folder;
+    struct test_clock clock;
+    struct storage *storage;
+};
+int set_up(void **state);
+int tear_down(void **state);
+void reopen(struct fixture *fixture);
+#define CASE(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+
+#define EXPECT_OK(answer)     assert_int_equal((answer).error.code, ERROR_NONE)
+#define EXPECT(answer, which) assert_int_equal((answer).error.code, ERROR_##which)
+
 /* What an operation answered. Release with answer_finish. */
 struct answer {
     struct error error; /* code ERROR_NONE: it went well */
