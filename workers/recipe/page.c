@@ -1,0 +1,424 @@
+/*
+ * workers/recipe/page.c: report.html from report.json: one file, no script, no link to anywhere, figures as inline SVG in the page's own
+ * colours, light and dark. Every text that comes from outside goes through text_append_html.
+ *
+ * page_figures.c draws: the strip of what was removed, the removal curve, the bars.
+ */
+#include "workers/recipe/page.h"
+
+#include "base/cleanup.h"
+#include "workers/recipe/recipe_internal.h"
+#include <inttypes.h>
+#include <math.h>
+#include <string.h>
+
+static const char page_style[] =
+    ":root{color-scheme:light dark;--page:#f7f6f3;--card:#fff;--ink:#1d2327;--soft:#5d6a72;--line:#dfe0dc;--keep:#2f6f8f;"
+    "--ffn:#7aa5b8;--gone:#d8694a;--before:#9aa7ad;--good:#3d8b5f;--bad:#c04f33}"
+    "@media(prefers-color-scheme:dark){:root{--page:#14181b;--card:#1c2226;--ink:#e6e9ea;--soft:#98a5ac;--line:#313a40;"
+    "--keep:#5ba7cb;--ffn:#35637a;--gone:#e8805f;--before:#5c6970;--good:#62b987;--bad:#e8805f}}"
+    "*{box-sizing:border-box}body{margin:0;background:var(--page);color:var(--ink);font:15px/1.5 system-ui,-apple-system,"
+    "\"Segoe UI\",Roboto,sans-serif}main{max-width:1000px;margin:0 auto;padding:32px 20px 64px}"
+    "h1{font-size:26px;line-height:1.25;margin:0 0 4px;overflow-wrap:anywhere}h2{font-size:17px;margin:0 0 12px}"
+    ".lead{color:var(--soft);margin:0 0 24px}section{background:var(--card);border:1px solid var(--line);border-radius:10px;"
+    "padding:18px 20px;margin:0 0 16px}.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(190px,1fr));gap:12px;"
+    "margin:0 0 16px}.tile{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:14px 16px}"
+    ".tile b{display:block;font-size:22px;font-weight:600;font-variant-numeric:tabular-nums}.tile span{color:var(--soft);"
+    "font-size:13px}.good{color:var(--good)}.bad{color:var(--bad)}"
+    ".scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}"
+    "th,td{text-align:right;padding:6px 10px;border-bottom:1px solid var(--line);white-space:nowrap}"
+    "th:first-child,td:first-child{text-align:left;padding-left:0;white-space:normal}th{color:var(--soft);font-weight:500}"
+    "tr:last-child td{border-bottom:0}svg{display:block;width:100%;height:auto;overflow:visible}"
+    "svg text{fill:var(--soft);font:12px system-ui,sans-serif}svg .strong{fill:var(--ink)}"
+    ".note{color:var(--soft);font-size:13px;margin:10px 0 0}code{font:13px ui-monospace,Menlo,Consolas,monospace;"
+    "overflow-wrap:anywhere}ul{margin:0;padding-left:18px}.warn{border-color:var(--gone)}"
+    ".key{display:inline-block;width:10px;height:10px;border-radius:2px;margin:0 5px 0 12px}";
+
+double page_number(const json_t *object, const char *name)
+{
+    const json_t *value = json_object_get(object, name);
+    return json_is_number(value) ? json_number_value(value) : (double)NAN;
+}
+
+static const char *get_text(const json_t *object, const char *name)
+{
+    const char *text = json_string_value(json_object_get(object, name));
+    return text != NULL ? text : "";
+}
+
+void page_append_count(struct text *page, double value)
+{
+    static const char *const suffixes[] = {"", " k", " M", " G", " T"};
+    size_t suffix = 0;
+    while (fabs(value) >= 10000 && suffix < 4) {
+        value /= 1000;
+        suffix++;
+    }
+    text_append_format(page, suffix == 0 ? "%.0f%s" : "%.4g%s", value, suffixes[suffix]);
+}
+
+void page_append_bytes(struct text *page, double value)
+{
+    static const char *const suffixes[] = {"B", "KB", "MB", "GB", "TB"};
+    size_t suffix = 0;
+    while (fabs(value) >= 1000 && suffix < 4) {
+        value /= 1000;
+        suffix++;
+    }
+    text_append_format(page, "%.4g %s", value, suffixes[suffix]);
+}
+
+static void append_tile(struct text *page, const char *label, const char *class_name, const char *format,
+                        double value)
+{
+    text_append_format(page, "<div class=\"tile\"><b class=\"%s\">", class_name);
+    char number[64];
+    switch (format[0]) {
+    case 'c':
+        page_append_count(page, value);
+        break;
+    case 'b':
+        page_append_bytes(page, value);
+        break;
+    case 'p':
+        (void)snprintf(number, sizeof number, "%+.1f %%", value * 100);
+        text_append(page, number);
+        break;
+    default:
+        (void)snprintf(number, sizeof number, "%.4g", value);
+        text_append(page, number);
+        break;
+    }
+    text_append_format(page, "</b><span>%s</span></div>", label);
+}
+
+/* ---- tables ------------------------------------------------------------------------------------------------------ */
+
+enum row_kind { ROW_COUNT, ROW_BYTES, ROW_NUMBER, ROW_PERCENT };
+
+static void append_value(struct text *page, enum row_kind kind, double value)
+{
+    if (isnan(value)) {
+        text_append(page, "&ndash;");
+        return;
+    }
+    switch (kind) {
+    case ROW_COUNT:
+        text_append_format(page, "%.0f", value);
+        break;
+    case ROW_BYTES:
+        page_append_bytes(page, value);
+        break;
+    case ROW_NUMBER:
+        text_append_format(page, "%.6g", value);
+        break;
+    case ROW_PERCENT:
+        text_append_format(page, "%.2f %%", value * 100);
+        break;
+    }
+}
+
+/* direction: +1 more is better, -1 less is better, 0 neither. */
+static void append_row(struct text *page, const char *label, enum row_kind kind, double before, double after,
+                       int direction)
+{
+    text_append(page, "<tr><td>");
+    text_append_html(page, label);
+    text_append(page, "</td><td>");
+    append_value(page, kind, before);
+    text_append(page, "</td><td>");
+    append_value(page, kind, after);
+    double change = kind == ROW_PERCENT ? after - before : (after - before) / before;
+    bool is_known = isfinite(change);
+    const char *class_name = !is_known || direction == 0 || fabs(change) < 5e-5 ? ""
+                             : change * direction > 0                           ? "good"
+                                                                                : "bad";
+    text_append_format(page, "</td><td class=\"%s\">", class_name);
+    if (is_known) {
+        text_append_format(page, kind == ROW_PERCENT ? "%+.2f points" : "%+.2f %%", change * 100);
+    }
+    text_append(page, "</td></tr>");
+}
+
+static void append_speed_row(struct text *page, const char *label, const json_t *before, const json_t *after,
+                             const char *key)
+{
+    double from = page_number(before, key);
+    double to = page_number(after, key);
+    if (!isnan(to)) {
+        append_row(page, label, ROW_NUMBER, from, to, 1);
+    }
+}
+
+static void append_comparison(struct text *page, const json_t *report)
+{
+    const json_t *size = json_object_get(report, "size");
+    const json_t *evaluation = json_object_get(report, "evaluation");
+    const json_t *before = json_object_get(evaluation, "before");
+    const json_t *after = json_object_get(evaluation, "after");
+    const json_t *small = json_object_get(size, "after");
+    const json_t *large = json_object_get(size, "before");
+    text_append(
+        page,
+        "<section><h2>Before and after</h2><div class=\"scroll\"><table><tr><th></th><th>before</th><th>after</th>"
+        "<th>change</th></tr>");
+    append_row(page, "Parameters", ROW_COUNT, page_number(large, "parameters"),
+               page_number(small, "parameters"), 0);
+    append_row(page, "Weight bytes", ROW_BYTES, page_number(large, "weight_bytes"),
+               page_number(small, "weight_bytes"), -1);
+    append_row(page, "Blocks", ROW_COUNT, page_number(large, "blocks"), page_number(small, "blocks"), 0);
+    append_row(page, "Sublayers in use", ROW_COUNT, page_number(large, "sublayers"),
+               page_number(small, "sublayers"), 0);
+    static const char *const protocols[] = {"gptq", "rolling"};
+    for (size_t i = 0; i < 2; i++) {
+        const json_t *from = json_object_get(json_object_get(before, "perplexity"), protocols[i]);
+        const json_t *to = json_object_get(json_object_get(after, "perplexity"), protocols[i]);
+        if (to != NULL) {
+            char label[64];
+            (void)snprintf(label, sizeof label, "Perplexity (%s)", protocols[i]);
+            append_row(page, label, ROW_NUMBER, page_number(from, "perplexity"),
+                       page_number(to, "perplexity"), -1);
+        }
+    }
+    const json_t *task;
+    size_t index;
+    json_array_foreach(json_object_get(after, "tasks"), index, task)
+    {
+        const json_t *from = json_array_get(json_object_get(before, "tasks"), index);
+        append_row(page, get_text(task, "name"), ROW_PERCENT, page_number(from, "accuracy"),
+                   page_number(task, "accuracy"), 1);
+    }
+    if (json_object_get(after, "task_accuracy_mean") != NULL) {
+        append_row(page, "Mean of all tasks", ROW_PERCENT, page_number(before, "task_accuracy_mean"),
+                   page_number(after, "task_accuracy_mean"), 1);
+    }
+    const json_t *speed = json_object_get(before, "speed");
+    append_speed_row(page, "Prompt tokens per second, as loaded", speed, json_object_get(after, "speed"),
+                     "prefill_tokens_per_second");
+    append_speed_row(page, "Generated tokens per second, as loaded", speed, json_object_get(after, "speed"),
+                     "decode_tokens_per_second");
+    append_speed_row(page, "Prompt tokens per second, removed sublayers skipped", speed,
+                     json_object_get(after, "speed_skipped"), "prefill_tokens_per_second");
+    append_speed_row(page, "Generated tokens per second, removed sublayers skipped", speed,
+                     json_object_get(after, "speed_skipped"), "decode_tokens_per_second");
+    text_append(page, "</table></div></section>");
+}
+
+static void append_measured(struct text *page, const json_t *report)
+{
+    const json_t *model = json_object_get(json_object_get(report, "evaluation"), "model");
+    text_append(page,
+                "<section><h2>Measured</h2><div class=\"scroll\"><table><tr><th></th><th>value</th></tr>");
+    const char *protocol;
+    const json_t *value;
+    json_object_foreach(json_object_get(model, "perplexity"), protocol, value)
+    {
+        text_append_format(
+            page,
+            "<tr><td>Perplexity (%s)</td><td>%.17g</td></tr><tr><td>Bits per byte (%s)</td><td>%.6g</td></tr>",
+            protocol, page_number(value, "perplexity"), protocol, page_number(value, "bits_per_byte"));
+    }
+    size_t index;
+    json_array_foreach(json_object_get(model, "tasks"), index, value)
+    {
+        text_append(page, "<tr><td>");
+        text_append_html(page, get_text(value, "name"));
+        text_append_format(page, "</td><td>%.2f %%</td></tr>", page_number(value, "accuracy") * 100);
+    }
+    const json_t *speed = json_object_get(model, "speed");
+    if (speed != NULL) {
+        text_append_format(
+            page,
+            "<tr><td>Prompt tokens per second</td><td>%.4g</td></tr><tr><td>Generated tokens per second</td>"
+            "<td>%.4g</td></tr>",
+            page_number(speed, "prefill_tokens_per_second"), page_number(speed, "decode_tokens_per_second"));
+    }
+    text_append(page, "</table></div></section>");
+}
+
+/* ---- the rest ---------------------------------------------------------------------------------------------------- */
+
+static void append_tiles(struct text *page, const json_t *report)
+{
+    const json_t *size = json_object_get(report, "size");
+    const json_t *before = json_object_get(size, "before");
+    const json_t *after = json_object_get(size, "after");
+    const json_t *evaluation = json_object_get(report, "evaluation");
+    text_append(page, "<div class=\"tiles\">");
+    if (after == NULL) {
+        append_tile(page, "parameters", "", "c", page_number(before, "parameters"));
+        append_tile(page, "of weights", "", "b", page_number(before, "weight_bytes"));
+    } else {
+        append_tile(page, "parameters", "", "p",
+                    page_number(after, "parameters") / page_number(before, "parameters") - 1);
+        append_tile(page, "bytes of weights", "", "p",
+                    page_number(after, "weight_bytes") / page_number(before, "weight_bytes") - 1);
+        const json_t *from = json_object_get(json_object_get(evaluation, "before"), "perplexity");
+        const json_t *to = json_object_get(json_object_get(evaluation, "after"), "perplexity");
+        double ratio = page_number(json_object_get(to, "gptq"), "perplexity") /
+                           page_number(json_object_get(from, "gptq"), "perplexity") -
+                       1;
+        if (isfinite(ratio)) {
+            append_tile(page, "perplexity (gptq)", ratio > 0 ? "bad" : "good", "p", ratio);
+        }
+        double faster = page_number(json_object_get(json_object_get(evaluation, "after"), "speed"),
+                                    "decode_tokens_per_second") /
+                            page_number(json_object_get(json_object_get(evaluation, "before"), "speed"),
+                                        "decode_tokens_per_second") -
+                        1;
+        if (isfinite(faster)) {
+            append_tile(page, "generated tokens per second, as loaded", faster > 0 ? "good" : "", "p",
+                        faster);
+        }
+    }
+    text_append(page, "</div>");
+}
+
+static void append_warnings(struct text *page, const json_t *report)
+{
+    const json_t *warnings = json_object_get(report, "warnings");
+    if (json_array_size(warnings) == 0) {
+        return;
+    }
+    text_append(page, "<section class=\"warn\"><h2>Warnings</h2><ul>");
+    size_t index;
+    const json_t *warning;
+    json_array_foreach(warnings, index, warning)
+    {
+        text_append(page, "<li>");
+        text_append_html(page, json_string_value(warning));
+        text_append(page, "</li>");
+    }
+    text_append(page, "</ul></section>");
+}
+
+static void append_opening(struct text *page, const json_t *report)
+{
+    const json_t *output = json_object_get(report, "output");
+    if (output == NULL) {
+        return;
+    }
+    text_append(
+        page,
+        "<section><h2>Open it</h2><div class=\"scroll\"><table><tr><th>loader</th><th style=\"text-align:left\">line</th></tr>");
+    size_t index;
+    const json_t *loader;
+    json_array_foreach(json_object_get(output, "loaders"), index, loader)
+    {
+        text_append(page, "<tr><td>");
+        text_append_html(page, get_text(loader, "loader"));
+        text_append(page, "</td><td style=\"text-align:left;white-space:normal\"><code>");
+        text_append_html(page, get_text(loader, "line"));
+        text_append(page, "</code></td></tr>");
+    }
+    const json_t *check = json_object_get(report, "check");
+    text_append_format(
+        page,
+        "</table></div><p class=\"note\">Layout %s. The written folder was opened again: over %.0f tokens its logits "
+        "differ from the plan's by at most %.3g.</p></section>",
+        get_text(output, "layout"), page_number(check, "tokens"), page_number(check, "logit_difference_max"));
+}
+
+static void append_fact(struct text *page, const char *label, const char *value)
+{
+    if (value[0] != '\0') {
+        text_append_format(page, "<tr><td>%s</td><td style=\"white-space:normal\">", label);
+        text_append_html(page, value);
+        text_append(page, "</td></tr>");
+    }
+}
+
+static void append_dataset(struct text *page, const char *label, const json_t *data)
+{
+    if (data == NULL) {
+        return;
+    }
+    struct text line = {0};
+    text_append_format(&line, "%s, %s, window %.0f tokens, sha256 %.12s…", get_text(data, "name"),
+                       get_text(data, "half"), page_number(data, "window_tokens"), get_text(data, "sha256"));
+    append_fact(page, label, line.bytes);
+    text_finish(&line);
+}
+
+static void append_provenance(struct text *page, const json_t *report)
+{
+    const json_t *resources = json_object_get(report, "resources");
+    const json_t *evaluation = json_object_get(report, "evaluation");
+    const json_t *measured = json_object_get(evaluation, "after");
+    measured = measured != NULL ? measured : json_object_get(evaluation, "model");
+    text_append(page, "<section><h2>How these figures were made</h2><div class=\"scroll\"><table>");
+    append_fact(page, "Model sha256", get_text(json_object_get(report, "model"), "sha256"));
+    append_dataset(page, "Calibration", json_object_get(report, "calibration"));
+    append_dataset(page, "Evaluation", json_object_get(measured, "dataset"));
+    const json_t *overlap = json_object_get(report, "overlap");
+    if (overlap != NULL) {
+        char line[128];
+        (void)snprintf(line, sizeof line, "%.3f %% of evaluation %.0f-grams also occur in calibration",
+                       page_number(overlap, "ngram_ratio") * 100, page_number(overlap, "ngram_tokens"));
+        append_fact(page, "Overlap", line);
+    }
+    struct text memory = {0};
+    text_append(&memory, "planned ");
+    page_append_bytes(&memory, page_number(resources, "planned_memory_bytes"));
+    text_append(&memory, ", measured ");
+    page_append_bytes(&memory, page_number(resources, "peak_rss_bytes"));
+    append_fact(page, "Peak memory of the job", memory.bytes);
+    text_finish(&memory);
+    char line[192];
+    (void)snprintf(line, sizeof line, "%s, %.0f threads, float32, pruned %s", get_text(resources, "machine"),
+                   page_number(resources, "threads"), get_text(resources, "version"));
+    append_fact(page, "Machine", line);
+    const json_t *seconds = json_object_get(resources, "stage_seconds");
+    (void)snprintf(line, sizeof line, "search %.1f s, export %.1f s, evaluate %.1f s",
+                   page_number(seconds, "search"), page_number(seconds, "export"),
+                   page_number(seconds, "evaluate"));
+    append_fact(page, "Time", line);
+    text_append(page, "</table></div></section>");
+}
+
+static void append_head(struct text *page, const json_t *report)
+{
+    bool is_pruning = strcmp(get_text(report, "type"), "pruning") == 0;
+    const char *name = get_text(json_object_get(report, "model"), "name");
+    text_append(page,
+                "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" "
+                "content=\"width=device-width,initial-scale=1\"><title>");
+    text_append_html(page, name);
+    text_append_format(page, "%s</title><style>%s</style></head>\n<body><main><h1>",
+                       is_pruning ? ", pruned" : ", measured", page_style);
+    text_append_html(page, name);
+    text_append(page, is_pruning ? ", pruned" : ", measured");
+    text_append(page, "</h1><p class=\"lead\">");
+    if (is_pruning) {
+        const json_t *target = json_object_get(report, "target");
+        text_append_html(page, get_text(json_object_get(report, "method"), "name"));
+        text_append_format(
+            page, " removed %.0f of %.0f sublayers: %s %.6g asked for, %.6g reached.",
+            page_number(target, "sublayers_removed"),
+            page_number(json_object_get(json_object_get(report, "size"), "before"), "sublayers"),
+            get_text(target, "kind"), page_number(target, "requested"), page_number(target, "achieved"));
+    } else {
+        text_append(page, "An evaluation of the model as it is.");
+    }
+    text_append(page, "</p>");
+}
+
+char *page_format(const json_t *report)
+{
+    struct text page = {0};
+    append_head(&page, report);
+    append_tiles(&page, report);
+    append_warnings(&page, report);
+    if (json_object_get(report, "plan") != NULL) {
+        page_append_strip(&page, report);
+        page_append_curve(&page, report);
+        page_append_bars(&page, report);
+        append_comparison(&page, report);
+    } else {
+        append_measured(&page, report);
+    }
+    append_opening(&page, report);
+    append_provenance(&page, report);
+    text_append(&page, "</main></body></html>\n");
+    return text_take(&page);
+}

@@ -1,0 +1,282 @@
+/*
+ * workers/recipe/recipe.c: the door. One job: resolve the spec, go through the stages, write the report, sum up.
+ *
+ * Resume: everything that took long is in recipe->done, which is saved after each step (checkpoint.h); the checkpoint names spec, inputs
+ * and machine. Results do not depend on where an attempt began, because every stage is a function of its inputs alone.
+ */
+#include "workers/recipe/recipe.h"
+
+#include "base/check.h"
+#include "base/file.h"
+#include "base/hash.h"
+#include "base/memory.h"
+#include "base/text.h"
+#include "workers/recipe/recipe_internal.h"
+#include "workers/recipe/spec.h"
+#include <stdlib.h>
+#include <string.h>
+
+static bool first_fault(const struct error_list *faults, struct error *error)
+{
+    if (faults->stored > 0 && error != NULL) {
+        *error = faults->items[0];
+        if (faults->count > 1) {
+            size_t used = strlen(error->message);
+            (void)snprintf(error->message + used, sizeof error->message - used, " (and %zu more faults)",
+                           faults->count - 1);
+        }
+    }
+    return false;
+}
+
+static bool read_spec(struct recipe *recipe, struct error *error)
+{
+    FINISHED(error_list) faults = {0};
+    const char *type = NULL;
+    recipe->spec = recipe_resolve_spec(recipe->job->spec, &type, &faults);
+    if (recipe->spec == NULL) {
+        return first_fault(&faults, error);
+    }
+    recipe->is_pruning = strcmp(type, "pruning") == 0;
+    recipe->model_name = recipe_source_name(json_string_value(json_object_get(recipe->spec, "model")));
+    recipe->seed = (uint64_t)json_integer_value(json_object_get(recipe->spec, "seed"));
+    const json_t *seconds = json_object_get(json_object_get(recipe->spec, "limits"), "max_seconds");
+    if (json_is_integer(seconds)) {
+        recipe->deadline_ns =
+            clock_boot_ns(&clock_system) + (int64_t)json_integer_value(seconds) * 1000000000;
+    }
+    if (!recipe->is_pruning) {
+        return true;
+    }
+    const json_t *method = json_object_get(recipe->spec, "method");
+    recipe->method_name = json_string_value(json_object_get(method, "type"));
+    recipe->method = prune_method_find(recipe->method_name);
+    recipe->parameters = json_object_get(method, recipe->method_name);
+    const json_t *output = json_object_get(recipe->spec, "output");
+    struct export_options *options = &recipe->export_options;
+    CHECK(recipe->method != NULL);
+    CHECK(export_layout_parse(json_string_value(json_object_get(output, "layout")), &options->layout));
+    CHECK(export_dtype_parse(json_string_value(json_object_get(output, "dtype")), &options->is_dtype_kept,
+                             &options->dtype));
+    if (!prune_target_parse(json_object_get(recipe->spec, "target"), &recipe->target, error)) {
+        return false;
+    }
+    recipe->target.element_bytes = options->is_dtype_kept ? 0 : dtype_bytes(options->dtype);
+    return true;
+}
+
+/* What the checkpoint is bound to. */
+static void identify(struct recipe *recipe)
+{
+    OWNED_MEMORY char *spec = json_format(recipe->spec, false);
+    sha256_hex_of(spec, strlen(spec), recipe->identity.spec_sha256);
+    struct sha256 hash;
+    sha256_start(&hash);
+    sha256_update(&hash, recipe->model_sha256, 64);
+    const struct corpus *corpora[] = {recipe->calibration, recipe->evaluation};
+    for (size_t i = 0; i < 2; i++) {
+        const char *sum = corpora[i] != NULL ? corpora[i]->sha256 : "-";
+        sha256_update(&hash, sum, strlen(sum));
+    }
+    for (size_t i = 0; i < recipe->task_count; i++) {
+        sha256_update(&hash, recipe->tasks[i]->sha256, 64);
+    }
+    sha256_end_hex(&hash, recipe->identity.input_sha256);
+    (void)snprintf(recipe->identity.machine, sizeof recipe->identity.machine, "%s", machine_identity());
+}
+
+bool recipe_save(struct recipe *recipe, struct error *error)
+{
+    if (!checkpoint_save(recipe->job->work_folder, &recipe->identity, recipe->done, error)) {
+        return false;
+    }
+    recipe->saved_ns = clock_boot_ns(&clock_system);
+    recipe->save_count++;
+    recipe_touch();
+    if (recipe->job->observer.step != NULL) {
+        recipe->job->observer.step(recipe->job->observer.context, recipe_stage_names[recipe->progress.stage],
+                                   recipe->save_count);
+    }
+    return true;
+}
+
+static bool load_checkpoint(struct recipe *recipe, struct error *error)
+{
+    identify(recipe);
+    json_t *payload = NULL;
+    if (!checkpoint_load(recipe->job->work_folder, &recipe->identity, &payload, error)) {
+        return false;
+    }
+    if (payload != NULL) {
+        json_decref(recipe->done);
+        recipe->done = payload;
+        recipe->is_resumed = true;
+    }
+    return true;
+}
+
+/* Expected work per stage, in tokens through the whole model: enough for an ETA that settles soon. */
+static void weigh_stages(struct recipe *recipe)
+{
+    double *weights = recipe->progress.weights;
+    double calibration_tokens =
+        recipe->windows != NULL ? (double)(recipe->windows->count * recipe->windows->window_tokens) : 0;
+    double evaluation_tokens = 500;
+    const json_t *protocols = json_object_get(json_object_get(recipe->spec, "evaluation"), "protocols");
+    if (recipe->evaluation != NULL) {
+        evaluation_tokens += (double)recipe->evaluation->byte_count / 4 * (double)json_array_size(protocols);
+    }
+    for (size_t i = 0; i < recipe->task_count; i++) {
+        evaluation_tokens += (double)recipe->tasks[i]->record_count * 64;
+    }
+    weights[STAGE_INSPECT] = 100;
+    weights[STAGE_CALIBRATE] = calibration_tokens / 10;
+    weights[STAGE_EVALUATE] = evaluation_tokens;
+    if (!recipe->is_pruning) {
+        return;
+    }
+    weights[STAGE_EVALUATE] = 2 * evaluation_tokens;
+    weights[STAGE_REWRITE] = 10;
+    weights[STAGE_EXPORT] = 1000;
+    if ((recipe->method->needs & PRUNE_NEED_BLOCK_COSINES) != 0) {
+        weights[STAGE_SCORE] = calibration_tokens;
+    }
+    weights[STAGE_SEARCH] = 1;
+    if ((recipe->method->needs & PRUNE_NEED_EVALUATOR) != 0) {
+        double units = 2 * (double)recipe->inventory->config.layer_count;
+        double rounds = recipe->target.kind == PRUNE_TARGET_SUBLAYERS_REMOVED ? (double)recipe->target.count
+                        : recipe->target.kind == PRUNE_TARGET_SPARSITY        ? recipe->target.ratio * units
+                                                                              : units / 3;
+        weights[STAGE_SEARCH] = calibration_tokens * (1 + rounds * units * 0.6);
+    }
+}
+
+static bool check_disk(const struct recipe *recipe, struct error *error)
+{
+    uint64_t free_bytes = 0;
+    uint64_t total_bytes = 0;
+    uint64_t needed = recipe->draft.weight_bytes + (16u << 20);
+    if (!file_free_bytes(recipe->job->work_folder, &free_bytes, &total_bytes, error)) {
+        return false;
+    }
+    if (free_bytes < needed && json_object_get(recipe->done, "exported") == NULL) {
+        return error_set(error, ERROR_STORAGE_FULL, "the result needs %llu bytes on disk, %llu are free",
+                         (unsigned long long)needed, (unsigned long long)free_bytes);
+    }
+    return true;
+}
+
+static bool run_rewrite(struct recipe *recipe, struct error *error)
+{
+    return stage_rewrite(recipe, error) && check_disk(recipe, error);
+}
+
+static bool run_inspect(struct recipe *recipe, struct error *error)
+{
+    return stage_inspect(recipe, error) && load_checkpoint(recipe, error);
+}
+
+static bool run_calibrate(struct recipe *recipe, struct error *error)
+{
+    bool is_good = stage_calibrate(recipe, error);
+    if (is_good) {
+        weigh_stages(recipe);
+    }
+    return is_good;
+}
+
+static bool run_stages(struct recipe *recipe, const char **ret_stage, struct error *error)
+{
+    static const struct {
+        enum recipe_stage stage;
+        bool (*run)(struct recipe *recipe, struct error *error);
+        bool is_pruning_only;
+    } stages[] = {
+        {STAGE_INSPECT, run_inspect, false},     {STAGE_CALIBRATE, run_calibrate, false},
+        {STAGE_SCORE, stage_score, true},        {STAGE_SEARCH, stage_search, true},
+        {STAGE_REWRITE, run_rewrite, true},      {STAGE_EXPORT, stage_export, true},
+        {STAGE_EVALUATE, stage_evaluate, false},
+    };
+    for (size_t i = 0; i < sizeof stages / sizeof stages[0]; i++) {
+        if (stages[i].is_pruning_only && !recipe->is_pruning) {
+            continue;
+        }
+        *ret_stage = recipe_stage_names[stages[i].stage];
+        progress_enter(recipe, stages[i].stage);
+        if (!recipe_check(recipe, error) || !stages[i].run(recipe, error)) {
+            return false;
+        }
+        progress_finish(recipe);
+        recipe->progress.stage_seconds[stages[i].stage] =
+            (double)(clock_boot_ns(&clock_system) - recipe->progress.stage_start_ns) / 1e9;
+    }
+    return true;
+}
+
+static void finish_recipe(struct recipe *recipe)
+{
+    export_draft_finish(&recipe->draft);
+    plan_destroy(recipe->plan);
+    model_destroy(recipe->model);
+    windows_destroy(recipe->windows);
+    corpus_destroy(recipe->calibration);
+    corpus_destroy(recipe->evaluation);
+    for (size_t i = 0; i < recipe->task_count; i++) {
+        task_set_destroy(recipe->tasks[i]);
+    }
+    tokenizer_destroy(recipe->tokenizer);
+    inventory_destroy(recipe->inventory);
+    recipe_watch_pool(NULL);
+    pool_destroy(recipe->pool);
+    json_decref(recipe->calibration_json);
+    json_decref(recipe->overlap_json);
+    json_decref(recipe->warnings);
+    json_decref(recipe->done);
+    json_decref(recipe->spec);
+    free(recipe->out_folder);
+}
+
+static bool run_job(struct recipe *recipe, json_t **ret_files, json_t **ret_result, const char **ret_stage,
+                    struct error *error)
+{
+    *ret_stage = recipe_stage_names[STAGE_INSPECT];
+    if (!read_spec(recipe, error)) {
+        return false;
+    }
+    recipe->pool = pool_create(recipe->job->threads > 0 ? recipe->job->threads : 1, error);
+    if (recipe->pool == NULL) {
+        return false;
+    }
+    recipe_watch_pool(recipe->pool);
+    JSON_OWNED result = NULL;
+    if (!run_stages(recipe, ret_stage, error) || !report_write(recipe, &result, error) ||
+        !export_write_sums(recipe->out_folder, ret_files, error)) {
+        return false;
+    }
+    *ret_result = json_incref(result);
+    return true;
+}
+
+bool recipe_run(const struct recipe_job *job, json_t **ret_files, json_t **ret_result, const char **ret_stage,
+                struct error *error)
+{
+    struct recipe recipe = {.job = job, .done = json_object(), .warnings = json_array()};
+    recipe.out_folder = file_join(job->work_folder, "out");
+    struct error local = {0};
+    if (error == NULL) {
+        error = &local;
+    }
+    bool is_good = run_job(&recipe, ret_files, ret_result, ret_stage, error);
+    finish_recipe(&recipe);
+    return is_good;
+}
+
+bool recipe_inspect(const char *folder, json_t **ret_inventory, struct error_list *faults)
+{
+    OWNED(inventory) inventory = inventory_inspect(folder, true, NULL, faults);
+    if (inventory == NULL) {
+        return false;
+    }
+    *ret_inventory = inventory_format(inventory);
+    return true;
+}

@@ -1,0 +1,166 @@
+/*
+ * workers/recipe/recipe_internal.h: one running job, shared by the files of this folder.
+ *
+ *     recipe.c        the door: stages in order, result, clean-up
+ *     stages.c        inspect, calibrate, score, search, rewrite, export
+ *     measure.c       evaluate: the models before and after
+ *     progress.c      how far the whole job is, how fast, how long still
+ *     checkpoint.c    what is finished, on disk
+ *     work_plan.c     recipe_plan: what the job will cost, before it runs
+ *     report.c        report.json, plan.json, request.json
+ *     page*.c         report.html
+ *     machine.c       what the arithmetic depends on
+ *     catalogue.c     what can be asked for
+ */
+#ifndef WORKERS_RECIPE_RECIPE_INTERNAL_H
+#define WORKERS_RECIPE_RECIPE_INTERNAL_H
+
+#include "base/clock.h"
+#include "workers/data/corpus.h"
+#include "workers/data/task_set.h"
+#include "workers/data/windows.h"
+#include "workers/export/export.h"
+#include "workers/model/inventory.h"
+#include "workers/model/model.h"
+#include "workers/model/plan.h"
+#include "workers/model/tokenizer.h"
+#include "workers/prune/prune.h"
+#include "workers/recipe/checkpoint.h"
+#include "workers/recipe/recipe.h"
+#include "workers/tensor/pool.h"
+
+#define RECIPE_TASKS_MAX       64
+#define RECIPE_SAVE_SECONDS    10.0 /* between saves inside a search */
+#define RECIPE_CHECK_TOKENS    128  /* whose logits are compared after the export */
+#define RECIPE_CHECK_TOLERANCE 1e-4
+
+enum recipe_stage {
+    STAGE_INSPECT,
+    STAGE_CALIBRATE,
+    STAGE_SCORE,
+    STAGE_SEARCH,
+    STAGE_REWRITE,
+    STAGE_EXPORT,
+    STAGE_EVALUATE,
+    STAGE_COUNT,
+};
+extern const char *const recipe_stage_names[STAGE_COUNT];
+
+struct progress {
+    double weights[STAGE_COUNT]; /* expected share of the work, any unit */
+    enum recipe_stage stage;
+    double part_start, part_end; /* of the stage, 0..1: what the current call covers */
+    double ratio, first_ratio;   /* of the whole job; at the start of this attempt */
+    bool has_first_ratio;
+    int64_t start_ns, stage_start_ns, emitted_ns;
+    uint64_t stage_first_step;
+    bool has_stage_first_step;
+    double stage_seconds[STAGE_COUNT];
+};
+
+struct recipe {
+    const struct recipe_job *job;
+    json_t *spec; /* owned: resolved, without "_" members */
+    bool is_pruning;
+    const char *method_name;
+    const struct prune_method *method;
+    const json_t *parameters; /* of the method; borrowed from spec */
+    uint64_t seed;
+    const char *model_name; /* owned */
+    char *out_folder;       /* owned */
+
+    struct inventory *inventory;
+    struct tokenizer *tokenizer; /* NULL: the folder has none and nothing needs it */
+    struct pool *pool;
+    struct corpus *calibration, *evaluation;
+    struct windows *windows;
+    struct windows_options windows_options;
+    json_t *calibration_json, *overlap_json;
+    struct task_set *tasks[RECIPE_TASKS_MAX];
+    size_t task_count;
+
+    struct model *model; /* the source, open from score to rewrite */
+    struct prune_target target;
+    struct plan *plan;
+    struct export_options export_options;
+    struct export_draft draft;
+    char model_sha256[65];
+
+    struct checkpoint_identity identity;
+    json_t *done; /* owned: the checkpoint's payload */
+    int64_t saved_ns;
+    uint64_t save_count;
+    bool is_resumed;
+    struct progress progress;
+    int64_t deadline_ns; /* 0: none */
+    bool is_timed_out;
+    struct cancel local_cancel; /* what the measurements poll: the job's, or the deadline */
+    json_t *warnings;
+    struct model_work work; /* of the search, this attempt */
+};
+
+/* ---- progress.c -------------------------------------------------------------------------------------------------- */
+void progress_enter(struct recipe *recipe, enum recipe_stage stage);
+/* The next steps cover this part of the stage. */
+void progress_part(struct recipe *recipe, double start, double end);
+void progress_step(struct recipe *recipe, uint64_t step, uint64_t steps, const char *unit);
+void progress_finish(struct recipe *recipe);
+/* Counts as life for recipe_activity; any thread. */
+void recipe_touch(void);
+void recipe_watch_pool(const struct pool *pool); /* NULL: none any more */
+/* False with CANCELLED, DRAINED or TIME_LIMIT. */
+bool recipe_check(struct recipe *recipe, struct error *error) MUST_USE;
+void recipe_warn(struct recipe *recipe, const char *format, ...) PRINTF(2, 3);
+
+/* ---- checkpoints: members of recipe->done ------------------------------------------------------------------------- */
+bool recipe_save(struct recipe *recipe, struct error *error) MUST_USE;
+
+/* ---- stages.c ---------------------------------------------------------------------------------------------------- */
+bool stage_inspect(struct recipe *recipe, struct error *error) MUST_USE;
+bool stage_calibrate(struct recipe *recipe, struct error *error) MUST_USE;
+bool stage_score(struct recipe *recipe, struct error *error) MUST_USE;
+bool stage_search(struct recipe *recipe, struct error *error) MUST_USE;
+bool stage_rewrite(struct recipe *recipe, struct error *error) MUST_USE;
+bool stage_export(struct recipe *recipe, struct error *error) MUST_USE;
+/* The absolute path of a source of the spec: borrowed. NOT_FOUND with its pointer. */
+const char *recipe_find_input(const struct recipe *recipe, const char *source, const char *pointer,
+                              struct error *error);
+struct corpus *recipe_load_corpus(const struct recipe *recipe, const json_t *object, const char *pointer,
+                                  struct error *error) MUST_USE;
+/* Last segment of a source: what people call it. Borrowed. */
+const char *recipe_source_name(const char *source);
+size_t recipe_evaluation_window(const struct recipe *recipe);
+
+/* ---- measure.c --------------------------------------------------------------------------------------------------- */
+bool stage_evaluate(struct recipe *recipe, struct error *error) MUST_USE;
+/* Largest difference between the logits of the source without the removed sublayers and of the exported folder. Two halves, so that
+ * one model is open at a time: the first fills ret_logits (owned). */
+struct logit_sample {
+    int32_t *tokens;
+    float *logits; /* [count, vocab_size] */
+    size_t count;
+};
+bool measure_masked_logits(struct recipe *recipe, struct logit_sample *ret_sample,
+                           struct error *error) MUST_USE;
+bool measure_exported_logits(struct recipe *recipe, const struct logit_sample *sample, double *ret_difference,
+                             struct error *error) MUST_USE;
+void logit_sample_finish(struct logit_sample *sample);
+/* Opens a model with the job's pool, threads and cancel flag. */
+struct model *recipe_open_model(struct recipe *recipe, const struct inventory *inventory, const char *folder,
+                                struct error *error) MUST_USE;
+
+/* ---- report.c, page.c -------------------------------------------------------------------------------------------- */
+bool report_write(struct recipe *recipe, json_t **ret_result, struct error *error) MUST_USE;
+/* report.html from report.json: owned. */
+char *page_format(const json_t *report) MUST_USE;
+/* {"before": {parameters, weight_bytes, blocks, sublayers}, "after": ...}: the same in every run. Owned. */
+json_t *report_size_summary(const struct recipe *recipe) MUST_USE;
+
+/* ---- work_plan.c ------------------------------------------------------------------------------------------------- */
+/* Expected peak memory of the job, for the report too. */
+uint64_t work_plan_memory(const struct inventory *inventory, const json_t *spec, size_t threads);
+
+/* ---- machine.c --------------------------------------------------------------------------------------------------- */
+const char *machine_identity(void); /* static: ISA and BLAS core type */
+
+#endif

@@ -1,0 +1,457 @@
+/*
+ * workers/recipe/stages.c: from a model to a smaller model. Every stage can be entered again: what an earlier attempt finished stands in
+ * recipe->done and is taken from there; what is cheap (headers, tokens) is done anew.
+ */
+#include "workers/recipe/recipe_internal.h"
+
+#include "base/check.h"
+#include "base/file.h"
+#include "base/memory.h"
+#include "workers/data/overlap.h"
+#include "workers/prune/prefix.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+const char *recipe_source_name(const char *source)
+{
+    const char *end = strrchr(source, '/');
+    return end != NULL && end[1] != '\0' ? end + 1 : source;
+}
+
+const char *recipe_find_input(const struct recipe *recipe, const char *source, const char *pointer,
+                              struct error *error)
+{
+    const char *path = json_string_value(json_object_get(recipe->job->inputs, source));
+    if (path == NULL) {
+        error_set_field(error, ERROR_NOT_FOUND, pointer, "source \"%s\" was not found", source);
+    }
+    return path;
+}
+
+struct corpus *recipe_load_corpus(const struct recipe *recipe, const json_t *object, const char *pointer,
+                                  struct error *error)
+{
+    char source_pointer[128];
+    (void)snprintf(source_pointer, sizeof source_pointer, "%s/source", pointer);
+    const char *source = json_string_value(json_object_get(object, "source"));
+    if (source == NULL) {
+        error_set_field(error, ERROR_MISSING_FIELD, source_pointer, "a source of text is needed");
+        return NULL;
+    }
+    const char *path = recipe_find_input(recipe, source, source_pointer, error);
+    if (path == NULL) {
+        return NULL;
+    }
+    struct corpus_options options = {
+        .path = path,
+        .name = recipe_source_name(source),
+        .text_field = json_string_value(json_object_get(object, "text_field")),
+        .cancel = recipe->job->cancel,
+    };
+    CHECK(corpus_half_parse(json_string_value(json_object_get(object, "half")), &options.half));
+    return corpus_load(&options, error);
+}
+
+size_t recipe_evaluation_window(const struct recipe *recipe)
+{
+    const json_t *window = json_object_get(json_object_get(recipe->spec, "evaluation"), "window_tokens");
+    if (json_is_integer(window)) {
+        return (size_t)json_integer_value(window);
+    }
+    size_t context = recipe->inventory->config.context_tokens;
+    return context < 2048 ? context : 2048;
+}
+
+/* ---- inspect ----------------------------------------------------------------------------------------------------- */
+
+static bool load_inventory(struct recipe *recipe, struct error *error)
+{
+    const struct recipe_job *job = recipe->job;
+    if (job->inventory != NULL && !json_is_null(job->inventory)) {
+        recipe->inventory = inventory_parse(job->inventory, error);
+        return recipe->inventory != NULL && inventory_verify(recipe->inventory, job->model_folder, error);
+    }
+    FINISHED(error_list) faults = {0};
+    recipe->inventory = inventory_inspect(job->model_folder, true, job->cancel, &faults);
+    if (recipe->inventory == NULL && error != NULL && faults.stored > 0) {
+        *error = faults.items[0];
+    }
+    return recipe->inventory != NULL;
+}
+
+static bool load_tokenizer(struct recipe *recipe, struct error *error)
+{
+    const json_t *evaluation = json_object_get(recipe->spec, "evaluation");
+    bool is_needed = (recipe->method != NULL && recipe->method->needs != 0) ||
+                     json_object_get(evaluation, "text") != NULL ||
+                     json_array_size(json_object_get(evaluation, "tasks")) > 0;
+    if (!is_needed) {
+        return true;
+    }
+    recipe->tokenizer = tokenizer_load(recipe->job->model_folder, error);
+    return recipe->tokenizer != NULL;
+}
+
+static bool load_tasks(struct recipe *recipe, struct error *error)
+{
+    const json_t *tasks = json_object_get(json_object_get(recipe->spec, "evaluation"), "tasks");
+    for (size_t i = 0; i < json_array_size(tasks) && i < RECIPE_TASKS_MAX; i++) {
+        const json_t *task = json_array_get(tasks, i);
+        char pointer[128];
+        (void)snprintf(pointer, sizeof pointer, "/evaluation/tasks/%zu/source", i);
+        const char *source = json_string_value(json_object_get(task, "source"));
+        const char *path = recipe_find_input(recipe, source, pointer, error);
+        enum task_kind kind;
+        CHECK(task_kind_parse(json_string_value(json_object_get(task, "kind")), &kind));
+        recipe->tasks[i] = path == NULL
+                               ? NULL
+                               : task_set_load(json_string_value(json_object_get(task, "name")), kind, path,
+                                               recipe_source_name(source), recipe->job->cancel, error);
+        if (recipe->tasks[i] == NULL) {
+            return false;
+        }
+        recipe->task_count = i + 1;
+    }
+    return true;
+}
+
+static bool load_texts(struct recipe *recipe, struct error *error)
+{
+    const json_t *calibration = json_object_get(recipe->spec, "calibration");
+    if (recipe->method != NULL && recipe->method->needs != 0) {
+        recipe->calibration = recipe_load_corpus(recipe, calibration, "/calibration", error);
+        if (recipe->calibration == NULL) {
+            return false;
+        }
+    }
+    const json_t *text = json_object_get(json_object_get(recipe->spec, "evaluation"), "text");
+    if (text != NULL) {
+        recipe->evaluation = recipe_load_corpus(recipe, text, "/evaluation/text", error);
+        if (recipe->evaluation == NULL) {
+            return false;
+        }
+    }
+    return load_tasks(recipe, error);
+}
+
+bool stage_inspect(struct recipe *recipe, struct error *error)
+{
+    if (!load_inventory(recipe, error)) {
+        return false;
+    }
+    inventory_model_sha256(recipe->inventory, recipe->model_sha256);
+    recipe_touch();
+    if (!load_tokenizer(recipe, error) || !load_texts(recipe, error)) {
+        return false;
+    }
+    size_t context = recipe->inventory->config.context_tokens;
+    size_t window = recipe_evaluation_window(recipe);
+    if (recipe->evaluation != NULL && window > context) {
+        return error_set_field(error, ERROR_OUT_OF_RANGE, "/evaluation/window_tokens",
+                               "a window of %zu tokens is longer than the model's context of %zu", window,
+                               context);
+    }
+    return true;
+}
+
+/* ---- calibrate --------------------------------------------------------------------------------------------------- */
+
+static bool check_overlap(struct recipe *recipe, struct error *error)
+{
+    if (recipe->evaluation == NULL) {
+        return true;
+    }
+    FINISHED(token_stream) stream = {0};
+    struct overlap overlap = {0};
+    if (!token_stream_create(recipe->evaluation, recipe->tokenizer, recipe->inventory->config.vocab_size,
+                             recipe->job->cancel, &stream, error) ||
+        !overlap_check(recipe->windows, recipe->calibration->name, &stream, recipe->evaluation->name,
+                       recipe_evaluation_window(recipe), recipe->job->cancel, &overlap, error)) {
+        return false;
+    }
+    recipe->overlap_json = overlap_format(&overlap);
+    return true;
+}
+
+bool stage_calibrate(struct recipe *recipe, struct error *error)
+{
+    if (recipe->calibration == NULL) {
+        return true;
+    }
+    const json_t *calibration = json_object_get(recipe->spec, "calibration");
+    const char *sampling = json_string_value(json_object_get(calibration, "sampling"));
+    recipe->windows_options = (struct windows_options){
+        .window_tokens = (size_t)json_integer_value(json_object_get(calibration, "window_tokens")),
+        .num_samples = (size_t)json_integer_value(json_object_get(calibration, "num_samples")),
+        .sampling = sampling != NULL && strcmp(sampling, "random") == 0 ? WINDOWS_RANDOM : WINDOWS_FIRST,
+        .seed = recipe->seed,
+        .vocab_size = recipe->inventory->config.vocab_size,
+        .cancel = recipe->job->cancel,
+    };
+    if (recipe->windows_options.window_tokens > recipe->inventory->config.context_tokens) {
+        return error_set_field(error, ERROR_OUT_OF_RANGE, "/calibration/window_tokens",
+                               "a window of %zu tokens is longer than the model's context of %zu",
+                               recipe->windows_options.window_tokens,
+                               recipe->inventory->config.context_tokens);
+    }
+    recipe->windows = windows_create(recipe->calibration, recipe->tokenizer, &recipe->windows_options, error);
+    if (recipe->windows == NULL) {
+        return false;
+    }
+    if (recipe->windows->count < recipe->windows_options.num_samples) {
+        recipe_warn(recipe, "the calibration text fills %zu windows of %zu tokens, %zu were asked for",
+                    recipe->windows->count, recipe->windows->window_tokens,
+                    recipe->windows_options.num_samples);
+    }
+    recipe->calibration_json =
+        windows_describe(recipe->windows, recipe->calibration, recipe->tokenizer, &recipe->windows_options);
+    recipe_touch();
+    return check_overlap(recipe, error);
+}
+
+/* ---- score ------------------------------------------------------------------------------------------------------- */
+
+struct model *recipe_open_model(struct recipe *recipe, const struct inventory *inventory, const char *folder,
+                                struct error *error)
+{
+    struct model_options options = {.pool = recipe->pool, .cancel = recipe->job->cancel};
+    return model_open(inventory, folder, &options, error);
+}
+
+static bool open_source(struct recipe *recipe, struct error *error)
+{
+    if (recipe->model == NULL) {
+        recipe->model = recipe_open_model(recipe, recipe->inventory, recipe->job->model_folder, error);
+    }
+    return recipe->model != NULL;
+}
+
+bool stage_score(struct recipe *recipe, struct error *error)
+{
+    if ((recipe->method->needs & PRUNE_NEED_BLOCK_COSINES) == 0 ||
+        json_object_get(recipe->done, "block_cosines") != NULL) {
+        return true;
+    }
+    size_t count = recipe->inventory->config.layer_count;
+    OWNED_MEMORY double *cosines = memory_create(count + 1, sizeof *cosines);
+    struct token_batch batch = {recipe->windows->sequences, recipe->windows->count};
+    if (!open_source(recipe, error) || !prune_gather_block_cosines(recipe->model, &batch, cosines, error)) {
+        return false;
+    }
+    json_t *array = json_array();
+    for (size_t i = 0; i < count; i++) {
+        CHECK(json_array_append_new(array, isnan(cosines[i]) ? json_null() : json_real(cosines[i])) == 0);
+    }
+    json_put(recipe->done, "block_cosines", array);
+    return recipe_save(recipe, error);
+}
+
+/* ---- search ------------------------------------------------------------------------------------------------------ */
+
+static void search_progress(void *context, uint64_t step, uint64_t steps, const char *unit)
+{
+    progress_step(context, step, steps, unit);
+}
+
+static bool search_save(void *context, const json_t *state, bool must, struct error *error)
+{
+    struct recipe *recipe = context;
+    if (recipe->is_timed_out) {
+        return recipe_check(recipe, error);
+    }
+    double seconds = (double)(clock_boot_ns(&clock_system) - recipe->saved_ns) / 1e9;
+    if (!must && seconds < RECIPE_SAVE_SECONDS) {
+        return true;
+    }
+    json_put(recipe->done, "search", json_deep_copy(state));
+    return recipe_save(recipe, error);
+}
+
+/* Sublayers as the config says; without a model open nothing is known about zero projections, which only the prefix cache asks for. */
+static struct sublayer *list_sublayers(const struct recipe *recipe, size_t *ret_count)
+{
+    struct plan_sublayer *listed = NULL;
+    size_t count = plan_list_sublayers(&recipe->inventory->config, &listed);
+    struct sublayer *sublayers = memory_create(count + 1, sizeof *sublayers);
+    for (size_t i = 0; i < count; i++) {
+        sublayers[i].kind = listed[i].is_attention ? SUBLAYER_ATTENTION : SUBLAYER_FFN;
+        sublayers[i].layer = listed[i].layer;
+    }
+    free(listed);
+    *ret_count = count;
+    return sublayers;
+}
+
+static bool make_evaluator(struct recipe *recipe, const struct token_batch *batch,
+                           struct prefix_evaluator **ret_evaluator, struct error *error)
+{
+    if (!open_source(recipe, error)) {
+        return false;
+    }
+    uint64_t limit = 0;
+    if (recipe->job->memory_limit_bytes > 0) {
+        /* What the model and one forward leave of the limit goes to cached states; with little left, few states are kept. */
+        uint64_t used = work_plan_memory(recipe->inventory, recipe->spec, recipe->job->threads);
+        limit = recipe->job->memory_limit_bytes > used ? recipe->job->memory_limit_bytes - used : 1;
+    }
+    *ret_evaluator =
+        prefix_evaluator_create(recipe->model, batch, prune_head_metric(recipe->parameters), limit, error);
+    return *ret_evaluator != NULL;
+}
+
+static bool decide(struct recipe *recipe, struct error *error)
+{
+    OWNED_MEMORY double *cosines = memory_create(recipe->inventory->config.layer_count + 1, sizeof *cosines);
+    const json_t *saved = json_object_get(recipe->done, "block_cosines");
+    for (size_t i = 0; i < json_array_size(saved); i++) {
+        const json_t *value = json_array_get(saved, i);
+        cosines[i] = json_is_number(value) ? json_number_value(value) : (double)NAN;
+    }
+    size_t count = 0;
+    OWNED_MEMORY struct sublayer *sublayers = list_sublayers(recipe, &count);
+    OWNED(prefix_evaluator) evaluator = NULL;
+    struct token_batch batch = {0};
+    if (recipe->windows != NULL) {
+        batch = (struct token_batch){recipe->windows->sequences, recipe->windows->count};
+    }
+    if ((recipe->method->needs & PRUNE_NEED_EVALUATOR) != 0 &&
+        !make_evaluator(recipe, &batch, &evaluator, error)) {
+        return false;
+    }
+    struct prune_run run = {
+        .inventory = recipe->inventory,
+        .sublayers = sublayers,
+        .sublayer_count = count,
+        .parameters = recipe->parameters,
+        .seed = recipe->seed,
+        .block_cosines = cosines,
+        .evaluator = evaluator != NULL ? prefix_evaluator_interface(evaluator) : NULL,
+        .cancel = recipe->job->cancel,
+        .observer = {recipe, search_progress, search_save},
+        .state = json_object_get(recipe->done, "search"),
+    };
+    recipe->plan = plan_create(count);
+    bool is_good = recipe->method->decide(&run, &recipe->target, recipe->plan, error);
+    if (recipe->model != NULL) {
+        recipe->work = model_get_work(recipe->model);
+    }
+    return is_good;
+}
+
+bool stage_search(struct recipe *recipe, struct error *error)
+{
+    const json_t *saved = json_object_get(recipe->done, "plan");
+    if (saved != NULL) {
+        recipe->plan = plan_parse(saved, error);
+        return recipe->plan != NULL;
+    }
+    recipe->saved_ns = clock_boot_ns(&clock_system);
+    if (!decide(recipe, error)) {
+        return false;
+    }
+    json_put(recipe->done, "plan", plan_format(recipe->plan, recipe->inventory));
+    (void)json_object_del(recipe->done, "search");
+    return recipe_save(recipe, error);
+}
+
+/* ---- rewrite and export ------------------------------------------------------------------------------------------ */
+
+static void export_progress(void *context, uint64_t done_bytes, uint64_t total_bytes)
+{
+    progress_step(context, done_bytes, total_bytes, "byte");
+}
+
+bool stage_rewrite(struct recipe *recipe, struct error *error)
+{
+    const json_t *output = json_object_get(recipe->spec, "output");
+    JSON_OWNED pruning = json_object();
+    json_put_text(pruning, "method", recipe->method_name);
+    json_put_i64(pruning, "sublayers_removed", (int64_t)recipe->plan->removed_count);
+    json_put_text(pruning, "source_sha256", recipe->model_sha256);
+    recipe->export_options.max_shard_bytes =
+        (uint64_t)json_integer_value(json_object_get(output, "max_shard_bytes"));
+    recipe->export_options.pruning = pruning;
+    recipe->export_options.cancel = recipe->job->cancel;
+    recipe->export_options.context = recipe;
+    recipe->export_options.progress = export_progress;
+    bool is_good =
+        export_draft_make(recipe->plan, recipe->inventory, &recipe->export_options, &recipe->draft, error);
+    recipe->export_options.pruning = NULL;
+    return is_good;
+}
+
+static bool list_file(const char *relative, const struct stat *status, void *context, struct error *error)
+{
+    (void)error;
+    if (S_ISREG(status->st_mode)) {
+        json_put_i64(context, relative, (int64_t)status->st_size);
+    }
+    return true;
+}
+
+/* An earlier attempt's export counts if every file is there in its full length. (They were synced before the checkpoint.) */
+static bool is_exported(const struct recipe *recipe)
+{
+    json_t *wanted = json_object_get(recipe->done, "exported");
+    if (wanted == NULL || !file_is_folder(recipe->out_folder)) {
+        return false;
+    }
+    JSON_OWNED found = json_object();
+    if (!file_walk(recipe->out_folder, list_file, found, NULL)) {
+        return false;
+    }
+    const char *path;
+    const json_t *bytes;
+    json_object_foreach(wanted, path, bytes)
+    {
+        if (!json_equal(bytes, json_object_get(found, path))) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool write_out(struct recipe *recipe, struct error *error)
+{
+    struct logit_sample sample = {0};
+    double difference = 0;
+    bool is_good = open_source(recipe, error) && measure_masked_logits(recipe, &sample, error);
+    model_destroy(recipe->model);
+    recipe->model = NULL;
+    progress_part(recipe, 0.2, 0.9);
+    is_good = is_good && file_remove_tree(recipe->out_folder, error) &&
+              file_make_folders(recipe->out_folder, 0755, error) &&
+              export_write(&recipe->draft, recipe->inventory, recipe->job->model_folder, recipe->out_folder,
+                           &recipe->export_options, error);
+    progress_part(recipe, 0.9, 1.0);
+    is_good = is_good && measure_exported_logits(recipe, &sample, &difference, error);
+    json_t *check = json_object();
+    json_put_double(check, "logit_difference_max", difference);
+    json_put_i64(check, "tokens", (int64_t)sample.count);
+    json_put(recipe->done, "check", check);
+    logit_sample_finish(&sample);
+    if (is_good && recipe->export_options.is_dtype_kept && !(difference <= RECIPE_CHECK_TOLERANCE)) {
+        return error_set(error, ERROR_INTERNAL, "the exported model's logits differ by %g from the plan's",
+                         difference);
+    }
+    return is_good;
+}
+
+bool stage_export(struct recipe *recipe, struct error *error)
+{
+    if (is_exported(recipe)) {
+        return true;
+    }
+    (void)json_object_del(recipe->done, "after"); /* was measured on files that are gone */
+    if (!write_out(recipe, error)) {
+        return false;
+    }
+    json_t *files = json_object();
+    if (!file_walk(recipe->out_folder, list_file, files, error)) {
+        json_decref(files);
+        return false;
+    }
+    json_put(recipe->done, "exported", files);
+    return recipe_save(recipe, error);
+}

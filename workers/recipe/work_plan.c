@@ -1,0 +1,420 @@
+/*
+ * workers/recipe/work_plan.c: what a job will cost and make, before it runs: arithmetic over the inventory. An impossible request is
+ * answered here, with every fault at once, and never after an hour of calibration.
+ *
+ * Methods that need no data are decided on the spot, so their plan is exact; for the others the sizes are upper bounds at the
+ * target.
+ */
+#include "workers/recipe/recipe_internal.h"
+
+#include "base/check.h"
+#include "base/file.h"
+#include "base/memory.h"
+#include "workers/recipe/spec.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define PROCESS_BYTES (48u << 20) /* program, libraries, tokenizer, JSON */
+
+struct work {
+    const struct recipe_job *job;
+    const json_t *spec;
+    const struct inventory *inventory;
+    const struct prune_method *method; /* NULL: an evaluation */
+    const json_t *parameters;
+    struct prune_target target;
+    struct export_options options;
+    struct error_list *faults;
+    json_t *warnings;
+    uint64_t text_bytes;
+};
+
+static uint64_t get_integer(const json_t *object, const char *name, uint64_t otherwise)
+{
+    const json_t *value = json_object_get(object, name);
+    return json_is_integer(value) ? (uint64_t)json_integer_value(value) : otherwise;
+}
+
+static size_t calibration_rows(const json_t *spec)
+{
+    const json_t *calibration = json_object_get(spec, "calibration");
+    uint64_t window = get_integer(calibration, "window_tokens", 256);
+    return (size_t)(get_integer(calibration, "num_samples", 10) * ((window + 63) / 64 * 64));
+}
+
+uint64_t work_plan_memory(const struct inventory *inventory, const json_t *spec, size_t threads)
+{
+    const json_t *method = json_object_get(spec, "method");
+    const char *name = json_string_value(json_object_get(method, "type"));
+    const struct prune_method *entry = name != NULL ? prune_method_find(name) : NULL;
+    size_t rows = 4096 + 64;
+    uint64_t states = 0;
+    if (entry != NULL && entry->needs != 0) {
+        size_t needed = calibration_rows(spec);
+        rows = needed > rows ? needed : rows;
+        /* The batch, its copy and what the original's head leaves behind. */
+        states = 3 * (uint64_t)needed * inventory->config.hidden_size * sizeof(float);
+    }
+    return PROCESS_BYTES + model_estimate_bytes(inventory, &inventory->config, threads, rows) + states;
+}
+
+/* Hidden states that the prefix cache keeps when it may. */
+static uint64_t cache_bytes(const struct work *work)
+{
+    if (work->method == NULL || (work->method->needs & PRUNE_NEED_EVALUATOR) == 0) {
+        return 0;
+    }
+    uint64_t state =
+        (uint64_t)calibration_rows(work->spec) * work->inventory->config.hidden_size * sizeof(float);
+    return state * (3 * (2 * (uint64_t)work->inventory->config.layer_count + 1) + 1);
+}
+
+/* ---- sources ----------------------------------------------------------------------------------------------------- */
+
+static void check_source(struct work *work, const char *source, const char *pointer)
+{
+    const char *path = json_string_value(json_object_get(work->job->inputs, source));
+    struct error error = {0};
+    if (path == NULL) {
+        error_list_add(work->faults, ERROR_NOT_FOUND, pointer, "source \"%s\" was not found", source);
+        return;
+    }
+    OWNED_FD int fd = file_open_read(path, &error);
+    uint64_t bytes = 0;
+    if (fd < 0 || !file_size(fd, &bytes, &error)) {
+        (void)snprintf(error.field, sizeof error.field, "%s", pointer);
+        (void)snprintf(error.message, sizeof error.message, "source \"%s\" cannot be read", source);
+        error_list_add_error(work->faults, &error);
+    } else if (bytes == 0) {
+        error_list_add(work->faults, ERROR_TEXT_TOO_SHORT, pointer, "source \"%s\" is empty", source);
+    }
+    work->text_bytes += bytes;
+}
+
+static void check_evaluation(struct work *work)
+{
+    const json_t *evaluation = json_object_get(work->spec, "evaluation");
+    const char *source = json_string_value(json_object_get(json_object_get(evaluation, "text"), "source"));
+    const json_t *tasks = json_object_get(evaluation, "tasks");
+    if (source != NULL) {
+        check_source(work, source, "/evaluation/text/source");
+    }
+    for (size_t i = 0; i < json_array_size(tasks); i++) {
+        char pointer[64];
+        (void)snprintf(pointer, sizeof pointer, "/evaluation/tasks/%zu/source", i);
+        check_source(work, json_string_value(json_object_get(json_array_get(tasks, i), "source")), pointer);
+    }
+    uint64_t context = work->inventory->config.context_tokens;
+    uint64_t window = get_integer(evaluation, "window_tokens", 0);
+    if (window > context) {
+        error_list_add(work->faults, ERROR_OUT_OF_RANGE, "/evaluation/window_tokens",
+                       "a window of %llu tokens is longer than the model's context of %llu",
+                       (unsigned long long)window, (unsigned long long)context);
+    }
+    if (work->method == NULL && source == NULL && json_array_size(tasks) == 0 &&
+        !json_is_true(json_object_get(evaluation, "speed"))) {
+        error_list_add(work->faults, ERROR_INVALID_ARGUMENT, "/evaluation",
+                       "nothing to measure: no text, no tasks, no speed");
+    }
+}
+
+static void check_calibration(struct work *work)
+{
+    const json_t *calibration = json_object_get(work->spec, "calibration");
+    const char *source = json_string_value(json_object_get(calibration, "source"));
+    if (work->method->needs == 0) {
+        return;
+    }
+    if (source == NULL) {
+        error_list_add(work->faults, ERROR_MISSING_FIELD, "/calibration/source",
+                       "method %s needs calibration text", work->method->name);
+        return;
+    }
+    check_source(work, source, "/calibration/source");
+    uint64_t window = get_integer(calibration, "window_tokens", 256);
+    if (window > work->inventory->config.context_tokens) {
+        error_list_add(work->faults, ERROR_OUT_OF_RANGE, "/calibration/window_tokens",
+                       "a window of %llu tokens is longer than the model's context of %zu",
+                       (unsigned long long)window, work->inventory->config.context_tokens);
+    }
+    const json_t *text = json_object_get(json_object_get(work->spec, "evaluation"), "text");
+    const char *other = json_string_value(json_object_get(text, "source"));
+    const char *half = json_string_value(json_object_get(calibration, "half"));
+    const char *other_half = json_string_value(json_object_get(text, "half"));
+    if (other != NULL && strcmp(source, other) == 0 &&
+        (half == NULL || other_half == NULL || strcmp(half, other_half) == 0)) {
+        error_list_add(work->faults, ERROR_TEXT_OVERLAP, "/evaluation/text/source",
+                       "calibration and evaluation use the same text; give each its own half or file");
+    }
+}
+
+/* ---- target ------------------------------------------------------------------------------------------------------ */
+
+/* A plan that removes the largest (or smallest) units first, everything but the last: the bounds of what any order can reach. */
+static struct plan *extreme_plan(const struct work *work, bool is_largest_first, struct prune_run *run)
+{
+    struct prune_unit *units = NULL;
+    bool is_block = strcmp(work->method->name, "shortgpt") == 0 ||
+                    strcmp(work->method->name, "last_blocks") == 0 ||
+                    prune_run_granularity(run) == PRUNE_BY_BLOCK;
+    size_t count = prune_list_units(run, is_block ? PRUNE_BY_BLOCK : PRUNE_BY_SUBLAYER, &units);
+    struct plan *plan = plan_create(run->sublayer_count);
+    for (size_t round = 0; round + 1 < count; round++) {
+        size_t best = 0;
+        uint64_t best_size = 0;
+        bool is_found = false;
+        for (size_t i = 0; i < count; i++) {
+            uint64_t size = 0;
+            for (size_t s = 0; s < units[i].count; s++) {
+                size += run->sublayers[units[i].first + s].parameter_count;
+            }
+            if (units[i].count > 0 &&
+                (!is_found || (is_largest_first ? size > best_size : size < best_size))) {
+                best = i;
+                best_size = size;
+                is_found = true;
+            }
+        }
+        prune_add_unit(plan, &units[best], NAN);
+        units[best].count = 0;
+    }
+    free(units);
+    return plan;
+}
+
+static struct sublayer *measure_sublayers(const struct inventory *inventory, size_t *ret_count)
+{
+    struct plan_sublayer *listed = NULL;
+    size_t count = plan_list_sublayers(&inventory->config, &listed);
+    struct sublayer *sublayers = memory_create(count + 1, sizeof *sublayers);
+    for (size_t i = 0; i < count; i++) {
+        sublayers[i].kind = listed[i].is_attention ? SUBLAYER_ATTENTION : SUBLAYER_FFN;
+        sublayers[i].layer = listed[i].layer;
+    }
+    free(listed);
+    for (size_t i = 0; i < inventory->tensor_count; i++) {
+        const struct inventory_tensor *tensor = &inventory->tensors[i];
+        struct tensor_owner owner;
+        if (plan_find_owner(&inventory->config, tensor->name, &owner)) {
+            uint64_t elements = 1;
+            for (size_t d = 0; d < tensor->rank; d++) {
+                elements *= tensor->shape[d];
+            }
+            *(owner.role == TENSOR_ROLE_NORM ? &sublayers[owner.sublayer].norm_count
+                                             : &sublayers[owner.sublayer].parameter_count) += elements;
+        }
+    }
+    *ret_count = count;
+    return sublayers;
+}
+
+static void put_size(json_t *object, const struct plan_size *size)
+{
+    json_put_i64(object, "parameters", (int64_t)size->parameter_count);
+    json_put_i64(object, "weight_bytes", (int64_t)size->weight_bytes);
+    json_put_i64(object, "blocks", (int64_t)size->block_count);
+    json_put_i64(object, "sublayers_removed", (int64_t)size->removed_sublayer_count);
+    json_put_double(object, "sparsity", size->sparsity_ratio);
+}
+
+/* Exact for methods without data, else the first point at which the target is met when the smallest units go first: no order
+ * leaves more. */
+static json_t *plan_output(struct work *work, uint64_t *ret_weight_bytes)
+{
+    size_t count = 0;
+    OWNED_MEMORY struct sublayer *sublayers = measure_sublayers(work->inventory, &count);
+    struct prune_run run = {.inventory = work->inventory,
+                            .sublayers = sublayers,
+                            .sublayer_count = count,
+                            .parameters = work->parameters,
+                            .seed = get_integer(work->spec, "seed", 42),
+                            .cancel = work->job->cancel};
+    struct error error = {0};
+    bool is_exact = work->method->needs == 0;
+    OWNED(plan) plan = NULL;
+    if (is_exact) {
+        plan = plan_create(count);
+        if (!work->method->decide(&run, &work->target, plan, &error)) {
+            error_list_add_error(work->faults, &error);
+            return NULL;
+        }
+    } else {
+        /* require_packable depends on the order; the rest is the same for all orders, at its best for the largest first. */
+        struct prune_target target = work->target;
+        target.require_packable = false;
+        OWNED(plan) most = extreme_plan(work, true, &run);
+        if (!prune_target_cut(&target, most, work->inventory, &error)) {
+            error_list_add_error(work->faults, &error);
+            return NULL;
+        }
+        plan = extreme_plan(work, false, &run);
+        if (!prune_target_cut(&target, plan, work->inventory, NULL)) {
+            plan_destroy(plan);
+            plan = TAKE(most);
+        }
+    }
+    struct plan_size size;
+    plan_measure(plan, work->inventory, work->target.element_bytes, &size);
+    json_t *output = json_object();
+    put_size(output, &size);
+    json_put(output, "is_exact", json_boolean(is_exact));
+    struct export_draft draft = {0};
+    if (is_exact && !export_draft_make(plan, work->inventory, &work->options, &draft, &error)) {
+        error_list_add_error(work->faults, &error);
+    } else if (is_exact) {
+        json_put_text(output, "layout", export_layout_name(draft.layout));
+    }
+    export_draft_finish(&draft);
+    *ret_weight_bytes = size.weight_bytes;
+    return output;
+}
+
+/* ---- the answer -------------------------------------------------------------------------------------------------- */
+
+static json_t *list_layouts(const struct work *work)
+{
+    bool is_packing = work->target.require_packable || strcmp(work->method->name, "shortgpt") == 0 ||
+                      strcmp(work->method->name, "last_blocks") == 0;
+    const char *granularity = json_string_value(json_object_get(work->parameters, "granularity"));
+    is_packing = is_packing || (granularity != NULL && strcmp(granularity, "block") == 0);
+    json_t *layouts = json_array();
+    if (is_packing) {
+        CHECK(json_array_append_new(layouts, json_string("uniform")) == 0);
+    }
+    CHECK(json_array_append_new(layouts, json_string("identity")) == 0);
+    CHECK(json_array_append_new(layouts, json_string("heterogeneous")) == 0);
+    if (work->options.layout == EXPORT_UNIFORM && !is_packing) {
+        CHECK(json_array_append_new(
+                  work->warnings,
+                  json_string("layout uniform is only possible if the plan happens to pack; set "
+                              "target.require_packable or granularity block")) == 0);
+    }
+    return layouts;
+}
+
+static json_t *list_loaders(const struct work *work)
+{
+    enum export_layout layout = work->options.layout;
+    json_t *loaders = json_array();
+    bool is_stock = layout == EXPORT_UNIFORM || layout == EXPORT_IDENTITY || work->target.require_packable;
+    CHECK(json_array_append_new(
+              loaders, json_string(is_stock ? "transformers" : "transformers (trust_remote_code)")) == 0);
+    if (is_stock) {
+        CHECK(json_array_append_new(loaders, json_string("vllm")) == 0);
+    }
+    CHECK(json_array_append_new(loaders, json_string("pruned")) == 0);
+    return loaders;
+}
+
+static json_t *list_stages(const struct work *work)
+{
+    json_t *stages = json_array();
+    for (size_t i = 0; i < STAGE_COUNT; i++) {
+        bool is_skipped = work->method == NULL && i != STAGE_INSPECT && i != STAGE_EVALUATE;
+        if (!is_skipped) {
+            CHECK(json_array_append_new(stages, json_string(recipe_stage_names[i])) == 0);
+        }
+    }
+    return stages;
+}
+
+static void check_memory(struct work *work, uint64_t base, uint64_t cache, json_t *plan)
+{
+    uint64_t limit = get_integer(json_object_get(work->spec, "limits"), "max_memory_bytes", 0);
+    if (work->job->memory_limit_bytes > 0 && (limit == 0 || work->job->memory_limit_bytes < limit)) {
+        limit = work->job->memory_limit_bytes;
+    }
+    uint64_t least =
+        base +
+        (cache > 0 ? 2 * cache / (3 * (2 * (uint64_t)work->inventory->config.layer_count + 1) + 1) : 0);
+    if (limit > 0 && least > limit) {
+        error_list_add(work->faults, ERROR_OUT_OF_MEMORY, "/limits/max_memory_bytes",
+                       "the job needs at least %llu bytes of memory, %llu are allowed",
+                       (unsigned long long)least, (unsigned long long)limit);
+    }
+    uint64_t expected = base + cache;
+    json_put_i64(plan, "memory_bytes",
+                 (int64_t)(limit > 0 && expected > limit && least <= limit ? limit : expected));
+    json_put_i64(plan, "memory_bytes_least", (int64_t)least);
+}
+
+static void read_method(struct work *work)
+{
+    const json_t *method = json_object_get(work->spec, "method");
+    const char *name = json_string_value(json_object_get(method, "type"));
+    work->method = prune_method_find(name);
+    CHECK(work->method != NULL);
+    work->parameters = json_object_get(method, name);
+    const json_t *output = json_object_get(work->spec, "output");
+    CHECK(export_layout_parse(json_string_value(json_object_get(output, "layout")), &work->options.layout));
+    CHECK(export_dtype_parse(json_string_value(json_object_get(output, "dtype")),
+                             &work->options.is_dtype_kept, &work->options.dtype));
+    CHECK(prune_target_parse(json_object_get(work->spec, "target"), &work->target, NULL));
+    work->target.element_bytes = work->options.is_dtype_kept ? 0 : dtype_bytes(work->options.dtype);
+}
+
+static json_t *make_plan(struct work *work)
+{
+    json_t *plan = json_object();
+    work->warnings = json_array();
+    uint64_t weight_bytes = 0;
+    if (work->method != NULL) {
+        check_calibration(work);
+    }
+    check_evaluation(work);
+    if (work->method != NULL) {
+        json_put(plan, "output", plan_output(work, &weight_bytes));
+        json_put(plan, "layouts", list_layouts(work));
+        json_put(plan, "loaders", list_loaders(work));
+        if (work->options.layout == EXPORT_IDENTITY) {
+            weight_bytes = work->inventory->weight_bytes;
+        }
+    }
+    uint64_t base =
+        work_plan_memory(work->inventory, work->spec, work->job->threads > 0 ? work->job->threads : 1);
+    check_memory(work, base + 2 * work->text_bytes, cache_bytes(work), plan);
+    json_put_i64(plan, "disk_bytes", (int64_t)(weight_bytes + (16u << 20)));
+    json_put(plan, "stages", list_stages(work));
+    json_put(plan, "warnings", work->warnings);
+    return plan;
+}
+
+static struct inventory *find_inventory(const struct recipe_job *job, json_t **ret_inventory,
+                                        struct error_list *faults)
+{
+    if (job->inventory != NULL && !json_is_null(job->inventory)) {
+        struct error error = {0};
+        struct inventory *inventory = inventory_parse(job->inventory, &error);
+        if (inventory == NULL) {
+            error_list_add_error(faults, &error);
+        }
+        return inventory;
+    }
+    struct inventory *inventory = inventory_inspect(job->model_folder, true, job->cancel, faults);
+    if (inventory != NULL && ret_inventory != NULL) {
+        *ret_inventory = inventory_format(inventory);
+    }
+    return inventory;
+}
+
+bool recipe_plan(const struct recipe_job *job, json_t **ret_plan, json_t **ret_inventory,
+                 struct error_list *faults)
+{
+    const char *type = NULL;
+    JSON_OWNED spec = recipe_resolve_spec(job->spec, &type, faults);
+    OWNED(inventory) inventory = find_inventory(job, ret_inventory, faults);
+    if (spec == NULL || inventory == NULL) {
+        return false;
+    }
+    struct work work = {.job = job, .spec = spec, .inventory = inventory, .faults = faults};
+    if (strcmp(type, "pruning") == 0) {
+        read_method(&work);
+    }
+    JSON_OWNED plan = make_plan(&work);
+    if (faults->count > 0) {
+        return false;
+    }
+    *ret_plan = json_incref(plan);
+    return true;
+}
