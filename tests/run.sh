@@ -74,6 +74,7 @@ failed=0
 skipped=0
 table=""
 started_at=0
+test_prefix="" # a command that runs the tests
 
 begin() {
     started_at=$(date +%s)
@@ -132,7 +133,7 @@ meson_suite() {
     shift 2
     begin "$name"
     rm -f "$folder/meson-logs/testlog.json"
-    meson test -C "$folder" --no-rebuild --print-errorlogs "$@"
+    $test_prefix meson test -C "$folder" --no-rebuild --print-errorlogs "$@"
     if [ -s "$folder/meson-logs/testlog.json" ]; then
         # shellcheck disable=SC2046
         finish "$name" $(python3 tests/count_results.py meson "$folder/meson-logs/testlog.json")
@@ -186,12 +187,13 @@ export OPENBLAS_NUM_THREADS=1
 
 if [ "$build_kind" = tsan ]; then
     build_into build-tsan -Db_sanitize=thread -Dbuildtype=debugoptimized -Db_lundef=false
-    names=$(meson test -C build-tsan --list 2>/dev/null | sed -n 's|.* / \(\(storage\|api\|daemon\)/.*\)|\1|p')
+    names=$(meson test -C build-tsan --list 2>/dev/null | sed -n -E 's#.* / ((storage|api|daemon)/.*)#\1#p')
     # ThreadSanitizer's fixed shadow does not fit every layout of addresses that newer kernels draw.
     fixed_layout=""
     setarch -R true 2>/dev/null && fixed_layout="setarch -R"
+    test_prefix=$fixed_layout
     # shellcheck disable=SC2086
-    meson_suite unit build-tsan ${fixed_layout:+--wrap "$fixed_layout"} $names
+    meson_suite unit build-tsan $names
     script_suite http "$fixed_layout python3" 900
     end
 fi
