@@ -8,7 +8,6 @@
 #include "base/param_internal.h"
 #include "base/text.h"
 
-#include <float.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>

@@ -6,7 +6,6 @@
 #include "base/param.h"
 #include "base/param_internal.h"
 
-#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -112,29 +111,31 @@ json_t *param_resolve(const struct param_spec *spec, const json_t *value)
 
 /* JSON Schema. */
 
-static void schema_put_number(json_t *schema, const char *name, double value, bool integer)
+/* An integer bound as it can be written; a bound nobody can reach is left out. */
+static void schema_put_integer(json_t *schema, const char *name, double value)
 {
-    if (integer) {
+    if (fabs(value) <= PARAM_INTEGER_LIMIT) {
         json_put_i64(schema, name, (int64_t)value);
-    } else {
-        json_put_double(schema, name, value);
     }
 }
 
 static void schema_put_range(json_t *schema, const struct param_spec *spec)
 {
-    bool integer = spec->type == PARAM_INTEGER;
-    double least = integer ? -PARAM_INTEGER_LIMIT : -DBL_MAX, most = integer ? PARAM_INTEGER_LIMIT : DBL_MAX;
+    const char *min_name = (spec->flags & PARAM_OPEN_MIN) != 0 ? "exclusiveMinimum" : "minimum";
+    const char *max_name = (spec->flags & PARAM_OPEN_MAX) != 0 ? "exclusiveMaximum" : "maximum";
     if (!param_is_bounded(spec)) {
         return;
     }
-    if (spec->min >= least) {
-        schema_put_number(schema, (spec->flags & PARAM_OPEN_MIN) != 0 ? "exclusiveMinimum" : "minimum",
-                          spec->min, integer);
+    if (spec->type == PARAM_INTEGER) {
+        schema_put_integer(schema, min_name, ceil(spec->min));
+        schema_put_integer(schema, max_name, floor(spec->max));
+        return;
     }
-    if (spec->max <= most) {
-        schema_put_number(schema, (spec->flags & PARAM_OPEN_MAX) != 0 ? "exclusiveMaximum" : "maximum",
-                          spec->max, integer);
+    if (isfinite(spec->min)) {
+        json_put_double(schema, min_name, spec->min);
+    }
+    if (isfinite(spec->max)) {
+        json_put_double(schema, max_name, spec->max);
     }
 }
 
@@ -144,11 +145,9 @@ static void schema_put_sizes(json_t *schema, const struct param_spec *spec, cons
 {
     if (param_is_bounded(spec)) {
         if (spec->min > 0) {
-            json_put_i64(schema, min_name, (int64_t)ceil(spec->min / unit_bytes));
+            schema_put_integer(schema, min_name, ceil(spec->min / unit_bytes));
         }
-        if (spec->max < PARAM_INTEGER_LIMIT) {
-            json_put_i64(schema, max_name, (int64_t)spec->max);
-        }
+        schema_put_integer(schema, max_name, floor(spec->max));
     }
 }
 
@@ -212,7 +211,7 @@ static void schema_put_map(json_t *schema, const struct param_spec *spec)
     json_put(schema, "propertyNames", names);
     json_put_text(values, "type", "string");
     if (spec->item_max > 0) {
-        json_put_i64(values, "maxLength", (int64_t)spec->item_max);
+        schema_put_integer(values, "maxLength", floor(spec->item_max));
     }
     json_put(schema, "additionalProperties", values);
     schema_put_sizes(schema, spec, "minProperties", "maxProperties", 1);
