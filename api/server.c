@@ -101,7 +101,7 @@ static size_t keep_escapes(void *context, struct MHD_Connection *connection, cha
     return strlen(text);
 }
 
-static void log_library(void *context, const char *format, va_list arguments)
+static void PRINTF(2, 0) log_library(void *context, const char *format, va_list arguments)
 {
     (void)context;
     char message[256];

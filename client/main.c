@@ -100,7 +100,7 @@ int main(int argc, char **argv)
         int used = take_option(&client, &settings, argv + i, argc - i);
         if (strcmp(argv[i], "--help") == 0) {
             free(words);
-            return usage(stdout);
+            return (int)usage(stdout);
         }
         if (used < 0 || (used == 0 && *argv[i] == '-' && argv[i][1] != '\0')) {
             (void)fprintf(stderr, "prunectl: %s %s\n", argv[i], used < 0 ? "needs a value" : "is no option");
