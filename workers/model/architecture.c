@@ -33,30 +33,31 @@ enum presence { ALWAYS, IF_HEAD, IF_QKV_BIAS, IF_O_BIAS, IF_MLP_BIAS };
 
 static const struct role {
     const char *suffix;
-    enum tensor_part part;
+    enum weight_part part;
     enum dimension out, in; /* in D_NONE: a vector */
     enum presence presence;
     bool is_norm;
-} roles[TENSOR_ROLE_COUNT] = {
-    [TENSOR_EMBEDDING] = {"model.embed_tokens.weight", TENSOR_PART_MODEL, D_VOCAB, D_HIDDEN, ALWAYS, false},
-    [TENSOR_FINAL_NORM] = {"model.norm.weight", TENSOR_PART_MODEL, D_HIDDEN, D_NONE, ALWAYS, true},
-    [TENSOR_HEAD] = {"lm_head.weight", TENSOR_PART_MODEL, D_VOCAB, D_HIDDEN, IF_HEAD, false},
-    [TENSOR_ATTENTION_NORM] = {"input_layernorm.weight", TENSOR_PART_ATTENTION, D_HIDDEN, D_NONE, ALWAYS, true},
-    [TENSOR_Q] = {"self_attn.q_proj.weight", TENSOR_PART_ATTENTION, D_QUERY, D_HIDDEN, ALWAYS, false},
-    [TENSOR_K] = {"self_attn.k_proj.weight", TENSOR_PART_ATTENTION, D_KEY, D_HIDDEN, ALWAYS, false},
-    [TENSOR_V] = {"self_attn.v_proj.weight", TENSOR_PART_ATTENTION, D_KEY, D_HIDDEN, ALWAYS, false},
-    [TENSOR_O] = {"self_attn.o_proj.weight", TENSOR_PART_ATTENTION, D_HIDDEN, D_QUERY, ALWAYS, false},
-    [TENSOR_Q_BIAS] = {"self_attn.q_proj.bias", TENSOR_PART_ATTENTION, D_QUERY, D_NONE, IF_QKV_BIAS, false},
-    [TENSOR_K_BIAS] = {"self_attn.k_proj.bias", TENSOR_PART_ATTENTION, D_KEY, D_NONE, IF_QKV_BIAS, false},
-    [TENSOR_V_BIAS] = {"self_attn.v_proj.bias", TENSOR_PART_ATTENTION, D_KEY, D_NONE, IF_QKV_BIAS, false},
-    [TENSOR_O_BIAS] = {"self_attn.o_proj.bias", TENSOR_PART_ATTENTION, D_HIDDEN, D_NONE, IF_O_BIAS, false},
-    [TENSOR_FFN_NORM] = {"post_attention_layernorm.weight", TENSOR_PART_FFN, D_HIDDEN, D_NONE, ALWAYS, true},
-    [TENSOR_GATE] = {"mlp.gate_proj.weight", TENSOR_PART_FFN, D_FFN, D_HIDDEN, ALWAYS, false},
-    [TENSOR_UP] = {"mlp.up_proj.weight", TENSOR_PART_FFN, D_FFN, D_HIDDEN, ALWAYS, false},
-    [TENSOR_DOWN] = {"mlp.down_proj.weight", TENSOR_PART_FFN, D_HIDDEN, D_FFN, ALWAYS, false},
-    [TENSOR_GATE_BIAS] = {"mlp.gate_proj.bias", TENSOR_PART_FFN, D_FFN, D_NONE, IF_MLP_BIAS, false},
-    [TENSOR_UP_BIAS] = {"mlp.up_proj.bias", TENSOR_PART_FFN, D_FFN, D_NONE, IF_MLP_BIAS, false},
-    [TENSOR_DOWN_BIAS] = {"mlp.down_proj.bias", TENSOR_PART_FFN, D_HIDDEN, D_NONE, IF_MLP_BIAS, false},
+} roles[WEIGHT_ROLE_COUNT] = {
+    [WEIGHT_EMBEDDING] = {"model.embed_tokens.weight", WEIGHT_PART_MODEL, D_VOCAB, D_HIDDEN, ALWAYS, false},
+    [WEIGHT_FINAL_NORM] = {"model.norm.weight", WEIGHT_PART_MODEL, D_HIDDEN, D_NONE, ALWAYS, true},
+    [WEIGHT_HEAD] = {"lm_head.weight", WEIGHT_PART_MODEL, D_VOCAB, D_HIDDEN, IF_HEAD, false},
+    [WEIGHT_ATTENTION_NORM] = {"input_layernorm.weight", WEIGHT_PART_ATTENTION, D_HIDDEN, D_NONE, ALWAYS,
+                               true},
+    [WEIGHT_Q] = {"self_attn.q_proj.weight", WEIGHT_PART_ATTENTION, D_QUERY, D_HIDDEN, ALWAYS, false},
+    [WEIGHT_K] = {"self_attn.k_proj.weight", WEIGHT_PART_ATTENTION, D_KEY, D_HIDDEN, ALWAYS, false},
+    [WEIGHT_V] = {"self_attn.v_proj.weight", WEIGHT_PART_ATTENTION, D_KEY, D_HIDDEN, ALWAYS, false},
+    [WEIGHT_O] = {"self_attn.o_proj.weight", WEIGHT_PART_ATTENTION, D_HIDDEN, D_QUERY, ALWAYS, false},
+    [WEIGHT_Q_BIAS] = {"self_attn.q_proj.bias", WEIGHT_PART_ATTENTION, D_QUERY, D_NONE, IF_QKV_BIAS, false},
+    [WEIGHT_K_BIAS] = {"self_attn.k_proj.bias", WEIGHT_PART_ATTENTION, D_KEY, D_NONE, IF_QKV_BIAS, false},
+    [WEIGHT_V_BIAS] = {"self_attn.v_proj.bias", WEIGHT_PART_ATTENTION, D_KEY, D_NONE, IF_QKV_BIAS, false},
+    [WEIGHT_O_BIAS] = {"self_attn.o_proj.bias", WEIGHT_PART_ATTENTION, D_HIDDEN, D_NONE, IF_O_BIAS, false},
+    [WEIGHT_FFN_NORM] = {"post_attention_layernorm.weight", WEIGHT_PART_FFN, D_HIDDEN, D_NONE, ALWAYS, true},
+    [WEIGHT_GATE] = {"mlp.gate_proj.weight", WEIGHT_PART_FFN, D_FFN, D_HIDDEN, ALWAYS, false},
+    [WEIGHT_UP] = {"mlp.up_proj.weight", WEIGHT_PART_FFN, D_FFN, D_HIDDEN, ALWAYS, false},
+    [WEIGHT_DOWN] = {"mlp.down_proj.weight", WEIGHT_PART_FFN, D_HIDDEN, D_FFN, ALWAYS, false},
+    [WEIGHT_GATE_BIAS] = {"mlp.gate_proj.bias", WEIGHT_PART_FFN, D_FFN, D_NONE, IF_MLP_BIAS, false},
+    [WEIGHT_UP_BIAS] = {"mlp.up_proj.bias", WEIGHT_PART_FFN, D_FFN, D_NONE, IF_MLP_BIAS, false},
+    [WEIGHT_DOWN_BIAS] = {"mlp.down_proj.bias", WEIGHT_PART_FFN, D_HIDDEN, D_NONE, IF_MLP_BIAS, false},
 };
 
 static uint64_t dimension_of(const struct model_config *config, size_t layer, enum dimension dimension)
@@ -80,11 +81,11 @@ static uint64_t dimension_of(const struct model_config *config, size_t layer, en
 
 static bool is_present(const struct model_config *config, const struct role *role, size_t layer)
 {
-    if (role->part != TENSOR_PART_MODEL && layer >= config->layer_count) {
+    if (role->part != WEIGHT_PART_MODEL && layer >= config->layer_count) {
         return false;
     }
-    if ((role->part == TENSOR_PART_ATTENTION && !config->layers[layer].has_attention) ||
-        (role->part == TENSOR_PART_FFN && !config->layers[layer].has_ffn)) {
+    if ((role->part == WEIGHT_PART_ATTENTION && !config->layers[layer].has_attention) ||
+        (role->part == WEIGHT_PART_FFN && !config->layers[layer].has_ffn)) {
         return false;
     }
     const struct architecture *row = architecture_find(config->model_type);
@@ -104,14 +105,16 @@ static bool is_present(const struct model_config *config, const struct role *rol
     return config->has_mlp_bias;
 }
 
-bool architecture_tensor(const struct model_config *config, enum tensor_role role, size_t layer, struct tensor_shape *ret_shape)
+bool architecture_tensor(const struct model_config *config, enum weight_role role, size_t layer,
+                         struct weight_shape *ret_shape)
 {
     const struct role *row = &roles[role];
     if (!is_present(config, row, layer)) {
         return false;
     }
-    struct tensor_shape shape = {.part = row->part, .is_norm = row->is_norm, .rank = row->in == D_NONE ? 1 : 2};
-    if (row->part == TENSOR_PART_MODEL) {
+    struct weight_shape shape = {
+        .part = row->part, .is_norm = row->is_norm, .rank = row->in == D_NONE ? 1 : 2};
+    if (row->part == WEIGHT_PART_MODEL) {
         (void)snprintf(shape.name, sizeof shape.name, "%s", row->suffix);
     } else {
         (void)snprintf(shape.name, sizeof shape.name, "model.layers.%zu.%s", layer, row->suffix);
@@ -123,27 +126,29 @@ bool architecture_tensor(const struct model_config *config, enum tensor_role rol
     return true;
 }
 
-static void visit_role(const struct model_config *config, enum tensor_role role, size_t layer,
-                       void (*visit)(enum tensor_role, size_t, const struct tensor_shape *, void *), void *context)
+static void visit_role(const struct model_config *config, enum weight_role role, size_t layer,
+                       void (*visit)(enum weight_role, size_t, const struct weight_shape *, void *),
+                       void *context)
 {
-    struct tensor_shape shape;
+    struct weight_shape shape;
     if (architecture_tensor(config, role, layer, &shape)) {
         visit(role, layer, &shape, context);
     }
 }
 
 void architecture_visit(const struct model_config *config,
-                        void (*visit)(enum tensor_role role, size_t layer, const struct tensor_shape *shape, void *context),
+                        void (*visit)(enum weight_role role, size_t layer, const struct weight_shape *shape,
+                                      void *context),
                         void *context)
 {
-    visit_role(config, TENSOR_EMBEDDING, 0, visit, context);
+    visit_role(config, WEIGHT_EMBEDDING, 0, visit, context);
     for (size_t layer = 0; layer < config->layer_count; layer++) {
-        for (size_t role = TENSOR_ATTENTION_NORM; role < TENSOR_ROLE_COUNT; role++) {
-            visit_role(config, (enum tensor_role)role, layer, visit, context);
+        for (size_t role = WEIGHT_ATTENTION_NORM; role < WEIGHT_ROLE_COUNT; role++) {
+            visit_role(config, (enum weight_role)role, layer, visit, context);
         }
     }
-    visit_role(config, TENSOR_FINAL_NORM, 0, visit, context);
-    visit_role(config, TENSOR_HEAD, 0, visit, context);
+    visit_role(config, WEIGHT_FINAL_NORM, 0, visit, context);
+    visit_role(config, WEIGHT_HEAD, 0, visit, context);
 }
 
 bool architecture_ignores(const struct model_config *config, const char *tensor_name)

@@ -1,7 +1,8 @@
 /*
- * workers/model/config.c: config.json, key by key. Keys fall into three groups: those read here, those that are known to change
- * nothing in a forward pass, and all others. One of the others is let through only while it is switched off (null, false,
- * zero, empty): what we do not know could change the arithmetic, and a wrong number is worse than a refusal.
+ * workers/model/config.c: config.json, key by key. Keys fall into three groups: those read here, those that
+ * are known to change nothing in a forward pass, and all others. One of the others is let through only while
+ * it is switched off (null, false, zero, empty): what we do not know could change the arithmetic, and a wrong
+ * number is worse than a refusal.
  */
 #include "workers/model/config.h"
 
@@ -17,26 +18,104 @@ struct parser {
 };
 
 static const char *const known_keys[] = {
-    "model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
-    "head_dim", "vocab_size", "max_position_embeddings", "rms_norm_eps", "rope_theta", "rope_scaling", "rope_parameters",
-    "hidden_act", "attention_bias", "mlp_bias", "tie_word_embeddings", "bos_token_id", "eos_token_id", "sliding_window",
-    "use_sliding_window", "layer_types", "pruning", "quantization_config",
+    "model_type",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "vocab_size",
+    "max_position_embeddings",
+    "rms_norm_eps",
+    "rope_theta",
+    "rope_scaling",
+    "rope_parameters",
+    "hidden_act",
+    "attention_bias",
+    "mlp_bias",
+    "tie_word_embeddings",
+    "bos_token_id",
+    "eos_token_id",
+    "sliding_window",
+    "use_sliding_window",
+    "layer_types",
+    "pruning",
+    "quantization_config",
 };
 static const char *const harmless_keys[] = {
-    "architectures", "torch_dtype", "dtype", "transformers_version", "use_cache", "pad_token_id", "unk_token_id", "sep_token_id",
-    "initializer_range", "pretraining_tp", "attention_dropout", "hidden_dropout", "auto_map", "max_window_layers",
-    "is_llama_config", "max_sequence_length", "model_max_length", "vocab_pruned", "tokenizer_class", "id2label", "label2id",
-    "return_dict", "output_attentions", "output_hidden_states", "chunk_size_feed_forward", "is_decoder", "is_encoder_decoder",
-    "cross_attention_hidden_size", "add_cross_attention", "temperature", "top_k", "top_p", "typical_p", "repetition_penalty",
-    "length_penalty", "no_repeat_ngram_size", "num_beams", "num_beam_groups", "num_return_sequences", "max_length", "min_length",
-    "diversity_penalty", "early_stopping", "do_sample", "finetuning_task", "problem_type", "task_specific_params", "prefix",
-    "decoder_start_token_id", "exponential_decay_length_penalty", "suppress_tokens", "begin_suppress_tokens", "bad_words_ids",
-    "forced_bos_token_id", "forced_eos_token_id", "remove_invalid_values", "encoder_no_repeat_ngram_size", "torchscript",
-    "tf_legacy_loss", "use_bfloat16", "tie_encoder_decoder", "output_scores", "return_dict_in_generate", "pruned_heads",
-    "transformers.js_config", "unsloth_version", "unsloth_fixed", "attn_implementation",
+    "architectures",
+    "torch_dtype",
+    "dtype",
+    "transformers_version",
+    "use_cache",
+    "pad_token_id",
+    "unk_token_id",
+    "sep_token_id",
+    "initializer_range",
+    "pretraining_tp",
+    "attention_dropout",
+    "hidden_dropout",
+    "auto_map",
+    "max_window_layers",
+    "is_llama_config",
+    "max_sequence_length",
+    "model_max_length",
+    "vocab_pruned",
+    "tokenizer_class",
+    "id2label",
+    "label2id",
+    "return_dict",
+    "output_attentions",
+    "output_hidden_states",
+    "chunk_size_feed_forward",
+    "is_decoder",
+    "is_encoder_decoder",
+    "cross_attention_hidden_size",
+    "add_cross_attention",
+    "temperature",
+    "top_k",
+    "top_p",
+    "typical_p",
+    "repetition_penalty",
+    "length_penalty",
+    "no_repeat_ngram_size",
+    "num_beams",
+    "num_beam_groups",
+    "num_return_sequences",
+    "max_length",
+    "min_length",
+    "diversity_penalty",
+    "early_stopping",
+    "do_sample",
+    "finetuning_task",
+    "problem_type",
+    "task_specific_params",
+    "prefix",
+    "decoder_start_token_id",
+    "exponential_decay_length_penalty",
+    "suppress_tokens",
+    "begin_suppress_tokens",
+    "bad_words_ids",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "remove_invalid_values",
+    "encoder_no_repeat_ngram_size",
+    "torchscript",
+    "tf_legacy_loss",
+    "use_bfloat16",
+    "tie_encoder_decoder",
+    "output_scores",
+    "return_dict_in_generate",
+    "pruned_heads",
+    "transformers.js_config",
+    "unsloth_version",
+    "unsloth_fixed",
+    "attn_implementation",
 };
 
-static bool fault(struct parser *parser, enum error_code code, const char *key, const char *format, ...) PRINTF(4, 5);
+static bool fault(struct parser *parser, enum error_code code, const char *key, const char *format, ...)
+    PRINTF(4, 5);
 static bool fault(struct parser *parser, enum error_code code, const char *key, const char *format, ...)
 {
     char field[128], message[256];
@@ -56,7 +135,8 @@ static const json_t *member(const struct parser *parser, const char *key)
 }
 
 /* Leaves ret_value alone when the key is absent and not required. */
-static void read_size(struct parser *parser, const char *key, bool is_required, size_t min, size_t max, size_t *ret_value)
+static void read_size(struct parser *parser, const char *key, bool is_required, size_t min, size_t max,
+                      size_t *ret_value)
 {
     const json_t *value = member(parser, key);
     if (value == NULL) {
@@ -71,7 +151,8 @@ static void read_size(struct parser *parser, const char *key, bool is_required, 
     }
     json_int_t number = json_integer_value(value);
     if (number < (json_int_t)min || number > (json_int_t)max) {
-        fault(parser, ERROR_OUT_OF_RANGE, key, "is %lld; it must lie in %zu..%zu", (long long)number, min, max);
+        fault(parser, ERROR_OUT_OF_RANGE, key, "is %lld; it must lie in %zu..%zu", (long long)number, min,
+              max);
         return;
     }
     *ret_value = (size_t)number;
@@ -87,7 +168,8 @@ static void read_bool(struct parser *parser, const char *key, bool *ret_value)
     }
 }
 
-static bool read_number(struct parser *parser, const json_t *object, const char *key, double min, double max, double *ret_value)
+static bool read_number(struct parser *parser, const json_t *object, const char *key, double min, double max,
+                        double *ret_value)
 {
     const json_t *value = json_object_get(object, key);
     if (value == NULL || json_is_null(value)) {
@@ -105,7 +187,8 @@ static bool read_number(struct parser *parser, const json_t *object, const char 
     return false;
 }
 
-/* ---- rotary position embedding ------------------------------------------------------------------------------------ */
+/* ---- rotary position embedding
+ * ------------------------------------------------------------------------------------ */
 
 static void read_llama3(struct parser *parser, const json_t *object, struct rope_scaling *scaling)
 {
@@ -134,7 +217,8 @@ static void read_rope_object(struct parser *parser, const char *key, const json_
     (void)read_number(parser, object, "rope_theta", 0.0, 1e15, &parser->config->rope_base);
     double share = 1.0;
     if (read_number(parser, object, "partial_rotary_factor", 0.0, 1.0, &share) && share < 1.0) {
-        fault(parser, ERROR_UNSUPPORTED, key, "turns only part of each head (partial_rotary_factor %g)", share);
+        fault(parser, ERROR_UNSUPPORTED, key, "turns only part of each head (partial_rotary_factor %g)",
+              share);
     }
     const json_t *type = json_object_get(object, "rope_type");
     type = type != NULL ? type : json_object_get(object, "type");
@@ -150,7 +234,8 @@ static void read_rope_object(struct parser *parser, const char *key, const json_
             read_llama3(parser, object, scaling);
         }
     } else if (strcmp(name, "default") != 0) {
-        fault(parser, ERROR_UNSUPPORTED, key, "has rope_type \"%.40s\"; default, linear and llama3 are known", name);
+        fault(parser, ERROR_UNSUPPORTED, key, "has rope_type \"%.40s\"; default, linear and llama3 are known",
+              name);
     }
 }
 
@@ -167,7 +252,8 @@ static void read_rope(struct parser *parser)
     }
 }
 
-/* ---- tokens, layers ------------------------------------------------------------------------------------------------- */
+/* ---- tokens, layers
+ * ------------------------------------------------------------------------------------------------- */
 
 static void read_eos(struct parser *parser)
 {
@@ -187,7 +273,8 @@ static void read_eos(struct parser *parser)
         }
     }
     if (count > limit) {
-        fault(parser, ERROR_OUT_OF_RANGE, "eos_token_id", "lists %zu tokens; at most %zu are read", count, limit);
+        fault(parser, ERROR_OUT_OF_RANGE, "eos_token_id", "lists %zu tokens; at most %zu are read", count,
+              limit);
     }
 }
 
@@ -208,7 +295,8 @@ static void read_layer(struct parser *parser, const json_t *entry, size_t index)
     struct model_layer *layer = &parser->config->layers[index];
     const json_t *attention = json_object_get(entry, "attention"), *ffn = json_object_get(entry, "ffn");
     if (!json_is_boolean(attention) || !json_is_boolean(ffn)) {
-        fault(parser, ERROR_WRONG_TYPE, "pruning", "layers/%zu needs attention and ffn, true or false", index);
+        fault(parser, ERROR_WRONG_TYPE, "pruning", "layers/%zu needs attention and ffn, true or false",
+              index);
         return;
     }
     layer->has_attention = json_is_true(attention);
@@ -234,7 +322,8 @@ static void read_layers(struct parser *parser, const struct architecture *row)
     }
     const json_t *layers = json_object_get(pruning, "layers");
     if (!json_is_array(layers) || json_array_size(layers) != config->layer_count) {
-        fault(parser, ERROR_MISSING_FIELD, "pruning", "needs layers: one entry for each of %zu layers", config->layer_count);
+        fault(parser, ERROR_MISSING_FIELD, "pruning", "needs layers: one entry for each of %zu layers",
+              config->layer_count);
         return;
     }
     for (size_t i = 0; i < config->layer_count; i++) {
@@ -242,7 +331,8 @@ static void read_layers(struct parser *parser, const struct architecture *row)
     }
 }
 
-/* ---- what we cannot do ------------------------------------------------------------------------------------------------- */
+/* ---- what we cannot do
+ * ------------------------------------------------------------------------------------------------- */
 
 static bool is_listed(const char *key, const char *const *list, size_t count)
 {
@@ -256,17 +346,29 @@ static bool is_listed(const char *key, const char *const *list, size_t count)
 
 static bool is_switched_off(const json_t *value)
 {
-    return json_is_null(value) || json_is_false(value) || (json_is_number(value) && json_number_value(value) == 0.0) ||
-           (json_is_array(value) && json_array_size(value) == 0) || (json_is_object(value) && json_object_size(value) == 0) ||
+    return json_is_null(value) || json_is_false(value) ||
+           (json_is_number(value) && json_number_value(value) == 0.0) ||
+           (json_is_array(value) && json_array_size(value) == 0) ||
+           (json_is_object(value) && json_object_size(value) == 0) ||
            (json_is_string(value) && json_string_length(value) == 0);
+}
+
+/* jansson's iterators take a mutable object, though they change nothing. */
+static json_t *iterable(const json_t *json)
+{
+    union {
+        const json_t *from;
+        json_t *to;
+    } pointer = {json};
+    return pointer.to;
 }
 
 static void refuse_unknown_keys(struct parser *parser)
 {
-    const char *key = NULL;
-    void *iterator = json_object_iter((json_t *)(uintptr_t)parser->json);
-    for (; iterator != NULL; iterator = json_object_iter_next((json_t *)(uintptr_t)parser->json, iterator)) {
-        key = json_object_iter_key(iterator);
+    json_t *json = iterable(parser->json);
+    for (void *iterator = json_object_iter(json); iterator != NULL;
+         iterator = json_object_iter_next(json, iterator)) {
+        const char *key = json_object_iter_key(iterator);
         if (key[0] != '_' && !is_listed(key, known_keys, sizeof known_keys / sizeof known_keys[0]) &&
             !is_listed(key, harmless_keys, sizeof harmless_keys / sizeof harmless_keys[0]) &&
             !is_switched_off(json_object_iter_value(iterator))) {
@@ -280,15 +382,19 @@ static void refuse_what_differs(struct parser *parser)
     const json_t *act = member(parser, "hidden_act"), *window = member(parser, "sliding_window");
     const char *name = json_string_value(act);
     if (act != NULL && (name == NULL || (strcmp(name, "silu") != 0 && strcmp(name, "swish") != 0))) {
-        fault(parser, ERROR_UNSUPPORTED, "hidden_act", "is \"%.40s\"; only silu is known", name != NULL ? name : "(not a string)");
+        fault(parser, ERROR_UNSUPPORTED, "hidden_act", "is \"%.40s\"; only silu is known",
+              name != NULL ? name : "(not a string)");
     }
     const json_t *use_window = json_object_get(parser->json, "use_sliding_window");
-    bool is_windowed = window != NULL && json_integer_value(window) < (json_int_t)parser->config->context_tokens;
+    bool is_windowed =
+        window != NULL && json_integer_value(window) < (json_int_t)parser->config->context_tokens;
     if (json_is_true(use_window) || (is_windowed && !json_is_false(use_window))) {
-        fault(parser, ERROR_UNSUPPORTED, "sliding_window", "is shorter than the context; windowed attention is not known");
+        fault(parser, ERROR_UNSUPPORTED, "sliding_window",
+              "is shorter than the context; windowed attention is not known");
     }
     if (member(parser, "quantization_config") != NULL) {
-        fault(parser, ERROR_UNSUPPORTED, "quantization_config", "is set; the weights must be F32, F16 or BF16");
+        fault(parser, ERROR_UNSUPPORTED, "quantization_config",
+              "is set; the weights must be F32, F16 or BF16");
     }
     const json_t *types = member(parser, "layer_types"), *type = NULL;
     size_t index = 0;
@@ -296,14 +402,17 @@ static void refuse_what_differs(struct parser *parser)
     {
         const char *kind = json_string_value(type);
         if (kind == NULL || strcmp(kind, "full_attention") != 0) {
-            fault(parser, ERROR_UNSUPPORTED, "layer_types", "has \"%.40s\" for layer %zu; only full_attention is known",
+            fault(parser, ERROR_UNSUPPORTED, "layer_types",
+                  "has \"%.40s\" for layer %zu; only full_attention is known",
                   kind != NULL ? kind : "(not a string)", index);
             return;
         }
     }
 }
 
-/* ---- the whole ------------------------------------------------------------------------------------------------------------- */
+/* ---- the whole
+ * -------------------------------------------------------------------------------------------------------------
+ */
 
 static void read_shape(struct parser *parser)
 {
@@ -324,17 +433,19 @@ static void read_shape(struct parser *parser)
         return; /* said already */
     }
     if (config->head_size == 0 && config->hidden_size % config->head_count != 0) {
-        fault(parser, ERROR_OUT_OF_RANGE, "num_attention_heads", "is %zu, which does not divide hidden_size %zu", config->head_count,
-              config->hidden_size);
+        fault(parser, ERROR_OUT_OF_RANGE, "num_attention_heads",
+              "is %zu, which does not divide hidden_size %zu", config->head_count, config->hidden_size);
         return;
     }
     config->head_size = config->head_size != 0 ? config->head_size : config->hidden_size / config->head_count;
     if (config->head_size % 2 != 0 || config->head_size > 1024) {
-        fault(parser, ERROR_OUT_OF_RANGE, "head_dim", "is %zu; it must be even and at most 1024", config->head_size);
+        fault(parser, ERROR_OUT_OF_RANGE, "head_dim", "is %zu; it must be even and at most 1024",
+              config->head_size);
     }
     if (config->head_count % config->kv_head_count != 0) {
-        fault(parser, ERROR_OUT_OF_RANGE, "num_key_value_heads", "is %zu, which does not divide num_attention_heads %zu",
-              config->kv_head_count, config->head_count);
+        fault(parser, ERROR_OUT_OF_RANGE, "num_key_value_heads",
+              "is %zu, which does not divide num_attention_heads %zu", config->kv_head_count,
+              config->head_count);
     }
 }
 
@@ -348,7 +459,8 @@ static const struct architecture *read_architecture(struct parser *parser)
     } else if (name == NULL) {
         fault(parser, ERROR_WRONG_TYPE, "model_type", "must be a string");
     } else if (row == NULL) {
-        fault(parser, ERROR_UNSUPPORTED, "model_type", "is \"%.60s\"; llama, mistral, qwen2 and pruned_llama are known", name);
+        fault(parser, ERROR_UNSUPPORTED, "model_type",
+              "is \"%.60s\"; llama, mistral, qwen2 and pruned_llama are known", name);
     }
     return row;
 }

@@ -1,7 +1,7 @@
 /*
- * workers/model/inventory.h: what a model folder holds, without its weights: tensor names, shapes, dtypes, where each lies; the
- * config; every file with size, mtime and sha256. Everything that can be said about a job before it runs is arithmetic
- * over this. It travels as JSON (stored when a model is registered).
+ * workers/model/inventory.h: what a model folder holds, without its weights: tensor names, shapes, dtypes,
+ * where each lies; the config; every file with size, mtime and sha256. Everything that can be said about a
+ * job before it runs is arithmetic over this. It travels as JSON (stored when a model is registered).
  */
 #ifndef WORKERS_MODEL_INVENTORY_H
 #define WORKERS_MODEL_INVENTORY_H
@@ -13,6 +13,7 @@
 #include "base/json.h"
 #include "workers/model/config.h"
 #include "workers/tensor/dtype.h"
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -23,6 +24,7 @@ struct inventory_tensor {
     uint64_t shape[8];
     size_t file;                  /* index into files */
     uint64_t offset_bytes, bytes; /* offset from the start of the file */
+    bool is_extra;                /* the architecture has no such tensor: kept, reported, never read */
 };
 struct inventory_file {
     const char *path; /* relative, safe */
@@ -34,15 +36,19 @@ struct inventory {
     struct arena *arena;
     struct inventory_tensor *tensors; /* [tensor_count], sorted by name */
     size_t tensor_count;
-    struct inventory_file *files; /* [file_count], sorted by path: all regular files of the folder's top level that belong */
+    struct inventory_file
+        *files; /* [file_count], sorted by path: all regular files of the folder's top level that belong */
     size_t file_count;
     json_t *config_json; /* owned: config.json as it is */
     struct model_config config;
-    uint64_t parameter_count, prunable_count, weight_bytes; /* a tied head counts once */
+    uint64_t parameter_count, prunable_count; /* of what the config asks for; a tied head counts once */
+    uint64_t weight_bytes;                    /* of all tensors in the files */
+    size_t extra_tensor_count;
 };
-/* Reads config.json, the safetensors headers (single file or index and shards), checks that they agree and that the tokenizer's size
- * fits. All faults at once. hash: also sha256 of every file. NULL on faults. */
-struct inventory *inventory_inspect(const char *folder, bool hash, const struct cancel *cancel, struct error_list *faults) MUST_USE;
+/* Reads config.json, the safetensors headers (single file or index and shards), checks that they agree and
+ * that the tokenizer's size fits. All faults at once. hash: also sha256 of every file. NULL on faults. */
+struct inventory *inventory_inspect(const char *folder, bool hash, const struct cancel *cancel,
+                                    struct error_list *faults) MUST_USE;
 void inventory_destroy(struct inventory *inventory);
 OWNED_DEFINE(inventory)
 
@@ -51,7 +57,8 @@ struct inventory *inventory_parse(const json_t *json, struct error *error) MUST_
 /* sizes and mtimes (and hashes, where the mtime differs) as recorded, else INPUT_CHANGED naming the file. */
 bool inventory_verify(const struct inventory *inventory, const char *folder, struct error *error) MUST_USE;
 
-const struct inventory_tensor *inventory_find(const struct inventory *inventory, const char *name); /* NULL: none */
+const struct inventory_tensor *inventory_find(const struct inventory *inventory,
+                                              const char *name); /* NULL: none */
 /* sha256 over the sorted (path, sha256) of weights, config and tokenizer: the model's identity in reports. */
 void inventory_model_sha256(const struct inventory *inventory, char ret_hex[65]);
 

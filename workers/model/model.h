@@ -1,14 +1,15 @@
 /*
- * workers/model/model.h: a language model as a list of sublayers in residual order, and the steps a forward pass is
- * made of. A caller composes them: embed, run some sublayers, apply the head. Skipping a sublayer is not calling it.
+ * workers/model/model.h: a language model as a list of sublayers in residual order, and the steps a forward
+ * pass is made of. A caller composes them: embed, run some sublayers, apply the head. Skipping a sublayer is
+ * not calling it.
  *
  *     tokens -> model_embed -> h_0 -> sublayer 0 -> h_1 -> ... -> h_N -> head (final norm, lm_head)
  *
  * Pre-norm residual: h_{j+1} = h_j + f_j(norm_j(h_j)).
  *
- * Determinism (design section 4): every GEMM works on tiles of TILE_ROWS rows, zero-padded, and each sequence starts a
- * tile; so a row's bits depend on its own sequence only, not on the batch or the threads. Statistics are summed in
- * double, per token, in token order.
+ * Determinism (design section 4): every GEMM works on tiles of TILE_ROWS rows, zero-padded, and each sequence
+ * starts a tile; so a row's bits depend on its own sequence only, not on the batch or the threads. Statistics
+ * are summed in double, per token, in token order.
  *
  * One thread drives a model (it uses the pool inside). All functions poll the cancel flag. Errors: CANCELLED,
  * OUT_OF_MEMORY, NUMERIC (names the sublayer), INPUT_CHANGED / IO from reading weights.
@@ -34,8 +35,8 @@ struct model_options {
     const struct cancel *cancel; /* may be NULL */
 };
 /* inventory is borrowed for the model's life. Weights are read by pread and converted to fp32. */
-struct model *model_open(const struct inventory *inventory, const char *folder, const struct model_options *options,
-                         struct error *error) MUST_USE;
+struct model *model_open(const struct inventory *inventory, const char *folder,
+                         const struct model_options *options, struct error *error) MUST_USE;
 void model_destroy(struct model *model);
 OWNED_DEFINE(model)
 
@@ -47,12 +48,14 @@ struct sublayer {
     size_t layer;             /* the layer it came from, in the source's numbering */
     uint64_t parameter_count; /* prunable: attention or FFN weights and biases, without the norm */
     uint64_t norm_count;      /* parameters of its norm, which goes with it */
-    bool is_identity;         /* its output projection is all zero (an `identity` export): skipping it changes nothing */
+    bool is_identity; /* its output projection is all zero (an `identity` export): skipping it changes nothing
+                       */
 };
 size_t model_sublayer_count(const struct model *model);
 const struct sublayer *model_sublayer(const struct model *model, size_t index);
 
-/* ---- sequences and hidden states -------------------------------------------------------------------------- */
+/* ---- sequences and hidden states --------------------------------------------------------------------------
+ */
 
 struct token_sequence {
     const int32_t *tokens; /* [count], borrowed */
@@ -63,55 +66,81 @@ struct token_batch {
     size_t sequence_count;
 };
 
-/* Hidden states of a batch: fp32 rows, each sequence starting at a multiple of TILE_ROWS, padding rows zero. */
+/* Hidden states of a batch: fp32 rows, each sequence starting at a multiple of TILE_ROWS, padding rows zero.
+ */
+struct hidden_tile {
+    size_t sequence, index, first_row, rows; /* index: within the sequence; rows: of it that are tokens */
+};
 struct hidden {
     size_t sequence_count, hidden_size, row_count; /* row_count: padded */
     size_t *token_counts, *first_rows;             /* [sequence_count] */
     float *rows;                                   /* [row_count, hidden_size] */
+    struct hidden_tile *tiles;                     /* [tile_count], in row order */
+    size_t tile_count;
 };
-struct hidden *hidden_create(const struct model *model, const struct token_batch *batch, struct error *error) MUST_USE;
+struct hidden *hidden_create(const struct model *model, const struct token_batch *batch,
+                             struct error *error) MUST_USE;
 void hidden_copy(struct hidden *to, const struct hidden *from); /* same shape */
 void hidden_destroy(struct hidden *hidden);
 OWNED_DEFINE(hidden)
 uint64_t hidden_bytes(const struct hidden *hidden);
 
 /* Token ids must lie in the vocabulary (CHECKed; data/ validates). Positions start at 0 in every sequence. */
-bool model_embed(struct model *model, const struct token_batch *batch, struct hidden *ret_hidden, struct error *error) MUST_USE;
+bool model_embed(struct model *model, const struct token_batch *batch, struct hidden *ret_hidden,
+                 struct error *error) MUST_USE;
 /* In place: hidden += f_j(norm_j(hidden)). */
-bool model_run_sublayer(struct model *model, size_t index, struct hidden *hidden, struct error *error) MUST_USE;
+bool model_run_sublayer(struct model *model, size_t index, struct hidden *hidden,
+                        struct error *error) MUST_USE;
 /* All sublayers in [first, sublayer_count) whose removed[] is false; removed NULL: none is. */
-bool model_run_from(struct model *model, size_t first, const bool *removed, struct hidden *hidden, struct error *error) MUST_USE;
+bool model_run_from(struct model *model, size_t first, const bool *removed, struct hidden *hidden,
+                    struct error *error) MUST_USE;
 
-/* ---- the head: never materialises [tokens, vocab] beyond a tile ------------------------------------------------ */
+/* ---- the head: never materialises [tokens, vocab] beyond a tile
+ * ------------------------------------------------ */
 
-/* Logits of `count` tokens of one sequence from `first`: ret_logits [count, vocab_size]. For dumps and tests. */
-bool model_logits(struct model *model, const struct hidden *hidden, size_t sequence, size_t first, size_t count,
-                  float *ret_logits, struct error *error) MUST_USE;
+/* Logits of `count` tokens of one sequence from `first`: ret_logits [count, vocab_size]. For dumps and tests.
+ */
+bool model_logits(struct model *model, const struct hidden *hidden, size_t sequence, size_t first,
+                  size_t count, float *ret_logits, struct error *error) MUST_USE;
 
-/* Negative log-likelihood in nats. targets[s][t] is the token that position t of sequence s should predict; -1: not scored.
- * ret_nll: same shape, 0 where not scored. ret_is_greedy (may be NULL): whether the target is the argmax (ties: lower id). */
+/* Negative log-likelihood in nats. targets[s][t] is the token that position t of sequence s should predict;
+ * -1: not scored. ret_nll: same shape, 0 where not scored. ret_is_greedy (may be NULL): whether the target is
+ * the argmax (ties: lower id). */
 struct target_sequence {
     const int32_t *targets; /* [token_counts[s]] */
     double *nll;            /* [token_counts[s]] */
     bool *is_greedy;        /* [token_counts[s]] or NULL */
 };
-bool model_nll(struct model *model, const struct hidden *hidden, struct target_sequence *targets, struct error *error) MUST_USE;
+bool model_nll(struct model *model, const struct hidden *hidden, struct target_sequence *targets,
+               struct error *error) MUST_USE;
 
 /* Distances between the original's logits and a candidate's (FinerCut eq., structured_pruning 1.2). */
-enum head_metric { HEAD_METRIC_NORM, HEAD_METRIC_ANGULAR, HEAD_METRIC_KL, HEAD_METRIC_JS, HEAD_METRIC_JS_TEXTBOOK };
+enum head_metric {
+    HEAD_METRIC_NORM,
+    HEAD_METRIC_ANGULAR,
+    HEAD_METRIC_KL,
+    HEAD_METRIC_JS,
+    HEAD_METRIC_JS_TEXTBOOK
+};
 struct head_reference; /* what of the original is needed again: final-normed states or logits, log-sum-exp */
-struct head_reference *head_reference_create(struct model *model, const struct hidden *original, enum head_metric metric,
-                                             struct error *error) MUST_USE;
+struct head_reference *head_reference_create(struct model *model, const struct hidden *original,
+                                             enum head_metric metric, struct error *error) MUST_USE;
 void head_reference_destroy(struct head_reference *reference);
+uint64_t head_reference_bytes(const struct model_config *config,
+                              size_t rows); /* what one holds; for the plan of the work */
 OWNED_DEFINE(head_reference)
-/* One term per sequence, each non-negative: NORM |Z0-Z|_F over [tokens, vocab]; ANGULAR sum over tokens of acos; KL, JS sum over
- * tokens and vocabulary divided by vocab_size. The whole distance is the sum of the terms over the number of
- * sequences (NORM) or of tokens (others); head_distance_total does it, in sequence order. */
-bool head_distance(struct model *model, const struct head_reference *reference, const struct hidden *hidden, size_t first_sequence,
-                   size_t sequence_count, double *ret_terms, struct error *error) MUST_USE;
+/* One term per sequence, each non-negative: NORM |Z0-Z|_F over [tokens, vocab]; ANGULAR sum over tokens of
+ * acos; KL, JS sum over tokens and vocabulary divided by vocab_size. The whole distance is the sum of the
+ * terms over the number of sequences (NORM) or of tokens (others); head_distance_total does it, in sequence
+ * order. hidden holds either all of the reference's sequences or just the `sequence_count` from
+ * `first_sequence` on. ret_terms: [sequence_count]. */
+bool head_distance(struct model *model, const struct head_reference *reference, const struct hidden *hidden,
+                   size_t first_sequence, size_t sequence_count, double *ret_terms,
+                   struct error *error) MUST_USE;
 double head_distance_total(const struct head_reference *reference, const double *terms);
 
-/* ---- generation ------------------------------------------------------------------------------------------------ */
+/* ---- generation
+ * ------------------------------------------------------------------------------------------------ */
 
 struct generation {
     const int32_t *prompt; /* [prompt_count], at least 1 */
@@ -129,7 +158,9 @@ struct model_work {
     uint64_t token_sublayers, token_heads;
 };
 struct model_work model_get_work(const struct model *model);
-/* Bytes this model holds resident, and what a forward of `rows` padded rows adds: for the plan of the work. */
-uint64_t model_estimate_bytes(const struct inventory *inventory, const struct model_config *config, size_t threads, size_t rows);
+/* Bytes this model holds resident, and what a forward of `rows` padded rows adds: for the plan of the work.
+ */
+uint64_t model_estimate_bytes(const struct inventory *inventory, const struct model_config *config,
+                              size_t threads, size_t rows);
 
 #endif

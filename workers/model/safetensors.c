@@ -1,8 +1,9 @@
 /*
- * workers/model/safetensors.c: the scanner of safetensors headers and of shard indices. See the header for what is refused and why.
+ * workers/model/safetensors.c: the scanner of safetensors headers and of shard indices. See the header for
+ * what is refused and why.
  *
- * The scanner is a cursor over [text, end). Every helper moves it past what it expects or sets the one error and fails;
- * strings are unescaped into the arena, whose limit follows from n.
+ * The scanner is a cursor over [text, end). Every helper moves it past what it expects or sets the one error
+ * and fails; strings are unescaped into the arena, whose limit follows from n.
  */
 #include "workers/model/safetensors.h"
 
@@ -14,7 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define NUMBER_MAX (UINT64_C(1) << 48)
+#define NUMBER_MAX      (UINT64_C(1) << 48)
 /* The shortest entry, "a":{"dtype":"U8","shape":[],"data_offsets":[0,1]}, has 49 bytes. */
 #define ENTRY_BYTES_MIN 48
 
@@ -44,7 +45,8 @@ bool st_dtype_to_dtype(enum st_dtype from, enum dtype *ret_dtype)
     return false;
 }
 
-/* ---- the cursor ----------------------------------------------------------------------------------------------- */
+/* ---- the cursor
+ * ----------------------------------------------------------------------------------------------- */
 
 struct scanner {
     const char *start, *at, *end;
@@ -60,7 +62,8 @@ static bool refuse(const struct scanner *scanner, const char *what)
 
 static void skip_space(struct scanner *scanner)
 {
-    while (scanner->at < scanner->end && (*scanner->at == ' ' || *scanner->at == '\n' || *scanner->at == '\r' || *scanner->at == '\t')) {
+    while (scanner->at < scanner->end &&
+           (*scanner->at == ' ' || *scanner->at == '\n' || *scanner->at == '\r' || *scanner->at == '\t')) {
         scanner->at++;
     }
 }
@@ -195,8 +198,10 @@ static bool scan_escape(struct scanner *scanner, uint32_t *ret_point)
     return true;
 }
 
-/* Into a buffer of `limit` bytes and a NUL. may_control: "\n" and friends are content (metadata), not an attack on logs. */
-static bool scan_string(struct scanner *scanner, char *buffer, size_t limit, bool may_control, size_t *ret_length)
+/* Into a buffer of `limit` bytes and a NUL. may_control: "\n" and friends are content (metadata), not an
+ * attack on logs. */
+static bool scan_string(struct scanner *scanner, char *buffer, size_t limit, bool may_control,
+                        size_t *ret_length)
 {
     if (!expect(scanner, '"')) {
         return false;
@@ -240,7 +245,8 @@ static bool scan_string(struct scanner *scanner, char *buffer, size_t limit, boo
     return true;
 }
 
-/* ---- the header ------------------------------------------------------------------------------------------------- */
+/* ---- the header
+ * ------------------------------------------------------------------------------------------------- */
 
 static bool scan_metadata(struct scanner *scanner)
 {
@@ -253,8 +259,8 @@ static bool scan_metadata(struct scanner *scanner)
         return true;
     }
     while (more) {
-        if (!scan_string(scanner, NULL, 0, true, NULL) || !expect(scanner, ':') || !scan_string(scanner, NULL, 0, true, NULL) ||
-            !expect_more(scanner, '}', &more)) {
+        if (!scan_string(scanner, NULL, 0, true, NULL) || !expect(scanner, ':') ||
+            !scan_string(scanner, NULL, 0, true, NULL) || !expect_more(scanner, '}', &more)) {
             return false;
         }
     }
@@ -302,7 +308,8 @@ static bool scan_numbers(struct scanner *scanner, uint64_t *values, size_t limit
     return true;
 }
 
-/* {"dtype": ..., "shape": [...], "data_offsets": [begin, end]} in any order, each exactly once. offset_bytes: from the data's start. */
+/* {"dtype": ..., "shape": [...], "data_offsets": [begin, end]} in any order, each exactly once. offset_bytes:
+ * from the data's start. */
 static bool scan_entry(struct scanner *scanner, struct st_tensor *tensor)
 {
     uint64_t offsets[2] = {0, 0};
@@ -317,9 +324,13 @@ static bool scan_entry(struct scanner *scanner, struct st_tensor *tensor)
         if (!scan_string(scanner, key, sizeof key - 1, false, &length) || !expect(scanner, ':')) {
             return false;
         }
-        unsigned bit = strcmp(key, "dtype") == 0 ? 1 : strcmp(key, "shape") == 0 ? 2 : strcmp(key, "data_offsets") == 0 ? 4 : 0;
+        unsigned bit = strcmp(key, "dtype") == 0          ? 1
+                       : strcmp(key, "shape") == 0        ? 2
+                       : strcmp(key, "data_offsets") == 0 ? 4
+                                                          : 0;
         if (bit == 0 || (seen & bit) != 0) {
-            return refuse(scanner, bit == 0 ? "an unknown member of a tensor" : "a doubled member of a tensor");
+            return refuse(scanner,
+                          bit == 0 ? "an unknown member of a tensor" : "a doubled member of a tensor");
         }
         seen |= bit;
         bool is_read = bit == 1   ? scan_dtype(scanner, &tensor->dtype)
@@ -348,13 +359,14 @@ static bool check_size(const struct st_tensor *tensor, struct error *error)
     uint64_t bytes = dtypes[tensor->dtype].bytes;
     for (size_t i = 0; i < tensor->rank; i++) {
         if (__builtin_mul_overflow(bytes, tensor->shape[i], &bytes)) {
-            return error_set_field(error, ERROR_CORRUPT_FILE, tensor->name, "tensor %.100s: its shape overflows", tensor->name);
+            return error_set_field(error, ERROR_CORRUPT_FILE, tensor->name,
+                                   "tensor %.100s: its shape overflows", tensor->name);
         }
     }
     if (bytes != tensor->bytes) {
         return error_set_field(error, ERROR_CORRUPT_FILE, tensor->name,
-                               "tensor %.100s: shape and dtype make %llu bytes, data_offsets %llu", tensor->name,
-                               (unsigned long long)bytes, (unsigned long long)tensor->bytes);
+                               "tensor %.100s: shape and dtype make %llu bytes, data_offsets %llu",
+                               tensor->name, (unsigned long long)bytes, (unsigned long long)tensor->bytes);
     }
     return true;
 }
@@ -382,9 +394,11 @@ static bool check_ranges(struct st_header *header, uint64_t data_bytes, struct e
     for (size_t i = 0; i < header->tensor_count; i++) {
         const struct st_tensor *tensor = &header->tensors[i];
         if (tensor->offset_bytes != covered) {
-            return error_set_field(error, ERROR_CORRUPT_FILE, tensor->name, "tensor %.100s starts at byte %llu of the data, %s %llu",
-                                   tensor->name, (unsigned long long)tensor->offset_bytes,
-                                   tensor->offset_bytes < covered ? "overlapping one that ends at" : "leaving a hole from",
+            return error_set_field(error, ERROR_CORRUPT_FILE, tensor->name,
+                                   "tensor %.100s starts at byte %llu of the data, %s %llu", tensor->name,
+                                   (unsigned long long)tensor->offset_bytes,
+                                   tensor->offset_bytes < covered ? "overlapping one that ends at"
+                                                                  : "leaving a hole from",
                                    (unsigned long long)covered);
         }
         covered += tensor->bytes; /* both below 2^48 */
@@ -409,7 +423,8 @@ static bool check_names(struct st_header *header, struct error *error)
     return true;
 }
 
-static bool scan_tensor(struct scanner *scanner, const char *name, size_t length, struct st_header *header, size_t capacity)
+static bool scan_tensor(struct scanner *scanner, const char *name, size_t length, struct st_header *header,
+                        size_t capacity)
 {
     if (length == 0) {
         return refuse(scanner, "an empty tensor name");
@@ -458,8 +473,8 @@ static bool scan_header(struct scanner *scanner, struct st_header *header, size_
     return true;
 }
 
-bool st_header_parse(const char *text, size_t n, uint64_t data_bytes, struct arena *arena, struct st_header *ret_header,
-                     struct error *error)
+bool st_header_parse(const char *text, size_t n, uint64_t data_bytes, struct arena *arena,
+                     struct st_header *ret_header, struct error *error)
 {
     struct scanner scanner = {text, text, text + n, arena, error};
     if (n == 0 || text[0] != '{') {
@@ -471,9 +486,11 @@ bool st_header_parse(const char *text, size_t n, uint64_t data_bytes, struct are
     size_t capacity = n / ENTRY_BYTES_MIN + 1 < ST_TENSORS_MAX ? n / ENTRY_BYTES_MIN + 1 : ST_TENSORS_MAX;
     struct st_header header = {arena_allocate(arena, capacity, sizeof *header.tensors), 0};
     if (header.tensors == NULL) {
-        return error_set(error, ERROR_OUT_OF_MEMORY, "safetensors header: out of memory for %zu tensors", capacity);
+        return error_set(error, ERROR_OUT_OF_MEMORY, "safetensors header: out of memory for %zu tensors",
+                         capacity);
     }
-    if (!scan_header(&scanner, &header, capacity) || !check_ranges(&header, data_bytes, error) || !check_names(&header, error)) {
+    if (!scan_header(&scanner, &header, capacity) || !check_ranges(&header, data_bytes, error) ||
+        !check_names(&header, error)) {
         return false;
     }
     for (size_t i = 0; i < header.tensor_count; i++) {
@@ -483,7 +500,8 @@ bool st_header_parse(const char *text, size_t n, uint64_t data_bytes, struct are
     return true;
 }
 
-bool st_header_read(int fd, const char *name, struct arena *arena, struct st_header *ret_header, struct error *error)
+bool st_header_read(int fd, const char *name, struct arena *arena, struct st_header *ret_header,
+                    struct error *error)
 {
     uint64_t size = 0, n = 0;
     unsigned char prefix[8];
@@ -491,8 +509,8 @@ bool st_header_read(int fd, const char *name, struct arena *arena, struct st_hea
         return error_prefix(error, "%s: ", name);
     }
     if (size < sizeof prefix) {
-        return error_set_field(error, ERROR_CORRUPT_FILE, name, "%s has %llu bytes: not a safetensors file", name,
-                               (unsigned long long)size);
+        return error_set_field(error, ERROR_CORRUPT_FILE, name, "%s has %llu bytes: not a safetensors file",
+                               name, (unsigned long long)size);
     }
     if (!file_read_at(fd, prefix, sizeof prefix, 0, name, error)) {
         return false;
@@ -501,13 +519,15 @@ bool st_header_read(int fd, const char *name, struct arena *arena, struct st_hea
         n |= (uint64_t)prefix[i] << (8 * i);
     }
     if (n > size - sizeof prefix) {
-        return error_set_field(error, ERROR_CORRUPT_FILE, name,
-                               "%s: the header claims %llu bytes, the file has %llu: truncated or not safetensors", name,
-                               (unsigned long long)n, (unsigned long long)size);
+        return error_set_field(
+            error, ERROR_CORRUPT_FILE, name,
+            "%s: the header claims %llu bytes, the file has %llu: truncated or not safetensors", name,
+            (unsigned long long)n, (unsigned long long)size);
     }
     if (n > ST_HEADER_LIMIT_BYTES) {
-        return error_set_field(error, ERROR_TOO_LARGE, name, "%s: a header of %llu bytes; at most %u are read", name,
-                               (unsigned long long)n, ST_HEADER_LIMIT_BYTES);
+        return error_set_field(error, ERROR_TOO_LARGE, name,
+                               "%s: a header of %llu bytes; at most %u are read", name, (unsigned long long)n,
+                               ST_HEADER_LIMIT_BYTES);
     }
     OWNED_MEMORY char *text = memory_try_array((size_t)n + 1, 1, "a safetensors header", error);
     if (text == NULL || !file_read_at(fd, text, (size_t)n, sizeof prefix, name, error)) {
@@ -522,7 +542,8 @@ bool st_header_read(int fd, const char *name, struct arena *arena, struct st_hea
     return true;
 }
 
-/* ---- the shard index -------------------------------------------------------------------------------------------- */
+/* ---- the shard index
+ * -------------------------------------------------------------------------------------------- */
 
 static bool shard_name_is_safe(const char *name)
 {
@@ -542,7 +563,8 @@ static int compare_texts(const void *a, const void *b)
     return strcmp(*(const char *const *)a, *(const char *const *)b);
 }
 
-static bool collect_entries(json_t *map, struct arena *arena, struct st_index *index, const char **shard_of, struct error *error)
+static bool collect_entries(json_t *map, struct arena *arena, struct st_index *index, const char **shard_of,
+                            struct error *error)
 {
     const char *tensor = NULL;
     json_t *value = NULL;
@@ -550,9 +572,10 @@ static bool collect_entries(json_t *map, struct arena *arena, struct st_index *i
     {
         const char *shard = json_string_value(value);
         if (shard == NULL || !shard_name_is_safe(shard)) {
-            return error_set_field(error, ERROR_CORRUPT_FILE, "model.safetensors.index.json",
-                                   "the index sends tensor %.100s to \"%.100s\", which is not the plain name of a .safetensors file",
-                                   tensor, shard != NULL ? shard : "(not a string)");
+            return error_set_field(
+                error, ERROR_CORRUPT_FILE, "model.safetensors.index.json",
+                "the index sends tensor %.100s to \"%.100s\", which is not the plain name of a .safetensors file",
+                tensor, shard != NULL ? shard : "(not a string)");
         }
         shard_of[index->entry_count] = arena_copy_text(arena, shard, strlen(shard));
         index->entries[index->entry_count].tensor = arena_copy_text(arena, tensor, strlen(tensor));
@@ -563,7 +586,8 @@ static bool collect_entries(json_t *map, struct arena *arena, struct st_index *i
     return true;
 }
 
-bool st_index_parse(const char *text, size_t count, struct arena *arena, struct st_index *ret_index, struct error *error)
+bool st_index_parse(const char *text, size_t count, struct arena *arena, struct st_index *ret_index,
+                    struct error *error)
 {
     JSON_OWNED json = json_parse(text, count, ST_INDEX_LIMIT_BYTES, error);
     json_t *map = NULL;
@@ -573,7 +597,8 @@ bool st_index_parse(const char *text, size_t count, struct arena *arena, struct 
     size_t size = json_object_size(map);
     if (size == 0 || size > ST_TENSORS_MAX) {
         return error_set_field(error, ERROR_CORRUPT_FILE, "model.safetensors.index.json",
-                               "the shard index names %zu tensors; 1 to %d are possible", size, ST_TENSORS_MAX);
+                               "the shard index names %zu tensors; 1 to %d are possible", size,
+                               ST_TENSORS_MAX);
     }
     struct st_index index = {.entries = arena_allocate(arena, size, sizeof *index.entries)};
     index.shards = arena_allocate(arena, size, sizeof *index.shards);
@@ -590,8 +615,8 @@ bool st_index_parse(const char *text, size_t count, struct arena *arena, struct 
         }
     }
     if (index.shard_count > ST_SHARDS_MAX) {
-        return error_set_field(error, ERROR_CORRUPT_FILE, "model.safetensors.index.json", "the index names %zu shards; at most %d",
-                               index.shard_count, ST_SHARDS_MAX);
+        return error_set_field(error, ERROR_CORRUPT_FILE, "model.safetensors.index.json",
+                               "the index names %zu shards; at most %d", index.shard_count, ST_SHARDS_MAX);
     }
     *ret_index = index;
     return true;

@@ -1,20 +1,21 @@
 /*
- * workers/model/safetensors.h: the file format, read with suspicion and written in one pass.
+ * workers/model/safetensors.h: the file format, read with suspicion.
  *
  *     u64 little-endian n | n bytes of JSON, a `{` first, spaces behind | tensor data, without a hole
  *
- * The header comes from strangers, so it has its own scanner rather than a JSON library: it accepts exactly the one shape
- * of document that the format has, never recurses, allocates from n alone and takes O(n log n). What is refused: anything
- * not UTF-8, names doubled or with control characters, unknown dtypes, numbers that are not plain decimal digits below
- * 2^48, products that overflow, ranges that disagree with shape and dtype, holes, overlaps, bytes that belong to no tensor.
+ * The header comes from strangers, so it has its own scanner rather than a JSON library: it accepts exactly
+ * the one shape of document that the format has, never recurses, allocates from n alone and takes O(n log n).
+ * What is refused: anything not UTF-8, names doubled or with control characters, unknown dtypes, numbers that
+ * are not plain decimal digits below 2^48, products that overflow, ranges that disagree with shape and dtype,
+ * holes, overlaps, bytes that belong to no tensor.
  *
- * Errors are CORRUPT_FILE with the tensor or the byte offset in the message; TOO_LARGE for a header past the limit.
+ * Errors are CORRUPT_FILE with the tensor or the byte offset in the message; TOO_LARGE for a header past the
+ * limit.
  */
 #ifndef WORKERS_MODEL_SAFETENSORS_H
 #define WORKERS_MODEL_SAFETENSORS_H
 
 #include "base/arena.h"
-#include "base/cleanup.h"
 #include "base/error.h"
 #include "workers/tensor/dtype.h"
 #include <stdbool.h>
@@ -29,10 +30,11 @@
 #define ST_INDEX_LIMIT_BYTES  (64u << 20)
 
 /* All that the format knows; the engine computes with those of enum dtype. */
-#define ST_DTYPES(X)                                                                                                         \
-    X(BOOL, "BOOL", 1) X(U8, "U8", 1) X(I8, "I8", 1) X(F8_E5M2, "F8_E5M2", 1) X(F8_E4M3, "F8_E4M3", 1) X(I16, "I16", 2)      \
-    X(U16, "U16", 2) X(F16, "F16", 2) X(BF16, "BF16", 2) X(I32, "I32", 4) X(U32, "U32", 4) X(F32, "F32", 4)                  \
-    X(F64, "F64", 8) X(I64, "I64", 8) X(U64, "U64", 8)
+#define ST_DTYPES(X)                                                                                         \
+    X(BOOL, "BOOL", 1)                                                                                       \
+    X(U8, "U8", 1) X(I8, "I8", 1) X(F8_E5M2, "F8_E5M2", 1) X(F8_E4M3, "F8_E4M3", 1) X(I16, "I16", 2)         \
+        X(U16, "U16", 2) X(F16, "F16", 2) X(BF16, "BF16", 2) X(I32, "I32", 4) X(U32, "U32", 4)               \
+            X(F32, "F32", 4) X(F64, "F64", 8) X(I64, "I64", 8) X(U64, "U64", 8)
 enum st_dtype {
 #define X(name, slug, bytes) ST_##name,
     ST_DTYPES(X)
@@ -53,12 +55,14 @@ struct st_header {
     size_t tensor_count;
 };
 /* text: the n bytes of JSON. data_bytes: what follows them in the file. */
-bool st_header_parse(const char *text, size_t n, uint64_t data_bytes, struct arena *arena, struct st_header *ret_header,
-                     struct error *error) MUST_USE;
+bool st_header_parse(const char *text, size_t n, uint64_t data_bytes, struct arena *arena,
+                     struct st_header *ret_header, struct error *error) MUST_USE;
 /* name: for errors. */
-bool st_header_read(int fd, const char *name, struct arena *arena, struct st_header *ret_header, struct error *error) MUST_USE;
+bool st_header_read(int fd, const char *name, struct arena *arena, struct st_header *ret_header,
+                    struct error *error) MUST_USE;
 
-/* model.safetensors.index.json: which shard holds each tensor. Shard names are base names [A-Za-z0-9._-]+.safetensors. */
+/* model.safetensors.index.json: which shard holds each tensor. Shard names are base names
+ * [A-Za-z0-9._-]+.safetensors. */
 struct st_index_entry {
     const char *tensor, *shard;
 };
@@ -68,30 +72,7 @@ struct st_index {
     const char **shards; /* [shard_count], sorted, in the arena */
     size_t shard_count;
 };
-bool st_index_parse(const char *text, size_t count, struct arena *arena, struct st_index *ret_index, struct error *error) MUST_USE;
-
-/* ---- writing ------------------------------------------------------------------------------------------------ */
-
-struct st_spec {
-    const char *name;
-    enum dtype dtype;
-    size_t rank;
-    uint64_t shape[ST_RANK_MAX];
-};
-struct st_writer;
-/* Shapes first: the headers are written at once, the data streams in afterwards, tensor by tensor in the order of `specs`
- * (borrowed until close). More bytes than max_shard_bytes (0: no limit) are cut into model-0000i-of-0000N.safetensors between
- * tensors, with model.safetensors.index.json; else it is one model.safetensors. The folder exists and is empty of them. */
-struct st_writer *st_writer_open(const char *folder, const struct st_spec *specs, size_t count, uint64_t max_shard_bytes,
-                                 struct error *error) MUST_USE;
-/* The next bytes of the data, in any portions; they may run over from one tensor into the next. */
-bool st_writer_append(struct st_writer *writer, const void *bytes, size_t count, struct error *error) MUST_USE;
-/* All bytes must have come. Writes the index, syncs files. Frees the writer, also on failure. */
-bool st_writer_close(struct st_writer *writer, struct error *error) MUST_USE;
-void st_writer_destroy(struct st_writer *writer); /* gives up; files stay half-written */
-OWNED_DEFINE(st_writer)
-/* Weight file names in order ("model.safetensors" or the shards): [st_writer_file_count], borrowed until close. */
-size_t st_writer_file_count(const struct st_writer *writer);
-const char *st_writer_file_name(const struct st_writer *writer, size_t index);
+bool st_index_parse(const char *text, size_t count, struct arena *arena, struct st_index *ret_index,
+                    struct error *error) MUST_USE;
 
 #endif

@@ -1,5 +1,5 @@
-/* workers/tensor/backend.c: the registry. A backend is resolved once: its table is copied and holes are filled from
- * `reference`, so that callers never look for NULL. */
+/* workers/tensor/backend.c: the registry. A backend is resolved once: its table is copied and holes are
+ * filled from `reference`, so that callers never look for NULL. */
 #include "workers/tensor/backend.h"
 
 #include <math.h>
@@ -59,7 +59,8 @@ const struct backend *backend_open(const char *name, struct error *error)
         }
         return &resolved[i];
     }
-    error_set(error, ERROR_UNKNOWN_VALUE, "no backend is named \"%.40s\"; there are openblas and reference", name);
+    error_set(error, ERROR_UNKNOWN_VALUE, "no backend is named \"%.40s\"; there are openblas and reference",
+              name);
     return NULL;
 }
 

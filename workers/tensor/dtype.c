@@ -1,10 +1,11 @@
 /*
- * workers/tensor/dtype.c: conversions between stored element types and fp32. Everything is integer arithmetic on bit
- * patterns in loops the compiler vectorises; F16 needs no F16C instruction, so the result is the same on every machine.
+ * workers/tensor/dtype.c: conversions between stored element types and fp32. Everything is integer arithmetic
+ * on bit patterns in loops the compiler vectorises; F16 needs no F16C instruction, so the result is the same
+ * on every machine.
  *
  * F16 to fp32 uses the exponent trick: shifted into place, the bits are the value times 2^-112, and one exact
- * multiplication puts that right, subnormals included. Back, the value is added to a power of two that makes the FPU round
- * to nearest even at the right bit.
+ * multiplication puts that right, subnormals included. Back, the value is added to a power of two that makes
+ * the FPU round to nearest even at the right bit.
  */
 #include "workers/tensor/dtype.h"
 

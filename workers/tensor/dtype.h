@@ -1,5 +1,5 @@
-/* workers/tensor/dtype.h: element types and their conversion to fp32. bf16 is the upper half of an fp32; rounding back
- * is to nearest even, NaN stays NaN. */
+/* workers/tensor/dtype.h: element types and their conversion to fp32. bf16 is the upper half of an fp32;
+ * rounding back is to nearest even, NaN stays NaN. */
 #ifndef WORKERS_TENSOR_DTYPE_H
 #define WORKERS_TENSOR_DTYPE_H
 

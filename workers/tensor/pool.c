@@ -1,10 +1,10 @@
 /*
- * workers/tensor/pool.c: the compute threads. A run publishes (task, context, count) under the lock, wakes the threads
- * and works along; whoever is free takes the next index. A run ends when every thread that joined it has left, so the
- * caller may free the context at once.
+ * workers/tensor/pool.c: the compute threads. A run publishes (task, context, count) under the lock, wakes
+ * the threads and works along; whoever is free takes the next index. A run ends when every thread that joined
+ * it has left, so the caller may free the context at once.
  *
- * Threads join a run by its generation number: one that wakes up late, after the run is over, sees no open run and
- * sleeps on.
+ * Threads join a run by its generation number: one that wakes up late, after the run is over, sees no open
+ * run and sleeps on.
  */
 #include "workers/tensor/pool.h"
 
@@ -106,7 +106,8 @@ struct pool *pool_create(size_t thread_count, struct error *error)
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (failure != 0) {
-        error_set_errno(error, failure, "cannot start compute thread %zu of %zu", pool->started, thread_count);
+        error_set_errno(error, failure, "cannot start compute thread %zu of %zu", pool->started,
+                        thread_count);
         return NULL;
     }
     return TAKE(pool);
@@ -117,8 +118,8 @@ size_t pool_thread_count(const struct pool *pool)
     return pool->thread_count;
 }
 
-bool pool_run(struct pool *pool, size_t count, void (*task)(void *context, size_t index, size_t thread), void *context,
-              const struct cancel *cancel, struct error *error)
+bool pool_run(struct pool *pool, size_t count, void (*task)(void *context, size_t index, size_t thread),
+              void *context, const struct cancel *cancel, struct error *error)
 {
     bool is_shared = count > 1 && pool->thread_count > 1;
     pthread_mutex_lock(&pool->lock);

@@ -1,13 +1,14 @@
 /*
- * workers/tensor/openblas/kernels.c: row kernels in C with vector types, compiled once per instruction set (KERNELS names the
- * table, LANES the floats of a vector).
+ * workers/tensor/openblas/kernels.c: row kernels in C with vector types, compiled once per instruction set
+ * (KERNELS names the table, LANES the floats of a vector).
  *
- * Every sum has an order fixed by its length alone: lane l of the accumulator takes elements l, l + LANES, ...; a last
- * partial vector is padded with zeros (or with what leaves the result alone); lanes are then added by halving. Blocking over rows
- * or columns only decides which accumulators are alive at once, never the order inside one.
+ * Every sum has an order fixed by its length alone: lane l of the accumulator takes elements l, l + LANES,
+ * ...; a last partial vector is padded with zeros (or with what leaves the result alone); lanes are then
+ * added by halving. Blocking over rows or columns only decides which accumulators are alive at once, never
+ * the order inside one.
  *
- * exp, expm1 and log1p are our own: reduction by powers of two, then the Taylor or atanh series, cut where the rest is
- * under 1e-8 of the value on the reduced range. They are good to about 2 units in the last place.
+ * exp, expm1 and log1p are our own: reduction by powers of two, then the Taylor or atanh series, cut where
+ * the rest is under 1e-8 of the value on the reduced range. They are good to about 2 units in the last place.
  *
  * Long non-negative sums (divergences, squares) go to double every CHUNK elements.
  */
@@ -20,8 +21,8 @@ typedef float vf __attribute__((vector_size(4 * LANES)));
 typedef int32_t vi __attribute__((vector_size(4 * LANES)));
 typedef uint32_t vu __attribute__((vector_size(4 * LANES)));
 
-#define CHUNK 512
-#define LN2_HIGH 0x1.62e4p-1f          /* 15 significant bits: n * LN2_HIGH is exact */
+#define CHUNK    512
+#define LN2_HIGH 0x1.62e4p-1f /* 15 significant bits: n * LN2_HIGH is exact */
 #define LN2_LOW  0x1.7f7d1cf79abcap-20f
 #define LOG2_E   0x1.715476p+0f
 #define ROUNDER  0x1.8p23f
@@ -130,7 +131,8 @@ static inline vf vexpm1(vf x)
     return taylor_expm1(reduced.r) * reduced.power + (reduced.power - 1.0f);
 }
 
-/* log(1 + y) for y >= -0.75, small y included: the log of the rounded sum, put right by what rounding lost. */
+/* log(1 + y) for y >= -0.75, small y included: the log of the rounded sum, put right by what rounding lost.
+ */
 static inline vf vlog1p(vf y)
 {
     vf w = 1.0f + y;
@@ -149,13 +151,14 @@ static inline vf vlog1p(vf y)
     return n * LN2_HIGH + (log_m + (n * LN2_LOW + lost));
 }
 
-/* ---- matmul of few rows ------------------------------------------------------------------------------------- */
+/* ---- matmul of few rows
+ * ------------------------------------------------------------------------------------- */
 
 #define BLOCK_COLUMNS 4
 
 /* ROWS x COLUMNS dot products at once; each in its own accumulator. */
-static inline __attribute__((always_inline)) void dot_block(const struct matmul *job, size_t row, size_t column, size_t rows,
-                                                            size_t columns)
+static inline __attribute__((always_inline)) void dot_block(const struct matmul *job, size_t row,
+                                                            size_t column, size_t rows, size_t columns)
 {
     const float *x = job->x + row * job->x_stride, *w = job->w + column * job->w_stride;
     vf sums[4][BLOCK_COLUMNS];
@@ -189,7 +192,8 @@ static inline __attribute__((always_inline)) void dot_block(const struct matmul 
     }
 }
 
-static inline __attribute__((always_inline)) void dot_columns(const struct matmul *job, size_t column, size_t columns)
+static inline __attribute__((always_inline)) void dot_columns(const struct matmul *job, size_t column,
+                                                              size_t columns)
 {
     size_t row = 0;
     for (; row + 4 <= job->rows; row += 4) {
@@ -214,7 +218,8 @@ static void rows_matmul(const struct matmul *job)
     }
 }
 
-/* ---- rows ------------------------------------------------------------------------------------------------- */
+/* ---- rows -------------------------------------------------------------------------------------------------
+ */
 
 static double squares(size_t count, const float *x)
 {
@@ -235,8 +240,8 @@ static double squares(size_t count, const float *x)
     return total;
 }
 
-static void rmsnorm(size_t rows, size_t size, const float *x, size_t x_stride, const float *w, float epsilon, float *out,
-                    size_t out_stride)
+static void rmsnorm(size_t rows, size_t size, const float *x, size_t x_stride, const float *w, float epsilon,
+                    float *out, size_t out_stride)
 {
     for (size_t r = 0; r < rows; r++) {
         const float *in = x + r * x_stride;
@@ -248,7 +253,8 @@ static void rmsnorm(size_t rows, size_t size, const float *x, size_t x_stride, c
     }
 }
 
-static void rope(size_t rows, size_t heads, size_t head_size, const float *cosines, const float *sines, float *x, size_t stride)
+static void rope(size_t rows, size_t heads, size_t head_size, const float *cosines, const float *sines,
+                 float *x, size_t stride)
 {
     size_t half = head_size / 2;
     for (size_t r = 0; r < rows; r++) {
@@ -341,7 +347,8 @@ static float softmax(size_t count, float *scores, float factor)
     return sum_lanes(sum);
 }
 
-/* ---- decoding ----------------------------------------------------------------------------------------------- */
+/* ---- decoding
+ * ----------------------------------------------------------------------------------------------- */
 
 static void mix_values(const struct attention_row *job, size_t head, float sum)
 {
@@ -383,7 +390,8 @@ static void attention_row(const struct attention_row *job)
     }
 }
 
-/* ---- head --------------------------------------------------------------------------------------------------- */
+/* ---- head
+ * --------------------------------------------------------------------------------------------------- */
 
 static size_t first_index_of(size_t count, const float *x, float value)
 {
@@ -430,7 +438,7 @@ static inline vf divergence_terms(enum distance_kind kind, vf log_p, vf log_q)
     }
     vf m = 0.5f * (p + q), size = vabs(u);
     vf bounded = select(size < 80.0f, size, splat(80.0f));
-    vf e = vexpm1(-bounded);                                     /* E - 1, E = e^-|u| */
+    vf e = vexpm1(-bounded); /* E - 1, E = e^-|u| */
     vf log_cosh = 0.5f * vlog1p(e * e / (4.0f * (1.0f + e))) + 0.5f * (size - bounded);
     if (kind == DISTANCE_JS) {
         return m * log_cosh;
@@ -447,7 +455,8 @@ static inline vf terms_of(enum distance_kind kind, const struct distance_row *ro
     return divergence_terms(kind, a - (float)row->original_scale, b - (float)row->candidate_scale);
 }
 
-static inline __attribute__((always_inline)) double sum_terms(enum distance_kind kind, const struct distance_row *row)
+static inline __attribute__((always_inline)) double sum_terms(enum distance_kind kind,
+                                                              const struct distance_row *row)
 {
     double total = 0.0;
     for (size_t start = 0; start < row->count; start += CHUNK) {
@@ -457,7 +466,8 @@ static inline __attribute__((always_inline)) double sum_terms(enum distance_kind
             sum += terms_of(kind, row, load(row->original + i), load(row->candidate + i));
         }
         if (i < end) {
-            vf a = load_part(row->original + i, end - i, 0.0f), b = load_part(row->candidate + i, end - i, 0.0f);
+            vf a = load_part(row->original + i, end - i, 0.0f),
+               b = load_part(row->candidate + i, end - i, 0.0f);
             vf terms = terms_of(kind, row, a, b), kept = splat(0.0f);
             memcpy(&kept, &terms, (end - i) * sizeof *row->original);
             sum += kept;
@@ -476,8 +486,10 @@ static double angle(const struct distance_row *row)
         vf minus = splat(0.0f), plus = splat(0.0f);
         for (; i < end; i += LANES) {
             bool is_whole = i + LANES <= end;
-            vf a = (is_whole ? load(row->original + i) : load_part(row->original + i, end - i, 0.0f)) * a_factor;
-            vf b = (is_whole ? load(row->candidate + i) : load_part(row->candidate + i, end - i, 0.0f)) * b_factor;
+            vf a =
+                (is_whole ? load(row->original + i) : load_part(row->original + i, end - i, 0.0f)) * a_factor;
+            vf b = (is_whole ? load(row->candidate + i) : load_part(row->candidate + i, end - i, 0.0f)) *
+                   b_factor;
             minus += (a - b) * (a - b);
             plus += (a + b) * (a + b);
         }

@@ -1,6 +1,7 @@
 /*
- * workers/tensor/openblas/kernels.h: what BLAS has no word for, vectorised. kernels.c is compiled once per instruction set; the
- * backend picks the one that belongs to the core type OpenBLAS runs as, so that OPENBLAS_CORETYPE pins all arithmetic.
+ * workers/tensor/openblas/kernels.h: what BLAS has no word for, vectorised. kernels.c is compiled once per
+ * instruction set; the backend picks the one that belongs to the core type OpenBLAS runs as, so that
+ * OPENBLAS_CORETYPE pins all arithmetic.
  */
 #ifndef WORKERS_TENSOR_OPENBLAS_KERNELS_H
 #define WORKERS_TENSOR_OPENBLAS_KERNELS_H
@@ -10,9 +11,10 @@
 struct kernels {
     const char *name;
     void (*rows_matmul)(const struct matmul *job);
-    void (*rmsnorm)(size_t rows, size_t size, const float *x, size_t x_stride, const float *w, float epsilon, float *out,
-                    size_t out_stride);
-    void (*rope)(size_t rows, size_t heads, size_t head_size, const float *cosines, const float *sines, float *x, size_t stride);
+    void (*rmsnorm)(size_t rows, size_t size, const float *x, size_t x_stride, const float *w, float epsilon,
+                    float *out, size_t out_stride);
+    void (*rope)(size_t rows, size_t heads, size_t head_size, const float *cosines, const float *sines,
+                 float *x, size_t stride);
     void (*attention_row)(const struct attention_row *job);
     void (*silu_mul)(size_t rows, size_t count, float *gate, const float *up, size_t stride);
     bool (*add)(size_t count, float *to, const float *from);

@@ -1,10 +1,11 @@
 /*
  * workers/tensor/openblas/openblas.c: GEMMs by OpenBLAS, everything else by our own vector kernels.
  *
- * OpenBLAS gives the same bits for the same shape, and other bits for other shapes (measured: rows change with M, with
- * their position and with a cut of N on some cores). So it only ever sees whole tiles: TILE_ROWS rows with zeros or old
- * scratch behind the last token, and it runs single-threaded inside our pool. Attention follows the same rule: scores of a tile of
- * queries against (tile + 1) tiles of keys, whatever the length of the sequence.
+ * OpenBLAS gives the same bits for the same shape, and other bits for other shapes (measured: rows change
+ * with M, with their position and with a cut of N on some cores). So it only ever sees whole tiles: TILE_ROWS
+ * rows with zeros or old scratch behind the last token, and it runs single-threaded inside our pool.
+ * Attention follows the same rule: scores of a tile of queries against (tile + 1) tiles of keys, whatever the
+ * length of the sequence.
  */
 #include "workers/tensor/openblas/kernels.h"
 
@@ -16,8 +17,9 @@ static const struct kernels *kernels; /* fixed by start */
 
 static void openblas_matmul(const struct matmul *job)
 {
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, TILE_ROWS, (blasint)job->n, (blasint)job->k, 1.0f, job->x,
-                (blasint)job->x_stride, job->w, (blasint)job->w_stride, 0.0f, job->out, (blasint)job->out_stride);
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, TILE_ROWS, (blasint)job->n, (blasint)job->k, 1.0f,
+                job->x, (blasint)job->x_stride, job->w, (blasint)job->w_stride, 0.0f, job->out,
+                (blasint)job->out_stride);
     if (job->bias == NULL) {
         return;
     }
@@ -28,7 +30,8 @@ static void openblas_matmul(const struct matmul *job)
     }
 }
 
-/* Scores of the tile's queries become probabilities: row r sees keys up to its own position, the rest weighs 0. Sums: [TILE_ROWS] */
+/* Scores of the tile's queries become probabilities: row r sees keys up to its own position, the rest weighs
+ * 0. Sums: [TILE_ROWS] */
 static void mask_and_normalise(const struct attention *job, size_t keys, float factor, float *sums)
 {
     for (size_t r = 0; r < TILE_ROWS; r++) {
@@ -48,11 +51,12 @@ static void openblas_attention(const struct attention *job)
         size_t kv = h / job->heads_per_kv * size;
         float *out = job->out + first * job->out_stride + h * size;
         cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, TILE_ROWS, (blasint)keys, (blasint)size, 1.0f,
-                    job->q + first * job->stride + h * size, (blasint)job->stride, job->k + kv, (blasint)job->stride, 0.0f,
-                    job->scratch, (blasint)keys);
+                    job->q + first * job->stride + h * size, (blasint)job->stride, job->k + kv,
+                    (blasint)job->stride, 0.0f, job->scratch, (blasint)keys);
         mask_and_normalise(job, keys, factor, sums);
-        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, TILE_ROWS, (blasint)size, (blasint)keys, 1.0f, job->scratch,
-                    (blasint)keys, job->v + kv, (blasint)job->stride, 0.0f, out, (blasint)job->out_stride);
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, TILE_ROWS, (blasint)size, (blasint)keys, 1.0f,
+                    job->scratch, (blasint)keys, job->v + kv, (blasint)job->stride, 0.0f, out,
+                    (blasint)job->out_stride);
         for (size_t r = 0; r < TILE_ROWS; r++) {
             kernels->scale(size, out + r * job->out_stride, 1.0f / sums[r]);
         }
@@ -67,7 +71,8 @@ static const struct kernels *choose_kernels(void)
     const char *core = openblas_get_corename();
 #if defined(__x86_64__)
     for (size_t i = 0; i < sizeof avx512_cores / sizeof avx512_cores[0]; i++) {
-        if (strcmp(core, avx512_cores[i]) == 0 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq")) {
+        if (strcmp(core, avx512_cores[i]) == 0 && __builtin_cpu_supports("avx512f") &&
+            __builtin_cpu_supports("avx512dq")) {
             return &kernels_avx512;
         }
     }
@@ -100,7 +105,8 @@ static bool openblas_start(struct backend *self, struct error *error)
 
 const struct backend backend_openblas = {
     .name = "openblas",
-    .summary = "OpenBLAS, single-threaded on fixed tiles inside our own pool, with our own vector kernels around it.",
+    .summary =
+        "OpenBLAS, single-threaded on fixed tiles inside our own pool, with our own vector kernels around it.",
     .start = openblas_start,
     .matmul = openblas_matmul,
     .attention = openblas_attention,

@@ -1,6 +1,7 @@
 /*
- * workers/tensor/reference/reference.c: every operation in plain loops, summed in double and rounded once. It is the truth that
- * other backends are compared with, and what a hole in their tables falls back to; it is not meant to be fast.
+ * workers/tensor/reference/reference.c: every operation in plain loops, summed in double and rounded once. It
+ * is the truth that other backends are compared with, and what a hole in their tables falls back to; it is
+ * not meant to be fast.
  *
  * The divergences use forms whose every term is non-negative, with u = log p - log q:
  *
@@ -8,10 +9,11 @@
  *   JS, reference form  = 1/2 [KL(M||P) + KL(M||Q)] = sum M log cosh(u/2)         M = (P + Q) / 2
  *   JS, textbook        = 1/2 [KL(P||M) + KL(Q||M)] = sum M [t u/2 - log cosh(u/2)],  t = tanh(u/2)
  *
- * The usual forms add large terms of both signs; for nearly equal distributions nothing but rounding would remain.
+ * The usual forms add large terms of both signs; for nearly equal distributions nothing but rounding would
+ * remain.
  *
- * The angle between logit rows is 2 atan2(|a - b|, |a + b|) of the normalised rows: acos of a dot product near 1 has lost
- * half of its digits. It ends at pi/2, as a cosine clamped to [0, 1] would.
+ * The angle between logit rows is 2 atan2(|a - b|, |a + b|) of the normalised rows: acos of a dot product
+ * near 1 has lost half of its digits. It ends at pi/2, as a cosine clamped to [0, 1] would.
  */
 #include "workers/tensor/backend.h"
 
@@ -42,8 +44,8 @@ static void reference_tile_matmul(const struct matmul *job)
     }
 }
 
-static void reference_rmsnorm(size_t rows, size_t size, const float *x, size_t x_stride, const float *w, float epsilon,
-                              float *out, size_t out_stride)
+static void reference_rmsnorm(size_t rows, size_t size, const float *x, size_t x_stride, const float *w,
+                              float epsilon, float *out, size_t out_stride)
 {
     for (size_t r = 0; r < rows; r++) {
         const float *in = x + r * x_stride;
@@ -58,8 +60,8 @@ static void reference_rmsnorm(size_t rows, size_t size, const float *x, size_t x
     }
 }
 
-static void reference_rope(size_t rows, size_t heads, size_t head_size, const float *cosines, const float *sines, float *x,
-                           size_t stride)
+static void reference_rope(size_t rows, size_t heads, size_t head_size, const float *cosines,
+                           const float *sines, float *x, size_t stride)
 {
     size_t half = head_size / 2;
     for (size_t r = 0; r < rows; r++) {
@@ -76,8 +78,8 @@ static void reference_rope(size_t rows, size_t heads, size_t head_size, const fl
 }
 
 /* One query against `count` keys; scratch: [count]. */
-static void attend(const float *q, const float *keys, const float *values, size_t count, size_t stride, size_t head_size,
-                   float *out, float *scratch)
+static void attend(const float *q, const float *keys, const float *values, size_t count, size_t stride,
+                   size_t head_size, float *out, float *scratch)
 {
     double scale = 1.0 / sqrt((double)head_size), max = -INFINITY, sum = 0.0;
     for (size_t t = 0; t < count; t++) {
@@ -107,8 +109,9 @@ static void reference_attention(const struct attention *job)
         size_t position = job->tile * TILE_ROWS + r;
         for (size_t h = job->first_head; h < job->first_head + job->head_count; h++) {
             size_t kv = h / job->heads_per_kv * job->head_size;
-            attend(job->q + position * job->stride + h * job->head_size, job->k + kv, job->v + kv, position + 1, job->stride,
-                   job->head_size, job->out + position * job->out_stride + h * job->head_size, job->scratch);
+            attend(job->q + position * job->stride + h * job->head_size, job->k + kv, job->v + kv,
+                   position + 1, job->stride, job->head_size,
+                   job->out + position * job->out_stride + h * job->head_size, job->scratch);
         }
     }
 }
@@ -117,8 +120,8 @@ static void reference_attention_row(const struct attention_row *job)
 {
     for (size_t h = 0; h < job->head_count; h++) {
         size_t kv = h / job->heads_per_kv * job->head_size;
-        attend(job->q + h * job->head_size, job->keys + kv, job->values + kv, job->count, job->stride, job->head_size,
-               job->out + h * job->head_size, job->scratch);
+        attend(job->q + h * job->head_size, job->keys + kv, job->values + kv, job->count, job->stride,
+               job->head_size, job->out + h * job->head_size, job->scratch);
     }
 }
 
@@ -181,7 +184,8 @@ static double angle(const struct distance_row *row)
 {
     double apart = 0.0, along = 0.0;
     for (size_t i = 0; i < row->count; i++) {
-        double a = (double)row->original[i] / row->original_scale, b = (double)row->candidate[i] / row->candidate_scale;
+        double a = (double)row->original[i] / row->original_scale,
+               b = (double)row->candidate[i] / row->candidate_scale;
         apart += (a - b) * (a - b);
         along += (a + b) * (a + b);
     }
