@@ -37,19 +37,20 @@ static const char *string_at(const struct strings *strings, size_t index, size_t
     return strings->pool.bytes != NULL ? strings->pool.bytes + strings->items[index].offset : "";
 }
 
-static void decode_replace(const struct decoder_step *step, const struct strings *from, struct strings *to)
+static void decode_replace(const char *wanted, const char *content, const struct strings *from,
+                           struct strings *to)
 {
-    size_t pattern = strlen(step->pattern);
+    size_t pattern = strlen(wanted);
     for (size_t i = 0; i < from->count; i++) {
         size_t length = 0;
         const char *bytes = string_at(from, i, &length);
         struct text text = {0};
         for (size_t done = 0; done < length;) {
-            const char *found = memmem(bytes + done, length - done, step->pattern, pattern);
+            const char *found = memmem(bytes + done, length - done, wanted, pattern);
             size_t end = found != NULL ? (size_t)(found - bytes) : length;
             text_append_bytes(&text, bytes + done, end - done);
             if (found != NULL) {
-                text_append(&text, step->content);
+                text_append(&text, content);
             }
             done = end + (found != NULL ? pattern : 0);
         }
@@ -156,9 +157,7 @@ static void decode_byte_level(const struct strings *from, struct strings *to)
 static void decode_metaspace(const struct decoder_step *step, const struct strings *from, struct strings *to)
 {
     size_t mark = strlen(step->pattern);
-    struct decoder_step replace = {
-        .kind = DECODER_REPLACE, .pattern = step->pattern, .content = step->content};
-    decode_replace(&replace, from, to);
+    decode_replace(step->pattern, " ", from, to);
     size_t length = 0;
     if (from->count > 0 && step->drops_first) {
         const char *first = string_at(from, 0, &length);
@@ -173,7 +172,7 @@ static void decode_step(const struct decoder_step *step, const struct strings *f
 {
     switch (step->kind) {
     case DECODER_REPLACE:
-        decode_replace(step, from, to);
+        decode_replace(step->pattern, step->content, from, to);
         break;
     case DECODER_BYTE_FALLBACK:
         decode_byte_fallback(from, to);

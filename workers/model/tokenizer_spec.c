@@ -56,6 +56,15 @@ static bool get_text(struct reader *reader, const json_t *object, const char *po
     return true;
 }
 
+static bool get_integer(struct reader *reader, const json_t *object, const char *pointer, const char *name,
+                        int64_t max, int64_t *value)
+{
+    if (!json_get_i64(object, pointer, name, 0, max, value, reader->error)) {
+        return error_prefix(reader->error, "tokenizer.json: ");
+    }
+    return true;
+}
+
 /* A part is null, or one object, or {"type": "Sequence", "<list_name>": [objects]}: each object goes to
  * read_one. */
 static bool
@@ -339,8 +348,8 @@ static bool read_strip(struct reader *reader, const json_t *object, const char *
     int64_t start = 0, stop = 0;
     step->kind = DECODER_STRIP;
     if (!get_text(reader, object, pointer, "content", content) ||
-        !json_get_i64(object, pointer, "start", 0, 1024, &start, reader->error) ||
-        !json_get_i64(object, pointer, "stop", 0, 1024, &stop, reader->error)) {
+        !get_integer(reader, object, pointer, "start", 1024, &start) ||
+        !get_integer(reader, object, pointer, "stop", 1024, &stop)) {
         return false;
     }
     if (**content == '\0' || utf8_length(*content) != strlen(*content)) {
@@ -400,7 +409,7 @@ static bool read_added_token(struct reader *reader, const json_t *item, const ch
         return fail_spec(reader, ERROR_WRONG_TYPE, pointer, "an object is needed", NULL);
     }
     if (!get_text(reader, item, pointer, "content", &content) ||
-        !json_get_i64(item, pointer, "id", 0, TOKENIZER_IDS_MAX - 1, &id, reader->error) ||
+        !get_integer(reader, item, pointer, "id", TOKENIZER_IDS_MAX - 1, &id) ||
         !find_bool(reader, item, pointer, "special", &token->is_special) ||
         !find_bool(reader, item, pointer, "single_word", &token->is_single_word) ||
         !find_bool(reader, item, pointer, "lstrip", &token->strips_left) ||
