@@ -1,0 +1,296 @@
+/*
+ * What holds for every method of methods.def (and for the skeleton), on a toy model of four layers whose sublayers have tensors in the
+ * inventory but no weights: the evaluator is a table. New methods join unasked.
+ */
+#include "base/check.h"
+#include "workers/prune/prune.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+extern const struct prune_method prune_method_skeleton;
+
+enum { LAYERS = 4, SUBLAYERS = 2 * LAYERS, METHODS_MAX = 64 };
+
+struct world {
+    struct inventory inventory;
+    struct inventory_tensor tensors[4 * LAYERS + 1];
+    char names[4 * LAYERS + 1][64];
+    struct sublayer sublayers[SUBLAYERS];
+    double cosines[LAYERS];
+    bool removed[SUBLAYERS];
+    struct prune_evaluator evaluator;
+    struct prune_run run;
+};
+
+static void add_tensor(struct world *world, const char *name, uint64_t rows, uint64_t columns)
+{
+    size_t index = world->inventory.tensor_count++;
+    (void)snprintf(world->names[index], sizeof world->names[index], "%s", name);
+    world->tensors[index] = (struct inventory_tensor){.name = world->names[index],
+                                                      .dtype = DTYPE_F32,
+                                                      .rank = columns > 0 ? 2 : 1,
+                                                      .shape = {rows, columns},
+                                                      .bytes = 4 * rows * (columns > 0 ? columns : 1)};
+}
+
+static bool world_restart(void *context, const bool *removed, struct error *error)
+{
+    (void)error;
+    struct world *world = context;
+    memcpy(world->removed, removed, sizeof world->removed);
+    return true;
+}
+
+/* Deeper sublayers matter less, attention less than FFN; the more is gone, the more each costs. */
+static bool world_evaluate(void *context, const struct prune_unit *unit, double best, double *ret_score,
+                           struct error *error)
+{
+    (void)best;
+    (void)error;
+    const struct world *world = context;
+    double score = 0;
+    for (size_t i = 0; i < SUBLAYERS; i++) {
+        bool is_gone = world->removed[i] || (i >= unit->first && i < unit->first + unit->count);
+        score += is_gone ? (double)(SUBLAYERS - i) + (i % 2 == 0 ? 0 : 3) : 0;
+    }
+    *ret_score = score;
+    return true;
+}
+
+static bool world_commit(void *context, const struct prune_unit *unit, struct error *error)
+{
+    (void)error;
+    struct world *world = context;
+    for (size_t i = 0; i < unit->count; i++) {
+        world->removed[unit->first + i] = true;
+    }
+    return true;
+}
+
+static void world_start(struct world *world)
+{
+    *world = (struct world){0};
+    world->inventory.tensors = world->tensors;
+    world->inventory.config.layer_count = LAYERS;
+    add_tensor(world, "model.embed_tokens.weight", 10, 4);
+    for (size_t i = 0; i < LAYERS; i++) {
+        static const char *const suffixes[] = {"self_attn.q_proj.weight", "input_layernorm.weight",
+                                               "mlp.down_proj.weight", "post_attention_layernorm.weight"};
+        for (size_t s = 0; s < 4; s++) {
+            char name[64];
+            (void)snprintf(name, sizeof name, "model.layers.%zu.%s", i, suffixes[s]);
+            add_tensor(world, name, 4, s == 0 ? 4 : s == 2 ? 8 : 0);
+        }
+        world->inventory.config.layers[i] = (struct model_layer){.has_attention = true, .has_ffn = true};
+        world->cosines[i] = 0.9 + 0.01 * (double)i;
+    }
+    for (size_t i = 0; i < SUBLAYERS; i++) {
+        world->sublayers[i] = (struct sublayer){.kind = i % 2 == 0 ? SUBLAYER_ATTENTION : SUBLAYER_FFN,
+                                                .layer = i / 2,
+                                                .parameter_count = i % 2 == 0 ? 16 : 32,
+                                                .norm_count = 4};
+    }
+    world->evaluator = (struct prune_evaluator){world, world_restart, world_evaluate, world_commit};
+    world->run = (struct prune_run){.inventory = &world->inventory,
+                                    .sublayers = world->sublayers,
+                                    .sublayer_count = SUBLAYERS,
+                                    .seed = 7,
+                                    .block_cosines = world->cosines,
+                                    .evaluator = &world->evaluator};
+}
+
+static size_t list_methods(const struct prune_method **ret_methods)
+{
+    size_t count = 0;
+    for (const struct prune_method *const *method = prune_methods(); *method != NULL; method++) {
+        ret_methods[count++] = *method;
+    }
+    ret_methods[count++] = &prune_method_skeleton;
+    return count;
+}
+
+/* Runs a method with all its defaults. */
+static bool run_method(const struct prune_method *method, const struct prune_target *target, uint64_t seed,
+                       struct plan *plan, struct error *error)
+{
+    struct world world;
+    world_start(&world);
+    struct param_spec spec = {.name = method->name,
+                              .type = PARAM_OBJECT,
+                              .members = method->params,
+                              .member_count = method->param_count};
+    JSON_OWNED empty = json_object();
+    JSON_OWNED parameters = param_resolve(&spec, empty);
+    world.run.parameters = parameters;
+    world.run.seed = seed;
+    return method->decide(&world.run, target, plan, error);
+}
+
+static void every_method_has_what_the_catalogue_prints(void **state)
+{
+    (void)state;
+    const struct prune_method *methods[METHODS_MAX];
+    size_t count = list_methods(methods);
+    assert_true(count >= 5);
+    for (size_t i = 0; i < count; i++) {
+        assert_true(strlen(methods[i]->name) > 0 && strlen(methods[i]->summary) > 20 &&
+                    strlen(methods[i]->reference) > 0);
+        assert_non_null(methods[i]->decide);
+        for (size_t p = 0; p < methods[i]->param_count; p++) {
+            assert_non_null(methods[i]->params[p].help);
+        }
+        assert_ptr_equal(i + 1 < count ? prune_method_find(methods[i]->name) : methods[i], methods[i]);
+    }
+    assert_null(prune_method_find("no_such_method"));
+}
+
+static void every_method_stops_at_the_first_point_past_every_kind_of_target(void **state)
+{
+    (void)state;
+    static const struct prune_target targets[] = {
+        {.kind = PRUNE_TARGET_SPARSITY, .ratio = 0.3},
+        {.kind = PRUNE_TARGET_PARAMS, .count = 150},
+        {.kind = PRUNE_TARGET_MEMORY_BYTES, .count = 600},
+        {.kind = PRUNE_TARGET_MEMORY_BYTES, .count = 300, .element_bytes = 2},
+        {.kind = PRUNE_TARGET_NUM_LAYERS, .count = 3},
+        {.kind = PRUNE_TARGET_SUBLAYERS_REMOVED, .count = 2},
+        {.kind = PRUNE_TARGET_NUM_LAYERS, .count = 2, .require_packable = true},
+    };
+    struct world world;
+    world_start(&world);
+    const struct prune_method *methods[METHODS_MAX];
+    size_t count = list_methods(methods);
+    for (size_t i = 0; i < count; i++) {
+        for (size_t t = 0; t < sizeof targets / sizeof targets[0]; t++) {
+            OWNED(plan) plan = plan_create(SUBLAYERS);
+            struct error error = {0};
+            if (!run_method(methods[i], &targets[t], 7, plan, &error)) {
+                /* An order whose points never pack may say so, and nothing else. */
+                assert_true(targets[t].require_packable && error.code == ERROR_UNREACHABLE);
+                continue;
+            }
+            assert_true(prune_target_reached(&targets[t], plan, &world.inventory));
+            size_t chosen = plan->removed_count;
+            for (size_t earlier = 0; earlier < chosen; earlier++) {
+                if (earlier == 0 || plan->points[earlier - 1].is_cut) {
+                    plan_cut(plan, earlier);
+                    assert_false(prune_target_reached(&targets[t], plan, &world.inventory));
+                }
+            }
+        }
+    }
+}
+
+static void every_method_repeats_itself_for_the_same_seed(void **state)
+{
+    (void)state;
+    struct prune_target target = {.kind = PRUNE_TARGET_SUBLAYERS_REMOVED, .count = 4};
+    const struct prune_method *methods[METHODS_MAX];
+    size_t count = list_methods(methods);
+    for (size_t i = 0; i < count; i++) {
+        bool differs = false;
+        for (uint64_t seed = 0; seed < 20; seed++) {
+            OWNED(plan) first = plan_create(SUBLAYERS);
+            OWNED(plan) second = plan_create(SUBLAYERS);
+            OWNED(plan) other = plan_create(SUBLAYERS);
+            assert_true(run_method(methods[i], &target, seed, first, NULL));
+            assert_true(run_method(methods[i], &target, seed, second, NULL));
+            assert_true(run_method(methods[i], &target, seed + 1, other, NULL));
+            assert_memory_equal(first->removed, second->removed, SUBLAYERS * sizeof(bool));
+            differs = differs || memcmp(first->removed, other->removed, SUBLAYERS * sizeof(bool)) != 0;
+        }
+        assert_int_equal(differs, (methods[i]->traits & PRUNE_TRAIT_SEEDED) != 0);
+    }
+}
+
+static void every_method_refuses_to_remove_everything(void **state)
+{
+    (void)state;
+    struct prune_target target = {.kind = PRUNE_TARGET_SUBLAYERS_REMOVED, .count = SUBLAYERS};
+    const struct prune_method *methods[METHODS_MAX];
+    size_t count = list_methods(methods);
+    for (size_t i = 0; i < count; i++) {
+        OWNED(plan) plan = plan_create(SUBLAYERS);
+        struct error error = {0};
+        assert_false(run_method(methods[i], &target, 7, plan, &error));
+        assert_int_equal(error.code, ERROR_UNREACHABLE);
+        assert_int_equal(plan->removed_count, 0);
+    }
+}
+
+static void a_target_of_nothing_removes_nothing(void **state)
+{
+    (void)state;
+    struct prune_target target = {.kind = PRUNE_TARGET_SPARSITY, .ratio = 0};
+    const struct prune_method *methods[METHODS_MAX];
+    size_t count = list_methods(methods);
+    for (size_t i = 0; i < count; i++) {
+        OWNED(plan) plan = plan_create(SUBLAYERS);
+        assert_true(run_method(methods[i], &target, 7, plan, NULL));
+        assert_int_equal(plan->removed_count, 0);
+    }
+}
+
+static void shortgpt_removes_the_blocks_that_turn_least(void **state)
+{
+    (void)state;
+    struct prune_target target = {.kind = PRUNE_TARGET_NUM_LAYERS, .count = 2};
+    OWNED(plan) plan = plan_create(SUBLAYERS);
+    assert_true(run_method(prune_method_find("shortgpt"), &target, 7, plan, NULL));
+    assert_int_equal(plan->removed_count, 4);
+    assert_int_equal(plan->points[1].sublayer, 7);
+    assert_true(fabs(plan->points[1].score - 0.07) < 1e-12);
+    assert_true(isnan(plan->points[0].score) && !plan->points[0].is_cut);
+    assert_int_equal(plan->points[3].sublayer, 5);
+}
+
+static void last_blocks_removes_from_the_end(void **state)
+{
+    (void)state;
+    struct prune_target target = {.kind = PRUNE_TARGET_SUBLAYERS_REMOVED, .count = 3};
+    OWNED(plan) plan = plan_create(SUBLAYERS);
+    assert_true(run_method(prune_method_find("last_blocks"), &target, 7, plan, NULL));
+    assert_int_equal(plan->removed_count, 4); /* whole blocks: the first point at or past three */
+    for (size_t i = 0; i < SUBLAYERS; i++) {
+        assert_int_equal(plan->removed[i], i >= 4);
+    }
+}
+
+static void a_target_object_is_read_from_json(void **state)
+{
+    (void)state;
+    struct error error = {0};
+    struct prune_target target = {0};
+    JSON_OWNED json = json_pack("{s:f, s:b}", "sparsity", 0.25, "require_packable", 1);
+    assert_true(prune_target_parse(json, &target, &error));
+    assert_int_equal(target.kind, PRUNE_TARGET_SPARSITY);
+    assert_true(target.require_packable && target.ratio > 0.249 && target.ratio < 0.251);
+    JSON_OWNED both = json_pack("{s:f, s:i}", "sparsity", 0.25, "params", 5);
+    assert_false(prune_target_parse(both, &target, &error));
+    JSON_OWNED none = json_object();
+    assert_false(prune_target_parse(none, &target, &error));
+    assert_int_equal(error.code, ERROR_MISSING_FIELD);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_method_has_what_the_catalogue_prints),
+        cmocka_unit_test(every_method_stops_at_the_first_point_past_every_kind_of_target),
+        cmocka_unit_test(every_method_repeats_itself_for_the_same_seed),
+        cmocka_unit_test(every_method_refuses_to_remove_everything),
+        cmocka_unit_test(a_target_of_nothing_removes_nothing),
+        cmocka_unit_test(shortgpt_removes_the_blocks_that_turn_least),
+        cmocka_unit_test(last_blocks_removes_from_the_end),
+        cmocka_unit_test(a_target_object_is_read_from_json),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
