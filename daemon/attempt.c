@@ -11,480 +11,24 @@
  * job. If storage cannot take the event (a full disk), it is offered again every two seconds; the slot stays
  * taken.
  */
-#include "api/sources.h"
 #include "base/cleanup.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/memory.h"
-#include "daemon/daemon_internal.h"
-#include "workers/process/protocol.h"
+#include "daemon/attempt_internal.h"
 #include <signal.h>
-#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
-#define CANCEL_GRACE_MS   1000 /* cancel takes effect within two seconds, whatever the worker does */
-#define SETTLE_RETRY_MS   2000
-#define OUTPUT_LINE_LIMIT 200 /* lines of a worker's stderr that reach the log */
-#define OUTPUT_LINE_BYTES 1000
+#define CANCEL_GRACE_MS 1000 /* cancel takes effect within two seconds, whatever the worker does */
 
-enum kill_reason {
-    KILL_NONE,
-    KILL_CANCEL,
-    KILL_HUNG,
-    KILL_DRAIN,
-    KILL_TIME_LIMIT,
-    KILL_PROTOCOL,
-    KILL_FENCED
-};
-enum phase { PHASE_PREPARE, PHASE_RUN, PHASE_SETTLE, PHASE_ENDED };
-
-struct attempt {
-    struct daemon *daemon;
-    struct job *job; /* acquired; as it was claimed */
-    size_t slot;
-    uint64_t epoch;
-    enum phase phase;
-    enum kill_reason kill_reason;
-    bool is_cancelled, is_draining;
-
-    /* prepare */
-    uv_work_t work;
-    char *work_folder; /* owned */
-    struct sources sources;
-    struct error_list faults; /* why it could not be prepared */
-
-    /* run */
-    uv_process_t process;
-    uv_pipe_t socket, errors;
-    uv_timer_t cancel_timer, limit_timer, retry_timer;
-    bool has_handles, is_process_started;
-    unsigned open_count;   /* process, socket, errors: what has not ended yet */
-    unsigned handle_count; /* handles that must be closed before free */
-    struct protocol_reader reader;
-    int64_t last_heard_ns;
-    struct job_progress progress;
-    int64_t exit_status;
-    int signal_number;
-    struct text line; /* of stderr, so far */
-    size_t line_count;
-    char last_line[256];
-
-    /* settle */
-    enum protocol_type last_word; /* valid with `answer` */
-    json_t *answer;               /* owned: the result, error or drained frame; NULL: none came */
-    size_t event_count;           /* storage calls whose callbacks are outstanding */
-    bool is_recorded;             /* the final event was taken */
-};
-
-struct report { /* a storage callback on its way to the loop */
-    struct letter letter;
-    struct attempt *attempt;
-    struct job *job; /* acquired, or NULL */
-    bool is_final;
-    struct error error;
-};
-
-static void attempt_settle(struct attempt *attempt);
-static void attempt_check_ended(struct attempt *attempt);
-
-/* ---- events to storage -----------------------------------------------------------------------------------
+/* ---- run -------------------------------------------------------------------------------------------------
  */
-
-static const char *tenant(const struct attempt *attempt)
-{
-    return attempt->job->tenant_id;
-}
-
-static void kill_worker(struct attempt *attempt, enum kill_reason reason)
-{
-    if (attempt->kill_reason == KILL_NONE) {
-        attempt->kill_reason = reason;
-    }
-    if (attempt->is_process_started && attempt->phase == PHASE_RUN) {
-        (void)uv_process_kill(&attempt->process, SIGKILL);
-    }
-}
-
-static void on_retry(uv_timer_t *timer)
-{
-    attempt_settle(timer->data);
-}
-
-static void deliver_final(struct attempt *attempt, const struct report *report)
-{
-    const char *id = attempt->job->id;
-    if (report->error.code == ERROR_NONE) {
-        attempt->is_recorded = true;
-        log_info("attempt ended", LOG_TEXT("job_id", id), LOG_I64("epoch", attempt->epoch),
-                 LOG_TEXT("state", job_state_slug(report->job->state)));
-        if (job_state_is_terminal(report->job->state)) {
-            storage_remove_work_folder(attempt->daemon->storage, id);
-        }
-    } else if (report->error.code == ERROR_FENCED || report->error.code == ERROR_NOT_FOUND) {
-        attempt->is_recorded = true; /* someone else's by now; nothing of ours counts */
-        log_warning("attempt was fenced", LOG_TEXT("job_id", id), LOG_I64("epoch", attempt->epoch));
-    } else if (report->error.code == ERROR_CONFLICT && !attempt->is_cancelled) {
-        attempt->is_cancelled = true; /* a cancel overtook the result */
-        attempt_settle(attempt);
-    } else {
-        log_error("cannot record how an attempt ended", LOG_TEXT("job_id", id),
-                  LOG_TEXT("cause", report->error.message));
-        if (report->error.code == ERROR_CONFLICT) {
-            attempt->is_recorded = true;
-        } else if (attempt->answer != NULL && attempt->last_word == PROTOCOL_RESULT) {
-            /* Publishing failed: that is this attempt's error now. */
-            json_t *failure = json_from_error(&report->error);
-            json_put_text(failure, "stage", "publish");
-            json_decref(attempt->answer);
-            attempt->answer = failure;
-            attempt->last_word = PROTOCOL_ERROR;
-            attempt_settle(attempt);
-        } else {
-            (void)uv_timer_start(&attempt->retry_timer, on_retry, SETTLE_RETRY_MS, 0);
-        }
-    }
-}
-
-static void deliver_report(struct letter *letter)
-{
-    struct report *report = (struct report *)letter;
-    struct attempt *attempt = report->attempt;
-    attempt->event_count--;
-    if (report->is_final) {
-        deliver_final(attempt, report);
-    } else if (report->error.code == ERROR_FENCED) {
-        kill_worker(attempt, KILL_FENCED);
-    } else if (report->error.code != ERROR_NONE && report->error.code != ERROR_CONFLICT) {
-        log_warning("cannot record an event", LOG_TEXT("job_id", attempt->job->id),
-                    LOG_TEXT("cause", report->error.message));
-    }
-    job_release(report->job);
-    free(report);
-    attempt_check_ended(attempt);
-}
-
-static void on_applied(void *context, struct job *job, bool replayed, const struct error *error)
-{
-    (void)replayed;
-    struct report *report = context;
-    report->job = job == NULL ? NULL : job_acquire(job);
-    if (error != NULL) {
-        report->error = *error;
-    }
-    report->letter.deliver = deliver_report;
-    if (!mailbox_post(&report->attempt->daemon->mailbox, &report->letter)) {
-        job_release(report->job);
-        free(report);
-    }
-}
-
-static struct report *report_create(struct attempt *attempt, bool is_final)
-{
-    struct report *report = memory_create(1, sizeof *report);
-    report->attempt = attempt;
-    report->is_final = is_final;
-    attempt->event_count++;
-    return report;
-}
-
-static void apply(struct attempt *attempt, struct job_event event, bool is_final)
-{
-    event.epoch = attempt->epoch;
-    storage_apply(attempt->daemon->storage, tenant(attempt), attempt->job->id, &event, on_applied,
-                  report_create(attempt, is_final));
-}
-
-/* ---- settle ----------------------------------------------------------------------------------------------
- */
-
-static void settle_error(struct attempt *attempt)
-{
-    struct error error;
-    json_to_error(attempt->answer, &error);
-    if (attempt->kill_reason == KILL_TIME_LIMIT) {
-        error_set_field(&error, ERROR_TIME_LIMIT, "/limits/max_seconds", "the job ran longer than its limit");
-    } else if (error.code == ERROR_DRAINED) {
-        apply(attempt, (struct job_event){.kind = JOB_EVENT_RELEASED}, true);
-        return;
-    }
-    bool retryable = json_is_true(json_object_get(attempt->answer, "retryable"));
-    apply(attempt,
-          (struct job_event){.kind = retryable ? JOB_EVENT_FAILED_TRANSIENT : JOB_EVENT_FAILED,
-                             .error = &error,
-                             .error_stage = json_string_value(json_object_get(attempt->answer, "stage"))},
-          true);
-}
-
-static void settle_died(struct attempt *attempt)
-{
-    struct error error;
-    const char *stage = attempt->progress.unit != NULL ? attempt->job->stage : NULL;
-    if (attempt->kill_reason == KILL_HUNG) {
-        error_set(&error, ERROR_WORKER_HUNG, "the worker was silent for %lld ms and was killed",
-                  (long long)attempt->daemon->config->lease_ms);
-    } else if (attempt->kill_reason == KILL_PROTOCOL) {
-        error_set(&error, ERROR_WORKER_CRASH, "the worker broke the protocol and was killed");
-    } else if (attempt->signal_number != 0) {
-        error_set(&error, ERROR_WORKER_CRASH, "the worker was ended by signal %d (%s)%s%.200s",
-                  attempt->signal_number, strsignal(attempt->signal_number),
-                  *attempt->last_line != '\0' ? ": " : "", attempt->last_line);
-    } else {
-        error_set(&error, ERROR_WORKER_CRASH, "the worker exited with status %lld and no answer%s%.200s",
-                  (long long)attempt->exit_status, *attempt->last_line != '\0' ? ": " : "",
-                  attempt->last_line);
-    }
-    attempt->daemon->scheduler.death_count++;
-    log_warning("worker died", LOG_TEXT("job_id", attempt->job->id), LOG_I64("epoch", attempt->epoch),
-                LOG_TEXT("cause", error.message));
-    apply(attempt,
-          (struct job_event){
-              .kind = JOB_EVENT_WORKER_DIED, .error = &error, .error_stage = stage, .message = error.message},
-          true);
-}
-
-static void settle_faults(struct attempt *attempt)
-{
-    const struct error *error = &attempt->faults.items[0];
-    bool transient = error->code == ERROR_IO || error->code == ERROR_UNAVAILABLE;
-    apply(attempt,
-          (struct job_event){.kind = transient ? JOB_EVENT_FAILED_TRANSIENT : JOB_EVENT_FAILED,
-                             .error = error,
-                             .error_stage = "prepare"},
-          true);
-}
-
-static void attempt_settle(struct attempt *attempt)
-{
-    attempt->phase = PHASE_SETTLE;
-    if (attempt->kill_reason == KILL_FENCED) {
-        attempt->is_recorded = true;
-    } else if (attempt->is_cancelled) {
-        apply(attempt, (struct job_event){.kind = JOB_EVENT_CANCELLED}, true);
-    } else if (attempt->answer != NULL && attempt->last_word == PROTOCOL_RESULT) {
-        storage_publish(attempt->daemon->storage, tenant(attempt), attempt->job->id, attempt->epoch,
-                        json_object_get(attempt->answer, "files"), json_object_get(attempt->answer, "result"),
-                        on_applied, report_create(attempt, true));
-    } else if (attempt->answer != NULL && attempt->last_word == PROTOCOL_ERROR) {
-        settle_error(attempt);
-    } else if (attempt->faults.stored > 0) {
-        settle_faults(attempt);
-    } else if (attempt->kill_reason == KILL_TIME_LIMIT) {
-        struct error error;
-        error_set_field(&error, ERROR_TIME_LIMIT, "/limits/max_seconds", "the job ran longer than its limit");
-        apply(attempt, (struct job_event){.kind = JOB_EVENT_FAILED, .error = &error}, true);
-    } else if (attempt->is_draining || attempt->answer != NULL) {
-        apply(attempt, (struct job_event){.kind = JOB_EVENT_RELEASED}, true);
-    } else {
-        settle_died(attempt);
-    }
-    attempt_check_ended(attempt);
-}
-
-static void attempt_free(struct attempt *attempt)
-{
-    free(attempt->work_folder);
-    sources_finish(&attempt->sources);
-    error_list_finish(&attempt->faults);
-    protocol_reader_finish(&attempt->reader);
-    text_finish(&attempt->line);
-    json_decref(attempt->answer);
-    job_release(attempt->job);
-    free(attempt);
-}
-
-static void on_closed(uv_handle_t *handle)
-{
-    struct attempt *attempt = handle->data;
-    if (--attempt->handle_count == 0) {
-        attempt_free(attempt);
-    }
-}
-
-static void close_handle(struct attempt *attempt, uv_handle_t *handle)
-{
-    handle->data = attempt;
-    uv_close(handle, on_closed);
-}
-
-static void attempt_check_ended(struct attempt *attempt)
-{
-    if (attempt->phase != PHASE_SETTLE || !attempt->is_recorded || attempt->event_count > 0) {
-        return;
-    }
-    attempt->phase = PHASE_ENDED;
-    scheduler_attempt_ended(attempt->daemon, attempt->slot);
-    close_handle(attempt, (uv_handle_t *)&attempt->cancel_timer);
-    close_handle(attempt, (uv_handle_t *)&attempt->limit_timer);
-    close_handle(attempt, (uv_handle_t *)&attempt->retry_timer);
-    if (attempt->has_handles) {
-        close_handle(attempt, (uv_handle_t *)&attempt->process);
-        close_handle(attempt, (uv_handle_t *)&attempt->socket);
-        close_handle(attempt, (uv_handle_t *)&attempt->errors);
-    }
-}
-
-/* ---- frames ----------------------------------------------------------------------------------------------
- */
-
-static double number_of(const json_t *message, const char *name, double missing)
-{
-    const json_t *value = json_object_get(message, name);
-    return json_is_number(value) ? json_number_value(value) : missing;
-}
 
 static uint64_t count_of(const json_t *message, const char *name)
 {
     json_int_t value = json_integer_value(json_object_get(message, name));
     return value > 0 ? (uint64_t)value : 0;
-}
-
-static const char *text_of(const json_t *message, const char *name)
-{
-    return json_string_value(json_object_get(message, name));
-}
-
-static void take_progress(struct attempt *attempt, const json_t *message)
-{
-    struct job_progress *progress = &attempt->progress;
-    progress->step = count_of(message, "step");
-    progress->steps = count_of(message, "steps");
-    progress->ratio = number_of(message, "ratio", -1);
-    progress->rate_per_second = number_of(message, "rate_per_second", -1);
-    progress->eta_seconds = number_of(message, "eta_seconds", -1);
-    progress->unit = text_of(message, "unit");
-    storage_progress(attempt->daemon->storage, attempt->job->id, attempt->epoch, progress);
-    progress->unit = NULL; /* the message goes */
-}
-
-static void take_frame(struct attempt *attempt, enum protocol_type type, json_t *message)
-{
-    switch (type) {
-    case PROTOCOL_HEARTBEAT:
-        attempt->progress.peak_rss_bytes = count_of(message, "peak_rss_bytes");
-        attempt->progress.cpu_seconds = number_of(message, "cpu_seconds", 0);
-        break;
-    case PROTOCOL_STAGE:
-        apply(attempt, (struct job_event){.kind = JOB_EVENT_STAGE, .stage = text_of(message, "stage")},
-              false);
-        break;
-    case PROTOCOL_PROGRESS:
-        take_progress(attempt, message);
-        break;
-    case PROTOCOL_STEP:
-        apply(attempt,
-              (struct job_event){.kind = JOB_EVENT_STEP_FINISHED, .stage = text_of(message, "stage")}, false);
-        break;
-    case PROTOCOL_MESSAGE:
-        apply(attempt,
-              (struct job_event){.kind = JOB_EVENT_MESSAGE,
-                                 .level = text_of(message, "level"),
-                                 .message = text_of(message, "message"),
-                                 .data = json_object_get(message, "data")},
-              false);
-        break;
-    case PROTOCOL_RESULT:
-    case PROTOCOL_ERROR:
-    case PROTOCOL_DRAINED:
-        if (attempt->answer == NULL) {
-            attempt->answer = json_incref(message);
-            attempt->last_word = type;
-        }
-        break;
-    case PROTOCOL_JOB:
-    case PROTOCOL_CANCEL:
-    case PROTOCOL_DRAIN:
-        kill_worker(attempt, KILL_PROTOCOL);
-        break;
-    }
-}
-
-static void take_frames(struct attempt *attempt)
-{
-    for (;;) {
-        struct error error;
-        JSON_OWNED message = NULL;
-        enum protocol_type type = PROTOCOL_HEARTBEAT;
-        if (!protocol_reader_next(&attempt->reader, &message, &type, &error)) {
-            log_warning("worker broke the protocol", LOG_TEXT("job_id", attempt->job->id),
-                        LOG_TEXT("cause", error.message));
-            kill_worker(attempt, KILL_PROTOCOL);
-            return;
-        }
-        if (message == NULL) {
-            return;
-        }
-        if (count_of(message, "epoch") != attempt->epoch || attempt->kill_reason == KILL_PROTOCOL) {
-            kill_worker(attempt, KILL_PROTOCOL);
-            return;
-        }
-        take_frame(attempt, type, message);
-    }
-}
-
-static void on_allocate(uv_handle_t *handle, size_t suggested, uv_buf_t *buffer)
-{
-    (void)handle;
-    buffer->base = memory_create(1, suggested);
-    buffer->len = suggested;
-}
-
-static void part_ended(struct attempt *attempt)
-{
-    if (--attempt->open_count == 0) {
-        (void)uv_timer_stop(&attempt->cancel_timer);
-        (void)uv_timer_stop(&attempt->limit_timer);
-        attempt_settle(attempt);
-    }
-}
-
-static void on_frames(uv_stream_t *stream, ssize_t count, const uv_buf_t *buffer)
-{
-    struct attempt *attempt = stream->data;
-    if (count > 0) {
-        attempt->last_heard_ns = clock_boot_ns(attempt->daemon->clock);
-        protocol_reader_feed(&attempt->reader, buffer->base, (size_t)count);
-        take_frames(attempt);
-    }
-    free(buffer->base);
-    if (count < 0) {
-        (void)uv_read_stop(stream);
-        part_ended(attempt);
-    }
-}
-
-static void log_line(struct attempt *attempt)
-{
-    if (attempt->line.length == 0) {
-        return;
-    }
-    (void)snprintf(attempt->last_line, sizeof attempt->last_line, "%.*s", (int)sizeof attempt->last_line - 1,
-                   attempt->line.bytes);
-    attempt->line_count++;
-    if (attempt->line_count <= OUTPUT_LINE_LIMIT) {
-        log_warning(attempt->line_count == OUTPUT_LINE_LIMIT ? "worker output (no more follows)"
-                                                             : "worker output",
-                    LOG_TEXT("job_id", attempt->job->id), LOG_TEXT("line", attempt->line.bytes));
-    }
-    text_clear(&attempt->line);
-}
-
-static void on_errors(uv_stream_t *stream, ssize_t count, const uv_buf_t *buffer)
-{
-    struct attempt *attempt = stream->data;
-    for (ssize_t i = 0; i < count; i++) {
-        char byte = buffer->base[i];
-        if (byte == '\n') {
-            log_line(attempt);
-        } else if (attempt->line.length < OUTPUT_LINE_BYTES) {
-            text_append_bytes(&attempt->line, byte >= ' ' && byte < 127 ? &byte : "?", 1);
-        }
-    }
-    free(buffer->base);
-    if (count < 0) {
-        log_line(attempt);
-        (void)uv_read_stop(stream);
-        part_ended(attempt);
-    }
 }
 
 static void on_exit_status(uv_process_t *process, int64_t exit_status, int signal_number)
@@ -493,47 +37,8 @@ static void on_exit_status(uv_process_t *process, int64_t exit_status, int signa
     attempt->exit_status = exit_status;
     attempt->signal_number = signal_number;
     attempt->is_process_started = false;
-    part_ended(attempt);
+    attempt_part_ended(attempt);
 }
-
-struct outgoing {
-    uv_write_t write;
-    struct text bytes;
-};
-
-static void on_sent(uv_write_t *write, int status)
-{
-    (void)status; /* a worker that is gone shows it by its exit */
-    struct outgoing *outgoing = (struct outgoing *)write;
-    text_finish(&outgoing->bytes);
-    free(outgoing);
-}
-
-static void send_frame(struct attempt *attempt, const json_t *message)
-{
-    struct outgoing *outgoing = memory_create(1, sizeof *outgoing);
-    struct error error;
-    if (!protocol_append_frame(&outgoing->bytes, message, &error)) {
-        log_error("frame not sent", LOG_TEXT("job_id", attempt->job->id), LOG_TEXT("cause", error.message));
-        free(outgoing);
-        kill_worker(attempt, KILL_PROTOCOL);
-        return;
-    }
-    uv_buf_t buffer = uv_buf_init(outgoing->bytes.bytes, (unsigned)outgoing->bytes.length);
-    if (uv_write(&outgoing->write, (uv_stream_t *)&attempt->socket, &buffer, 1, on_sent) != 0) {
-        on_sent(&outgoing->write, 0);
-    }
-}
-
-static void send_word(struct attempt *attempt, enum protocol_type type)
-{
-    JSON_OWNED message = protocol_message(type);
-    json_put_i64(message, "epoch", (int64_t)attempt->epoch);
-    send_frame(attempt, message);
-}
-
-/* ---- run -------------------------------------------------------------------------------------------------
- */
 
 static void send_job(struct attempt *attempt)
 {
@@ -558,7 +63,7 @@ static void send_job(struct attempt *attempt)
     json_put_i64(message, "memory_limit_bytes",
                  (int64_t)(memory > 0 && memory < config->memory_bytes ? memory : config->memory_bytes));
     json_put_i64(message, "heartbeat_ms", config->lease_ms / 6);
-    send_frame(attempt, message);
+    attempt_send_frame(attempt, message);
 }
 
 static void on_limit(uv_timer_t *timer);
@@ -606,8 +111,7 @@ static void run(struct attempt *attempt)
     attempt->last_heard_ns = clock_boot_ns(attempt->daemon->clock);
     log_info("worker started", LOG_TEXT("job_id", attempt->job->id), LOG_I64("epoch", attempt->epoch),
              LOG_I64("pid", attempt->process.pid));
-    (void)uv_read_start((uv_stream_t *)&attempt->socket, on_allocate, on_frames);
-    (void)uv_read_start((uv_stream_t *)&attempt->errors, on_allocate, on_errors);
+    attempt_listen(attempt);
     send_job(attempt);
     uint64_t seconds = count_of(json_object_get(attempt->job->spec, "limits"), "max_seconds");
     if (seconds > 0) {
@@ -623,8 +127,9 @@ static void prepare(uv_work_t *work)
 {
     struct attempt *attempt = work->data;
     struct storage *storage = attempt->daemon->storage;
-    if (!sources_resolve(storage, tenant(attempt), (const char *const *)attempt->daemon->config->roots,
-                         attempt->job->spec, &attempt->sources, &attempt->faults)) {
+    if (!sources_resolve(storage, attempt->job->tenant_id,
+                         (const char *const *)attempt->daemon->config->roots, attempt->job->spec,
+                         &attempt->sources, &attempt->faults)) {
         return;
     }
     struct error error;
@@ -729,13 +234,13 @@ int64_t attempt_last_heard_ns(const struct attempt *attempt)
 static void on_cancel_grace(uv_timer_t *timer)
 {
     struct attempt *attempt = timer->data;
-    kill_worker(attempt, KILL_CANCEL);
+    attempt_kill(attempt, KILL_CANCEL);
 }
 
 static void ask_to_stop(struct attempt *attempt)
 {
     if (attempt->phase == PHASE_RUN) {
-        send_word(attempt, PROTOCOL_CANCEL);
+        attempt_send_word(attempt, PROTOCOL_CANCEL);
         (void)uv_timer_start(&attempt->cancel_timer, on_cancel_grace, CANCEL_GRACE_MS, 0);
     }
 }
@@ -762,7 +267,7 @@ void attempt_drain(struct attempt *attempt)
     if (!attempt->is_draining && attempt->phase <= PHASE_RUN) {
         attempt->is_draining = true;
         if (attempt->phase == PHASE_RUN) {
-            send_word(attempt, PROTOCOL_DRAIN);
+            attempt_send_word(attempt, PROTOCOL_DRAIN);
         }
     }
 }
@@ -770,7 +275,7 @@ void attempt_drain(struct attempt *attempt)
 void attempt_kill_for_drain(struct attempt *attempt)
 {
     attempt->is_draining = true;
-    kill_worker(attempt, KILL_DRAIN);
+    attempt_kill(attempt, KILL_DRAIN);
     if (attempt->phase == PHASE_SETTLE && uv_is_active((uv_handle_t *)&attempt->retry_timer)) {
         /* Storage would not take the event; the next start releases the job anyway. */
         (void)uv_timer_stop(&attempt->retry_timer);
@@ -788,6 +293,6 @@ void attempt_tick(struct attempt *attempt, int64_t now_ns, int64_t late_ns)
         attempt->last_heard_ns += late_ns; /* what it said meanwhile still waits in the socket */
     }
     if (now_ns - attempt->last_heard_ns > attempt->daemon->config->lease_ms * 1000000) {
-        kill_worker(attempt, KILL_HUNG);
+        attempt_kill(attempt, KILL_HUNG);
     }
 }

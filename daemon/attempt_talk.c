@@ -1,0 +1,219 @@
+/*
+ * daemon/attempt_talk.c: what a worker says and what it is told. See attempt.c.
+ *
+ * Frames become storage events at once; the last word is kept for the settlement. What a worker writes to stderr is
+ * cut into lines, printable ASCII, and only the first OUTPUT_LINE_LIMIT of them reach the log.
+ */
+#include "base/log.h"
+#include "base/memory.h"
+#include "daemon/attempt_internal.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define OUTPUT_LINE_LIMIT 200 /* lines of a worker's stderr that reach the log */
+#define OUTPUT_LINE_BYTES 1000
+
+/* ---- frames ----------------------------------------------------------------------------------------------
+ */
+
+static double number_of(const json_t *message, const char *name, double missing)
+{
+    const json_t *value = json_object_get(message, name);
+    return json_is_number(value) ? json_number_value(value) : missing;
+}
+
+static uint64_t count_of(const json_t *message, const char *name)
+{
+    json_int_t value = json_integer_value(json_object_get(message, name));
+    return value > 0 ? (uint64_t)value : 0;
+}
+
+static const char *text_of(const json_t *message, const char *name)
+{
+    return json_string_value(json_object_get(message, name));
+}
+
+static void take_progress(struct attempt *attempt, const json_t *message)
+{
+    struct job_progress *progress = &attempt->progress;
+    progress->step = count_of(message, "step");
+    progress->steps = count_of(message, "steps");
+    progress->ratio = number_of(message, "ratio", -1);
+    progress->rate_per_second = number_of(message, "rate_per_second", -1);
+    progress->eta_seconds = number_of(message, "eta_seconds", -1);
+    progress->unit = text_of(message, "unit");
+    storage_progress(attempt->daemon->storage, attempt->job->id, attempt->epoch, progress);
+    progress->unit = NULL; /* the message goes */
+}
+
+static void take_frame(struct attempt *attempt, enum protocol_type type, json_t *message)
+{
+    switch (type) {
+    case PROTOCOL_HEARTBEAT:
+        attempt->progress.peak_rss_bytes = count_of(message, "peak_rss_bytes");
+        attempt->progress.cpu_seconds = number_of(message, "cpu_seconds", 0);
+        break;
+    case PROTOCOL_STAGE:
+        attempt_apply(attempt,
+                      (struct job_event){.kind = JOB_EVENT_STAGE, .stage = text_of(message, "stage")});
+        break;
+    case PROTOCOL_PROGRESS:
+        take_progress(attempt, message);
+        break;
+    case PROTOCOL_STEP:
+        attempt_apply(
+            attempt, (struct job_event){.kind = JOB_EVENT_STEP_FINISHED, .stage = text_of(message, "stage")});
+        break;
+    case PROTOCOL_MESSAGE:
+        attempt_apply(attempt, (struct job_event){.kind = JOB_EVENT_MESSAGE,
+                                                  .level = text_of(message, "level"),
+                                                  .message = text_of(message, "message"),
+                                                  .data = json_object_get(message, "data")});
+        break;
+    case PROTOCOL_RESULT:
+    case PROTOCOL_ERROR:
+    case PROTOCOL_DRAINED:
+        if (attempt->answer == NULL) {
+            attempt->answer = json_incref(message);
+            attempt->last_word = type;
+        }
+        break;
+    case PROTOCOL_JOB:
+    case PROTOCOL_CANCEL:
+    case PROTOCOL_DRAIN:
+        attempt_kill(attempt, KILL_PROTOCOL);
+        break;
+    }
+}
+
+static void take_frames(struct attempt *attempt)
+{
+    for (;;) {
+        struct error error;
+        JSON_OWNED message = NULL;
+        enum protocol_type type = PROTOCOL_HEARTBEAT;
+        if (!protocol_reader_next(&attempt->reader, &message, &type, &error)) {
+            log_warning("worker broke the protocol", LOG_TEXT("job_id", attempt->job->id),
+                        LOG_TEXT("cause", error.message));
+            attempt_kill(attempt, KILL_PROTOCOL);
+            return;
+        }
+        if (message == NULL) {
+            return;
+        }
+        if (count_of(message, "epoch") != attempt->epoch || attempt->kill_reason == KILL_PROTOCOL) {
+            attempt_kill(attempt, KILL_PROTOCOL);
+            return;
+        }
+        take_frame(attempt, type, message);
+    }
+}
+
+static void on_allocate(uv_handle_t *handle, size_t suggested, uv_buf_t *buffer)
+{
+    (void)handle;
+    buffer->base = memory_create(1, suggested);
+    buffer->len = suggested;
+}
+
+void attempt_part_ended(struct attempt *attempt)
+{
+    if (--attempt->open_count == 0) {
+        (void)uv_timer_stop(&attempt->cancel_timer);
+        (void)uv_timer_stop(&attempt->limit_timer);
+        attempt_settle(attempt);
+    }
+}
+
+static void on_frames(uv_stream_t *stream, ssize_t count, const uv_buf_t *buffer)
+{
+    struct attempt *attempt = stream->data;
+    if (count > 0) {
+        attempt->last_heard_ns = clock_boot_ns(attempt->daemon->clock);
+        protocol_reader_feed(&attempt->reader, buffer->base, (size_t)count);
+        take_frames(attempt);
+    }
+    free(buffer->base);
+    if (count < 0) {
+        (void)uv_read_stop(stream);
+        attempt_part_ended(attempt);
+    }
+}
+
+static void log_line(struct attempt *attempt)
+{
+    if (attempt->line.length == 0) {
+        return;
+    }
+    (void)snprintf(attempt->last_line, sizeof attempt->last_line, "%.*s", (int)sizeof attempt->last_line - 1,
+                   attempt->line.bytes);
+    attempt->line_count++;
+    if (attempt->line_count <= OUTPUT_LINE_LIMIT) {
+        log_warning(attempt->line_count == OUTPUT_LINE_LIMIT ? "worker output (no more follows)"
+                                                             : "worker output",
+                    LOG_TEXT("job_id", attempt->job->id), LOG_TEXT("line", attempt->line.bytes));
+    }
+    text_clear(&attempt->line);
+}
+
+static void on_errors(uv_stream_t *stream, ssize_t count, const uv_buf_t *buffer)
+{
+    struct attempt *attempt = stream->data;
+    for (ssize_t i = 0; i < count; i++) {
+        char byte = buffer->base[i];
+        if (byte == '\n') {
+            log_line(attempt);
+        } else if (attempt->line.length < OUTPUT_LINE_BYTES) {
+            text_append_bytes(&attempt->line, byte >= ' ' && byte < 127 ? &byte : "?", 1);
+        }
+    }
+    free(buffer->base);
+    if (count < 0) {
+        log_line(attempt);
+        (void)uv_read_stop(stream);
+        attempt_part_ended(attempt);
+    }
+}
+
+struct outgoing {
+    uv_write_t write;
+    struct text bytes;
+};
+
+static void on_sent(uv_write_t *write, int status)
+{
+    (void)status; /* a worker that is gone shows it by its exit */
+    struct outgoing *outgoing = (struct outgoing *)write;
+    text_finish(&outgoing->bytes);
+    free(outgoing);
+}
+
+void attempt_send_frame(struct attempt *attempt, const json_t *message)
+{
+    struct outgoing *outgoing = memory_create(1, sizeof *outgoing);
+    struct error error;
+    if (!protocol_append_frame(&outgoing->bytes, message, &error)) {
+        log_error("frame not sent", LOG_TEXT("job_id", attempt->job->id), LOG_TEXT("cause", error.message));
+        free(outgoing);
+        attempt_kill(attempt, KILL_PROTOCOL);
+        return;
+    }
+    uv_buf_t buffer = uv_buf_init(outgoing->bytes.bytes, (unsigned)outgoing->bytes.length);
+    if (uv_write(&outgoing->write, (uv_stream_t *)&attempt->socket, &buffer, 1, on_sent) != 0) {
+        on_sent(&outgoing->write, 0);
+    }
+}
+
+void attempt_send_word(struct attempt *attempt, enum protocol_type type)
+{
+    JSON_OWNED message = protocol_message(type);
+    json_put_i64(message, "epoch", (int64_t)attempt->epoch);
+    attempt_send_frame(attempt, message);
+}
+
+void attempt_listen(struct attempt *attempt)
+{
+    (void)uv_read_start((uv_stream_t *)&attempt->socket, on_allocate, on_frames);
+    (void)uv_read_start((uv_stream_t *)&attempt->errors, on_allocate, on_errors);
+}
