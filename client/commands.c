@@ -13,8 +13,7 @@
 #define PATIENCE_MS 60000 /* how long `wait` bears a service that is away (a restart) */
 #define POLL_MS     300
 
-/* ---- talking ---------------------------------------------------------------------------------------------
- */
+/* ---- talking ------------------------------------------------------------------------------------------- */
 
 static enum client_exit complain(const struct error *error)
 {
@@ -72,8 +71,7 @@ static const char *text_of(const json_t *object, const char *name)
     return text != NULL ? text : "";
 }
 
-/* ---- jobs ------------------------------------------------------------------------------------------------
- */
+/* ---- jobs ---------------------------------------------------------------------------------------------- */
 
 static void print_job(const struct client *client, const json_t *job)
 {
@@ -250,8 +248,7 @@ static enum client_exit wait_for(struct client *client)
     return path_of(client, "", "", &path) ? watch(client, path.bytes) : CLIENT_USAGE;
 }
 
-/* ---- lists -----------------------------------------------------------------------------------------------
- */
+/* ---- lists --------------------------------------------------------------------------------------------- */
 
 static enum client_exit list(struct client *client, const char *path,
                              void (*print)(const struct client *, const json_t *))
@@ -299,8 +296,7 @@ static enum client_exit models(struct client *client)
     return list(client, "/v1/models", print_named);
 }
 
-/* ---- download --------------------------------------------------------------------------------------------
- */
+/* ---- download ------------------------------------------------------------------------------------------ */
 
 struct transfer {
     struct display display;

@@ -2,9 +2,8 @@
  * daemon/attempt.c: one claim of a job, from the claim to the event that ends it. See daemon_internal.h.
  *
  *     prepare   in libuv's pool: work folder, sources to paths; an earlier result is laid out as a folder
- *     run       a pruned-worker with a socket pair as its descriptor 3; frames become storage events, each
- * with the epoch settle    the process is reaped and its socket read to the end: only now one final event is
- * applied
+ *     run       a pruned-worker with a socket pair as its descriptor 3; frames become storage events with the epoch
+ *     settle    the process is reaped and its socket read to the end: only now one final event is applied
  *
  * The final event follows from two facts: the worker's last word (result, error, drained, or none) and why we
  * ended it, if we did (`kill_reason`). Proof of death comes before the event, so no two workers ever hold one
@@ -22,8 +21,7 @@
 
 #define CANCEL_GRACE_MS 1000 /* cancel takes effect within two seconds, whatever the worker does */
 
-/* ---- run -------------------------------------------------------------------------------------------------
- */
+/* ---- run ----------------------------------------------------------------------------------------------- */
 
 static uint64_t count_of(const json_t *message, const char *name)
 {
@@ -119,8 +117,7 @@ static void run(struct attempt *attempt)
     }
 }
 
-/* ---- prepare ---------------------------------------------------------------------------------------------
- */
+/* ---- prepare ------------------------------------------------------------------------------------------- */
 
 /* libuv's pool. */
 static void prepare(uv_work_t *work)
@@ -213,8 +210,7 @@ struct attempt *attempt_start(struct daemon *daemon, struct job *job, size_t slo
     return attempt;
 }
 
-/* ---- from outside ----------------------------------------------------------------------------------------
- */
+/* ---- from outside -------------------------------------------------------------------------------------- */
 
 const char *attempt_job_id(const struct attempt *attempt)
 {

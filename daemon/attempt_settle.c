@@ -128,8 +128,7 @@ void attempt_apply(struct attempt *attempt, struct job_event event)
     apply(attempt, event, false);
 }
 
-/* ---- settle ----------------------------------------------------------------------------------------------
- */
+/* ---- settle -------------------------------------------------------------------------------------------- */
 
 static void settle_error(struct attempt *attempt)
 {

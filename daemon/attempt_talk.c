@@ -14,8 +14,7 @@
 #define OUTPUT_LINE_LIMIT 200 /* lines of a worker's stderr that reach the log */
 #define OUTPUT_LINE_BYTES 1000
 
-/* ---- frames ----------------------------------------------------------------------------------------------
- */
+/* ---- frames -------------------------------------------------------------------------------------------- */
 
 static double number_of(const json_t *message, const char *name, double missing)
 {

@@ -11,10 +11,12 @@
  *     oneshot    `pruned-worker --plan` and friends: JSON in, JSON out, a time limit, two at a time
  *     planner    a plan or an inspection, for the API and for jobs that are `validating`
  *     validator  validating -> queued or failed
- *     attempt    one claim of a job: work folder, worker process, frames, leases, cancel, the event that ends
- * it scheduler  slots and the memory reservation; claims when both are free host       what the API asks of
- * us (struct api_host) notify     systemd: readiness, watchdog, socket activation serve      start, signals,
- * drain, stop main       the command line
+ *     attempt    one claim of a job: work folder, worker process, leases, cancel (_talk: frames; _settle: the end)
+ *     scheduler  slots and the memory reservation; claims when both are free
+ *     host       what the API asks of us (struct api_host)
+ *     notify     systemd: readiness, watchdog, socket activation
+ *     serve      start, signals, drain, stop
+ *     main       the command line
  */
 #ifndef DAEMON_DAEMON_H
 #define DAEMON_DAEMON_H

@@ -67,21 +67,18 @@ struct daemon {
     _Atomic int64_t gauge_oldest_heartbeat_ms;
 };
 
-/* ---- planner.c: loop thread ------------------------------------------------------------------------------
- */
+/* ---- planner.c: loop thread ---------------------------------------------------------------------------- */
 
 /* request: as sources_plan_request makes it; taken. The answer is {plan, inventory?}; a plan that needs more
  * memory than the service may give is a fault. A worker that dies is tried once more. */
 void planner_plan(struct daemon *daemon, json_t *request, api_host_done *done, void *done_context);
 void planner_inspect(struct daemon *daemon, const char *folder, api_host_done *done, void *done_context);
 
-/* ---- validator.c: loop thread ----------------------------------------------------------------------------
- */
+/* ---- validator.c: loop thread -------------------------------------------------------------------------- */
 
 void validator_wake(struct daemon *daemon); /* something may be `validating` */
 
-/* ---- attempt.c: loop thread ------------------------------------------------------------------------------
- */
+/* ---- attempt.c: loop thread ---------------------------------------------------------------------------- */
 
 /* Takes over a claimed job (acquires it) in a slot; calls scheduler_attempt_ended once it is over. */
 struct attempt *attempt_start(struct daemon *daemon, struct job *job, size_t slot);
@@ -95,8 +92,7 @@ void attempt_kill_for_drain(struct attempt *attempt);
  * of the silence is our own. */
 void attempt_tick(struct attempt *attempt, int64_t now_ns, int64_t late_ns);
 
-/* ---- scheduler.c: loop thread ----------------------------------------------------------------------------
- */
+/* ---- scheduler.c: loop thread -------------------------------------------------------------------------- */
 
 void scheduler_wake(struct daemon *daemon); /* claims while a slot is free */
 void scheduler_cancel(struct daemon *daemon, const char *job_id);
@@ -104,13 +100,11 @@ void scheduler_tick(struct daemon *daemon, int64_t now_ns, int64_t late_ns);
 void scheduler_drain(struct daemon *daemon, bool now);
 void scheduler_attempt_ended(struct daemon *daemon, size_t slot);
 
-/* ---- host.c ----------------------------------------------------------------------------------------------
- */
+/* ---- host.c -------------------------------------------------------------------------------------------- */
 
 struct api_host host_make(struct daemon *daemon);
 
-/* ---- serve.c ---------------------------------------------------------------------------------------------
- */
+/* ---- serve.c ------------------------------------------------------------------------------------------- */
 
 /* Loop: stops the loop if a drain is under way and nothing is left to wait for. */
 void daemon_check_drained(struct daemon *daemon);

@@ -1,9 +1,10 @@
 /*
  * daemon/main.c: the command line of `pruned`.
  *
- *     pruned serve [flags]                               the service
- *     pruned check-config [flags]                        every setting and where it comes from; exit 2 on a
- * fault pruned run SPEC.json --out DIR [--threads N] [--resume]   one job in the foreground, by pruned-worker
+ *     pruned serve [flags]            the service
+ *     pruned check-config [flags]     every setting and where it comes from; exit 2 on a fault
+ *     pruned run SPEC.json --out DIR [--threads N] [--resume]
+ *                                     one job in the foreground, by pruned-worker
  */
 #include "base/cleanup.h"
 #include "daemon/config.h"

@@ -26,8 +26,7 @@
 
 #define NS_PER_MS INT64_C(1000000)
 
-/* ---- what other threads tell us --------------------------------------------------------------------------
- */
+/* ---- what other threads tell us ------------------------------------------------------------------------ */
 
 struct wake {
     struct letter letter;
@@ -80,8 +79,7 @@ static void on_change(void *context, struct job *job, const struct job_effects *
     pthread_mutex_unlock(&daemon->api_lock);
 }
 
-/* ---- drain -----------------------------------------------------------------------------------------------
- */
+/* ---- drain --------------------------------------------------------------------------------------------- */
 
 static void on_stray_handle(uv_handle_t *handle, void *context)
 {
@@ -128,8 +126,7 @@ static void on_signal(uv_signal_t *signal, int number)
     }
 }
 
-/* ---- the tick --------------------------------------------------------------------------------------------
- */
+/* ---- the tick ------------------------------------------------------------------------------------------ */
 
 static void report_status(struct daemon *daemon, int64_t now_ns)
 {
@@ -164,8 +161,7 @@ static void on_tick(uv_timer_t *timer)
     }
 }
 
-/* ---- start -----------------------------------------------------------------------------------------------
- */
+/* ---- start --------------------------------------------------------------------------------------------- */
 
 /* A worker sees nothing of our environment but what arithmetic and sanitizers need. */
 static char **worker_environment(void)

@@ -44,8 +44,7 @@ static void on_interrupt(int number)
     atomic_store(&interrupt.state, CANCEL_DRAIN);
 }
 
-/* ---- what the person sees --------------------------------------------------------------------------------
- */
+/* ---- what the person sees ------------------------------------------------------------------------------ */
 
 static void end_line(struct display *display)
 {
@@ -107,8 +106,7 @@ static int print_error(const struct error *error)
     return 1;
 }
 
-/* ---- folders ---------------------------------------------------------------------------------------------
- */
+/* ---- folders ------------------------------------------------------------------------------------------- */
 
 static bool refuse_other_entries(const char *relative, const struct stat *status, void *context,
                                  struct error *error)
@@ -155,8 +153,7 @@ static bool move_results(const char *work, const char *out, const json_t *files,
     return file_sync_folder(out, error) && file_remove_tree(work, error);
 }
 
-/* ---- the run ---------------------------------------------------------------------------------------------
- */
+/* ---- the run ------------------------------------------------------------------------------------------- */
 
 static bool parse_options(int argc, char **argv, struct options *ret_options)
 {

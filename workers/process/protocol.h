@@ -1,4 +1,3 @@
-/* clang-format off */
 /*
  * workers/process/protocol.h: what the daemon and its workers say to each other.
  *
@@ -29,7 +28,6 @@
  *       plan: {memory_bytes, disk_bytes, output: {...shapes, bytes}, layouts, loaders, stages: [...], warnings: []}
  *       (inventory may be null: the folder is inspected first, and the answer carries it as {inventory} too)
  */
-/* clang-format on */
 #ifndef WORKERS_PROCESS_PROTOCOL_H
 #define WORKERS_PROCESS_PROTOCOL_H
 

@@ -25,8 +25,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* ---- always ----------------------------------------------------------------------------------------------
- */
+/* ---- always -------------------------------------------------------------------------------------------- */
 
 static void close_others(int keep_fd)
 {
@@ -58,8 +57,7 @@ void sandbox_start(int keep_fd, bool is_background)
     }
 }
 
-/* ---- Landlock --------------------------------------------------------------------------------------------
- */
+/* ---- Landlock ------------------------------------------------------------------------------------------ */
 
 #define LANDLOCK_READ_FILE (LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_EXECUTE)
 #define LANDLOCK_READ      (LANDLOCK_READ_FILE | LANDLOCK_ACCESS_FS_READ_DIR)
@@ -126,8 +124,7 @@ static bool enter_landlock(const struct sandbox_paths *paths, struct error *erro
     return is_fine;
 }
 
-/* ---- seccomp ---------------------------------------------------------------------------------------------
- */
+/* ---- seccomp ------------------------------------------------------------------------------------------- */
 
 #if defined(__x86_64__)
 #define SANDBOX_ARCH AUDIT_ARCH_X86_64

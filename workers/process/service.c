@@ -58,8 +58,7 @@ struct service {
     int exit_status;      /* guarded by lock */
 };
 
-/* ---- towards the daemon ----------------------------------------------------------------------------------
- */
+/* ---- towards the daemon -------------------------------------------------------------------------------- */
 
 static void put_frame(struct service *service, json_t *message, bool may_drop)
 {
@@ -150,8 +149,7 @@ static void finish_error(struct service *service, const struct error *error, con
     finish(service, message, 1);
 }
 
-/* ---- the compute thread ----------------------------------------------------------------------------------
- */
+/* ---- the compute thread -------------------------------------------------------------------------------- */
 
 static void *compute(void *context)
 {
@@ -247,8 +245,7 @@ static void start_job(struct service *service, json_t *order)
     }
 }
 
-/* ---- the main thread -------------------------------------------------------------------------------------
- */
+/* ---- the main thread ----------------------------------------------------------------------------------- */
 
 /* The high-water mark of this program alone: getrusage also counts the process image before exec. */
 static uint64_t peak_rss_bytes(void)
