@@ -1,6 +1,7 @@
 /* api/problem.c: see problem.h. */
 #include "api/problem.h"
 #include "base/check.h"
+#include "base/text.h"
 #include <stdio.h>
 #include <string.h>
 
@@ -104,6 +105,9 @@ unsigned problem_status(enum error_code code)
 
 unsigned problem_status_in_body(enum error_code code)
 {
+    if (code == ERROR_OUT_OF_MEMORY) {
+        return 422; /* what was asked for does not fit into this machine, now or later */
+    }
     unsigned status = problem_status(code);
     return status > 400 && status < 500 && status != 413 ? 422 : status;
 }
@@ -158,6 +162,17 @@ static const char *public_message(const struct error *error)
                      : error->message;
 }
 
+/* For a reader who sees one line only: "target.sparsity: must be below 1". */
+static void format_detail(const struct error *error, struct text *out)
+{
+    if (error->field[0] == '/') {
+        char param[sizeof error->field];
+        problem_param(error->field, param, sizeof param);
+        text_append_format(out, "%s: ", param);
+    }
+    text_append(out, public_message(error));
+}
+
 static json_t *fault_item(const struct error *error)
 {
     json_t *item = json_object();
@@ -187,11 +202,14 @@ json_t *problem_body(unsigned status, const struct error *items, size_t count, s
     json_put_text(body, "type", type);
     json_put_text(body, "title", problem_title(first->code));
     json_put_i64(body, "status", (int64_t)status);
-    json_put_text(body, "detail", public_message(first));
+    struct text detail = {0};
+    format_detail(first, &detail);
+    json_put_text(body, "detail", detail.bytes);
     json_put_text(body, "instance", instance);
     json_put_text(body, "request_id", request_id);
     json_t *error = json_object();
-    json_put_text(error, "message", public_message(first));
+    json_put_text(error, "message", detail.bytes);
+    text_finish(&detail);
     json_put_text(error, "type", problem_class(status));
     if (first->field[0] != '\0') {
         char param[sizeof first->field];

@@ -15,7 +15,7 @@
 #include "base/json.h"
 
 unsigned problem_status(enum error_code code);
-/* The status for a fault found inside a body: 4xx become 422, except 400 (not JSON) and 413. */
+/* The status for a fault found inside a body: 4xx become 422, except 400 (not JSON) and 413; so does OUT_OF_MEMORY. */
 unsigned problem_status_in_body(enum error_code code);
 const char *problem_title(enum error_code code);
 /* OpenAI's error.type: invalid_request_error, not_found_error, server_error, ... */

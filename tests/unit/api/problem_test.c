@@ -42,6 +42,7 @@ static void faults_of_a_body_are_unprocessable(void **state)
     assert_int_equal(problem_status_in_body(ERROR_TOO_LARGE), 413);
     assert_int_equal(problem_status_in_body(ERROR_UNAVAILABLE), 503);
     assert_int_equal(problem_status_in_body(ERROR_INTERNAL), 500);
+    assert_int_equal(problem_status_in_body(ERROR_OUT_OF_MEMORY), 422);
 }
 
 static void pointers_become_dotted_names(void **state)
@@ -66,7 +67,7 @@ static void one_body_serves_both_readers(void **state)
     (void)error_set_field(&items[1], ERROR_UNKNOWN_FIELD, "/foo", "no such field");
     JSON_OWNED body = problem_body(422, items, 2, 2, "/v1/pruning/jobs", "req_1");
     assert_string_equal(text_at(body, "type"), "/docs/problems/out-of-range");
-    assert_string_equal(text_at(body, "detail"), "must be in (0,1)");
+    assert_string_equal(text_at(body, "detail"), "target.sparsity: must be in (0,1)");
     assert_string_equal(text_at(body, "instance"), "/v1/pruning/jobs");
     assert_string_equal(text_at(body, "request_id"), "req_1");
     assert_int_equal(json_integer_value(json_object_get(body, "status")), 422);
