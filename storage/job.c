@@ -20,6 +20,7 @@
 #include "storage/job_internal.h"
 #include <pthread.h>
 #include <stdarg.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -67,7 +68,8 @@ struct job *job_create(void)
 struct job *job_copy(const struct job *job)
 {
     struct job *copy = memory_create(1, sizeof *copy);
-    *copy = *job;
+    /* All but the count, the last member: other threads are moving it. */
+    memcpy(copy, job, offsetof(struct job, reference_count));
     copy->reference_count = 1;
     copy->type = memory_copy_text(job->type);
     copy->name = memory_copy_text(job->name);
