@@ -21,8 +21,13 @@
 
 #define JOB_STATES(X)                                                                                        \
     X(VALIDATING, "validating")                                                                              \
-    X(QUEUED, "queued") X(RUNNING, "running") X(PAUSED, "paused") X(CANCELLING, "cancelling")                \
-        X(SUCCEEDED, "succeeded") X(FAILED, "failed") X(CANCELLED, "cancelled")
+    X(QUEUED, "queued")                                                                                      \
+    X(RUNNING, "running")                                                                                    \
+    X(PAUSED, "paused")                                                                                      \
+    X(CANCELLING, "cancelling")                                                                              \
+    X(SUCCEEDED, "succeeded")                                                                                \
+    X(FAILED, "failed")                                                                                      \
+    X(CANCELLED, "cancelled")
 enum job_state {
 #define X(name, slug) JOB_STATE_##name,
     JOB_STATES(X)
