@@ -438,8 +438,8 @@ static inline vf divergence_terms(enum distance_kind kind, vf log_p, vf log_q)
     }
     vf m = 0.5f * (p + q), size = vabs(u);
     vf bounded = select(size < 80.0f, size, splat(80.0f));
-    vf e = vexpm1(-bounded); /* E - 1, E = e^-|u| */
-    vf log_cosh = 0.5f * vlog1p(e * e / (4.0f * (1.0f + e))) + 0.5f * (size - bounded);
+    vf e = vexpm1(-bounded); /* E - 1, E = e^-|u|; 1 + e would round to 0 for |u| > 17 */
+    vf log_cosh = 0.5f * vlog1p(e * e / (4.0f * vexp(-bounded))) + 0.5f * (size - bounded);
     if (kind == DISTANCE_JS) {
         return m * log_cosh;
     }
