@@ -24,6 +24,7 @@ struct search {
     bool *gone;     /* [unit_count] */
     double *scores; /* [unit_count], of this round; NAN: not evaluated yet */
     uint64_t evaluations;
+    bool is_released; /* only protected units were left: with few layers the protected ones would never be reached */
 };
 
 static bool is_candidate(const struct search *search, size_t unit)
@@ -32,7 +33,7 @@ static bool is_candidate(const struct search *search, size_t unit)
         return false;
     }
     size_t layer = search->run->sublayers[search->units[unit].first].layer;
-    return layer >= search->options->protected_layers ||
+    return search->is_released || layer >= search->options->protected_layers ||
            search->plan->point_count >= search->options->release_count;
 }
 
@@ -207,9 +208,7 @@ static bool search_rounds(struct search *search, struct error *error)
             search->plan->point_count == search->plan->sublayer_count) {
             break;
         }
-        if (count_candidates(search) == 0) {
-            break;
-        }
+        search->is_released = search->is_released || count_candidates(search) == 0;
         size_t winner = 0;
         if (!run_round(search, &winner, error)) {
             return false;
