@@ -18,6 +18,7 @@
 #include <string.h>
 
 typedef float vf __attribute__((vector_size(4 * LANES)));
+typedef float v4 __attribute__((vector_size(16)));
 typedef int32_t vi __attribute__((vector_size(4 * LANES)));
 typedef uint32_t vu __attribute__((vector_size(4 * LANES)));
 
@@ -52,6 +53,19 @@ static inline vf load_part(const float *x, size_t count, float fill)
     return v;
 }
 
+/* The last `part` < LANES of `count` elements, zeros elsewhere; where there are enough elements without a byte-wise copy. */
+static inline vf load_last(const float *x, size_t count, size_t part)
+{
+    static const int32_t window[32] = {0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,
+                                       -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
+    if (count < LANES) {
+        return load_part(x, count, 0.0f);
+    }
+    vi mask;
+    memcpy(&mask, window + 16 - LANES + part, sizeof mask);
+    return (vf)((vi)load(x + count - LANES) & mask);
+}
+
 static inline vf select(vi mask, vf yes, vf no)
 {
     return (vf)((mask & (vi)yes) | (~mask & (vi)no));
@@ -67,16 +81,35 @@ static inline vf vabs(vf a)
     return (vf)((vi)a & 0x7fffffff);
 }
 
-static inline float sum_lanes(vf v)
+/* Lanes added by halving, down to four. */
+static inline v4 fold(vf v)
 {
-    float lanes[LANES];
-    store(lanes, v);
-    for (size_t width = LANES / 2; width > 0; width /= 2) {
+    v4 parts[LANES / 4];
+    memcpy(parts, &v, sizeof parts);
+    for (size_t width = LANES / 8; width > 0; width /= 2) {
         for (size_t i = 0; i < width; i++) {
-            lanes[i] += lanes[i + width];
+            parts[i] += parts[i + width];
         }
     }
-    return lanes[0];
+    return parts[0];
+}
+
+static inline float sum_lanes(vf v)
+{
+    v4 f = fold(v);
+    return (f[0] + f[2]) + (f[1] + f[3]);
+}
+
+/* sum_lanes of four vectors at once, by a transposition: the same additions. */
+static inline v4 sum_lanes_of_four(const vf *v)
+{
+    v4 a = fold(v[0]), b = fold(v[1]), c = fold(v[2]), d = fold(v[3]);
+    v4 ab_low = __builtin_shufflevector(a, b, 0, 4, 1, 5),
+       ab_high = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+    v4 cd_low = __builtin_shufflevector(c, d, 0, 4, 1, 5),
+       cd_high = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+    v4 ab = ab_low + ab_high, cd = cd_low + cd_high; /* (0 + 2 of a, of b, 1 + 3 of a, of b) */
+    return __builtin_shufflevector(ab, cd, 0, 1, 4, 5) + __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
 }
 
 static inline float max_lanes(vf v)
@@ -177,17 +210,26 @@ static inline __attribute__((always_inline)) void dot_block(const struct matmul 
         }
     }
     if (whole < k) {
+        vf b[BLOCK_COLUMNS];
+        for (size_t c = 0; c < columns; c++) {
+            b[c] = load_last(w + c * job->w_stride, k, k - whole);
+        }
         for (size_t r = 0; r < rows; r++) {
-            vf a = load_part(x + r * job->x_stride + whole, k - whole, 0.0f);
+            vf a = load_last(x + r * job->x_stride, k, k - whole);
             for (size_t c = 0; c < columns; c++) {
-                sums[r][c] += a * load_part(w + c * job->w_stride + whole, k - whole, 0.0f);
+                sums[r][c] += a * b[c];
             }
         }
     }
     for (size_t r = 0; r < rows; r++) {
-        for (size_t c = 0; c < columns; c++) {
-            float bias = job->bias != NULL ? job->bias[column + c] : 0.0f;
-            job->out[(row + r) * job->out_stride + column + c] = sum_lanes(sums[r][c]) + bias;
+        float *out = job->out + (row + r) * job->out_stride + column;
+        if (columns == BLOCK_COLUMNS) {
+            v4 four = sum_lanes_of_four(sums[r]), bias = {0};
+            memcpy(&bias, job->bias != NULL ? job->bias + column : (const float *)&bias, sizeof bias);
+            four += bias;
+            memcpy(out, &four, sizeof four);
+        } else {
+            out[0] = sum_lanes(sums[r][0]) + (job->bias != NULL ? job->bias[column] : 0.0f);
         }
     }
 }
