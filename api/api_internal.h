@@ -208,8 +208,8 @@ json_t *model_view(const struct model_record *model) MUST_USE; /* owned */
 void *intake_begin(void *context, const char *raw_target, struct MHD_Connection *connection);
 enum MHD_Result intake_continue(void *context, struct MHD_Connection *connection, const char *url,
                                 const char *method, const char *version, const char *bytes, size_t *count,
-                                void **request);
-void intake_complete(void *context, struct MHD_Connection *connection, void **request,
+                                void **state);
+void intake_complete(void *context, struct MHD_Connection *connection, void **state,
                      enum MHD_RequestTerminationCode code);
 
 /* ---- connections.c: every accepted socket, and the end of the slow ones

@@ -38,5 +38,12 @@ static inline void fd_cleanup(const int *fd)
         (void)close(*fd);
     }
 }
+/* Hands a descriptor on: `return fd_take(&fd);` */
+static inline int fd_take(int *fd)
+{
+    int taken = *fd;
+    *fd = -1;
+    return taken;
+}
 
 #endif

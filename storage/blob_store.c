@@ -257,9 +257,7 @@ int blob_store_open_blob(struct blob_store *store, const char *sha256, uint64_t 
                               (unsigned long long)there, (unsigned long long)bytes);
         return -1;
     }
-    int kept = fd;
-    fd = -1;
-    return kept;
+    return fd_take(&fd);
 }
 
 static bool copy_blob(const char *from, const char *path, struct error *error)

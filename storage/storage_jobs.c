@@ -142,6 +142,7 @@ bool storage_change_job(struct storage *storage, const struct job *job, const st
     if (!job_apply(job, event, clock_wall_ms(storage->clock), &next, ret_effects, error)) {
         return false;
     }
+    CHECK(next != NULL);
     const struct database_operations *operations = storage->database->operations;
     bool published = job->state != JOB_STATE_SUCCEEDED && next->state == JOB_STATE_SUCCEEDED;
     if (ret_effects->changed && (!operations->update_job(storage->database, job, next, error) ||
@@ -422,6 +423,7 @@ static bool run_delete(struct storage *storage, struct command *base, struct err
     if (!storage_load_job(storage, command->tenant_id, command->job_id, &job, error)) {
         return false;
     }
+    CHECK(job != NULL);
     command->job = job;
     if (!job_state_is_terminal(job->state)) {
         return error_set(error, ERROR_CONFLICT, "job %s is %s; only a finished job can be deleted", job->id,

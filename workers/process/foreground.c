@@ -160,7 +160,7 @@ static bool parse_options(int argc, char **argv, struct options *ret_options)
     struct options options = {.threads = 0};
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
     uint64_t threads = cores > 0 ? (uint64_t)cores : 1;
-    for (int i = 0; i < argc; i++) {
+    for (int i = 0; i < argc && argv[i] != NULL; i++) {
         const char *value = i + 1 < argc ? argv[i + 1] : NULL;
         if (strcmp(argv[i], "--resume") == 0) {
             options.is_resume = true;

@@ -162,6 +162,7 @@ static void choose_memory(struct prefix_evaluator *evaluator, uint64_t memory_li
     if (fitting < states) {
         evaluator->stride = (states + (size_t)fitting - 1) / (size_t)fitting;
     }
+    CHECK(evaluator->stride > 0);
     evaluator->state_count =
         (evaluator->is_recording ? 3 : 1) * ((states + evaluator->stride - 1) / evaluator->stride) + 1;
 }
