@@ -317,7 +317,8 @@ static void read_layers(struct parser *parser, const struct architecture *row)
     if (!row->is_heterogeneous) {
         /* Our uniform and identity exports say there what was done; only `layers` changes the arithmetic. */
         if (json_object_get(pruning, "layers") != NULL) {
-            fault(parser, ERROR_UNSUPPORTED, "pruning", "has layers, which belong to model_type pruned_llama only");
+            fault(parser, ERROR_UNSUPPORTED, "pruning",
+                  "has layers, which belong to model_type pruned_llama only");
         }
         return;
     }

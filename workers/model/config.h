@@ -28,7 +28,8 @@ struct rope_scaling { /* "llama3" (Llama 3.1+) or "linear"; kind NULL: none */
 };
 struct model_config {
     const char *model_type; /* of the architecture row: static */
-    size_t layer_count, hidden_size, intermediate_size, head_count, kv_head_count, head_size, vocab_size, context_tokens;
+    size_t layer_count, hidden_size, intermediate_size, head_count, kv_head_count, head_size, vocab_size,
+        context_tokens;
     double norm_epsilon, rope_base;
     struct rope_scaling rope_scaling;
     bool has_tied_head, has_attention_bias, has_mlp_bias;

@@ -44,9 +44,9 @@
 #define PROTOCOL_LEASE_MS     30000
 #define PROTOCOL_TYPES(X)                                                                                    \
     X(JOB, "job")                                                                                            \
-    X(CANCEL, "cancel") X(DRAIN, "drain") X(HEARTBEAT, "heartbeat") X(STAGE, "stage")                        \
-        X(PROGRESS, "progress") X(STEP, "step") X(MESSAGE, "message") X(RESULT, "result") X(ERROR, "error")  \
-            X(DRAINED, "drained")
+    X(CANCEL, "cancel")                                                                                      \
+    X(DRAIN, "drain") X(HEARTBEAT, "heartbeat") X(STAGE, "stage") X(PROGRESS, "progress") X(STEP, "step")    \
+        X(MESSAGE, "message") X(RESULT, "result") X(ERROR, "error") X(DRAINED, "drained")
 enum protocol_type {
 #define X(name, slug) PROTOCOL_##name,
     PROTOCOL_TYPES(X)

@@ -24,7 +24,8 @@ struct search {
     bool *gone;     /* [unit_count] */
     double *scores; /* [unit_count], of this round; NAN: not evaluated yet */
     uint64_t evaluations;
-    bool is_released; /* only protected units were left: with few layers the protected ones would never be reached */
+    bool
+        is_released; /* only protected units were left: with few layers the protected ones would never be reached */
 };
 
 static bool is_candidate(const struct search *search, size_t unit)
