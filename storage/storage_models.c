@@ -130,7 +130,11 @@ static json_t *content_of(const struct model_record *model)
     json_t *file;
     json_array_foreach(json_object_get(content, "files"), index, file)
     {
-        (void)json_object_del(file, "mtime_ns");
+        if (json_is_array(file)) { /* a row of inventory_format: [path, bytes, mtime_ns, sha256] */
+            (void)json_array_remove(file, 2);
+        } else {
+            (void)json_object_del(file, "mtime_ns");
+        }
     }
     (void)json_object_del(content, "folder");
     return content;
