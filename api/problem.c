@@ -103,13 +103,15 @@ unsigned problem_status(enum error_code code)
     return find_row(code).status;
 }
 
-unsigned problem_status_in_body(enum error_code code)
+unsigned problem_status_in_body(const struct error *error)
 {
-    if (code == ERROR_OUT_OF_MEMORY) {
+    if (error->code == ERROR_OUT_OF_MEMORY) {
         return 422; /* what was asked for does not fit into this machine, now or later */
     }
-    unsigned status = problem_status(code);
-    return status > 400 && status < 500 && status != 413 ? 422 : status;
+    unsigned status = problem_status(error->code);
+    bool is_in_file = error->field[0] != '\0' && error->field[0] != '/';
+    bool is_about_body = (status == 400 || status == 413) && !is_in_file;
+    return status >= 400 && status < 500 && !is_about_body ? 422 : status;
 }
 
 const char *problem_title(enum error_code code)

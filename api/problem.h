@@ -15,8 +15,9 @@
 #include "base/json.h"
 
 unsigned problem_status(enum error_code code);
-/* The status for a fault found inside a body: 4xx become 422, except 400 (not JSON) and 413; so does OUT_OF_MEMORY. */
-unsigned problem_status_in_body(enum error_code code);
+/* The status for a fault found inside a request body or in what it names: 4xx become 422, and so does OUT_OF_MEMORY; 400
+ * (not JSON) and 413 stay where they speak of the body itself and not of a file. */
+unsigned problem_status_in_body(const struct error *error);
 const char *problem_title(enum error_code code);
 /* OpenAI's error.type: invalid_request_error, not_found_error, server_error, ... */
 const char *problem_class(unsigned status);

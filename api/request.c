@@ -223,7 +223,7 @@ void request_answer_error(struct request *request, unsigned status, const struct
 void request_answer_faults(struct request *request, const struct error_list *faults)
 {
     CHECK(faults->stored > 0);
-    unsigned status = problem_status_in_body(faults->items[0].code);
+    unsigned status = problem_status_in_body(&faults->items[0]);
     request_answer(request, status,
                    response_problem(request, status, faults->items, faults->stored, faults->count));
 }

@@ -15,6 +15,7 @@
 #include "workers/model/architecture.h"
 #include "workers/model/safetensors.h"
 #include "workers/model/tokenizer.h"
+#include <stdio.h>
 #include <string.h>
 
 #define CONFIG_LIMIT_BYTES (1u << 20)
@@ -367,6 +368,9 @@ static bool check_tokenizer(const struct inspection *inspection)
     }
     OWNED(tokenizer) tokenizer = tokenizer_load(inspection->folder, &error);
     if (tokenizer == NULL) {
+        if (error.field[0] == '\0') {
+            (void)snprintf(error.field, sizeof error.field, "tokenizer.json");
+        }
         return error_list_add_error(inspection->faults, &error);
     }
     size_t size = tokenizer_vocab_size(tokenizer);

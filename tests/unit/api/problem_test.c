@@ -32,17 +32,27 @@ static void every_code_has_a_status_and_a_title(void **state)
     assert_int_equal(problem_status(ERROR_INTERNAL), 500);
 }
 
+static unsigned status_in_body(enum error_code code, const char *field)
+{
+    struct error error = {0};
+    (void)error_set_field(&error, code, field, "x");
+    return problem_status_in_body(&error);
+}
+
 static void faults_of_a_body_are_unprocessable(void **state)
 {
     (void)state;
-    assert_int_equal(problem_status_in_body(ERROR_NOT_FOUND), 422);
-    assert_int_equal(problem_status_in_body(ERROR_FORBIDDEN), 422);
-    assert_int_equal(problem_status_in_body(ERROR_OUT_OF_RANGE), 422);
-    assert_int_equal(problem_status_in_body(ERROR_MALFORMED_JSON), 400);
-    assert_int_equal(problem_status_in_body(ERROR_TOO_LARGE), 413);
-    assert_int_equal(problem_status_in_body(ERROR_UNAVAILABLE), 503);
-    assert_int_equal(problem_status_in_body(ERROR_INTERNAL), 500);
-    assert_int_equal(problem_status_in_body(ERROR_OUT_OF_MEMORY), 422);
+    assert_int_equal(status_in_body(ERROR_NOT_FOUND, "/model"), 422);
+    assert_int_equal(status_in_body(ERROR_FORBIDDEN, "/model"), 422);
+    assert_int_equal(status_in_body(ERROR_OUT_OF_RANGE, "/seed"), 422);
+    assert_int_equal(status_in_body(ERROR_OUT_OF_MEMORY, "/model"), 422);
+    assert_int_equal(status_in_body(ERROR_MALFORMED_JSON, ""), 400);
+    assert_int_equal(status_in_body(ERROR_DUPLICATE_KEY, "/model"), 400);
+    assert_int_equal(status_in_body(ERROR_MALFORMED_JSON, "config.json"), 422);
+    assert_int_equal(status_in_body(ERROR_TOO_LARGE, ""), 413);
+    assert_int_equal(status_in_body(ERROR_TOO_LARGE, "tokenizer.json"), 422);
+    assert_int_equal(status_in_body(ERROR_UNAVAILABLE, ""), 503);
+    assert_int_equal(status_in_body(ERROR_INTERNAL, ""), 500);
 }
 
 static void pointers_become_dotted_names(void **state)
