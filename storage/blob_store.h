@@ -17,7 +17,7 @@
 #include "base/error.h"
 #include <stdint.h>
 
-#define BLOB_SWEEP_AGE_MS (24 * 3600 * 1000)
+#define BLOB_SWEEP_AGE_MS (INT64_C(24) * 3600 * 1000)
 
 struct blob_store;
 /* Makes blobs/ and tmp/ below the folder. The clock is borrowed. */

@@ -24,14 +24,17 @@ struct entry {
     char report_unit[24];
     uint64_t report_epoch;
     int64_t report_due_ns; /* not published before */
+    int64_t bytes;         /* of a finished job: roughly what its documents take */
 };
 
 struct projection {
     size_t finished_limit; /* fixed after create */
+    int64_t finished_bytes_limit;
     pthread_mutex_t lock;
     /* guarded by lock */
     struct entry **buckets;
     size_t bucket_count, entry_count, finished_count;
+    int64_t finished_bytes;
     struct link rows, finishes, reports;
     int64_t left_out_row;
     uint64_t by_state[JOB_STATE_COUNT];
@@ -66,10 +69,11 @@ static size_t hash_text(const char *text)
     return hash;
 }
 
-struct projection *projection_create(size_t finished_limit)
+struct projection *projection_create(size_t finished_limit, int64_t finished_bytes_limit)
 {
     struct projection *projection = memory_create(1, sizeof *projection);
     projection->finished_limit = finished_limit;
+    projection->finished_bytes_limit = finished_bytes_limit;
     projection->bucket_count = 1024;
     projection->buckets = memory_create(projection->bucket_count, sizeof(struct entry *));
     CHECK(pthread_mutex_init(&projection->lock, NULL) == 0);
@@ -116,6 +120,7 @@ static struct job *drop(struct projection *projection, struct entry *entry)
     *slot = entry->same_bucket;
     if (entry->by_finish.before != NULL) {
         projection->finished_count--;
+        projection->finished_bytes -= entry->bytes;
     }
     link_remove(&entry->by_row);
     link_remove(&entry->by_finish);
@@ -141,6 +146,48 @@ static void place_by_row(struct projection *projection, struct entry *entry)
     link_insert_before(position, &entry->by_row);
 }
 
+/* A node of a document takes some 64 bytes, and a member's name or a text its length on top. */
+static int64_t weigh(const json_t *json)
+{
+    int64_t bytes = json == NULL ? 0 : 64;
+    if (json_is_string(json)) {
+        bytes += (int64_t)json_string_length(json);
+    } else if (json_is_array(json)) {
+        for (size_t i = 0; i < json_array_size(json); i++) {
+            bytes += weigh(json_array_get(json, i));
+        }
+    } else if (json_is_object(json)) {
+        json_t *members = NULL; /* jansson iterates over what it takes for writable */
+        memcpy(&members, &json, sizeof members);
+        const char *name;
+        json_t *value;
+        json_object_foreach(members, name, value)
+        {
+            bytes += 64 + (int64_t)strlen(name) + weigh(value);
+        }
+    }
+    return bytes;
+}
+
+static int64_t weigh_job(const struct job *job)
+{
+    return (int64_t)sizeof *job + weigh(job->spec) + weigh(job->plan) + weigh(job->steps) +
+           weigh(job->result) + weigh(job->error) + weigh(job->files);
+}
+
+/* The finished job that leaves first, if one has to. Its reference goes to the caller. */
+static struct job *evict(struct projection *projection)
+{
+    if (projection->finished_count <= projection->finished_limit &&
+        projection->finished_bytes <= projection->finished_bytes_limit) {
+        return NULL;
+    }
+    struct entry *oldest = ENTRY_OF(projection->finishes.after, by_finish);
+    int64_t row = oldest->job->row;
+    projection->left_out_row = row > projection->left_out_row ? row : projection->left_out_row;
+    return drop(projection, oldest);
+}
+
 /* Loads come by row, so at the start the queue of the finished is sorted by walking back; later it is an
  * append. */
 static void place_by_finish(struct projection *projection, struct entry *entry)
@@ -152,6 +199,7 @@ static void place_by_finish(struct projection *projection, struct entry *entry)
     if (!finished) {
         link_remove(&entry->by_finish);
         projection->finished_count--;
+        projection->finished_bytes -= entry->bytes;
         return;
     }
     struct link *position = &projection->finishes;
@@ -160,7 +208,9 @@ static void place_by_finish(struct projection *projection, struct entry *entry)
         position = position->before;
     }
     link_insert_before(position, &entry->by_finish);
+    entry->bytes = weigh_job(entry->job);
     projection->finished_count++;
+    projection->finished_bytes += entry->bytes;
 }
 
 /* ---- the DB thread's side ------------------------------------------------------------------------------ */
@@ -180,7 +230,7 @@ void projection_destroy(struct projection *projection)
 
 void projection_put(struct projection *projection, struct job *job, const struct job *previous)
 {
-    struct job *released[2] = {NULL, NULL}; /* freed after the unlock */
+    struct job *replaced = NULL;
     pthread_mutex_lock(&projection->lock);
     struct entry *entry = *find_slot(projection, job->id);
     if (entry == NULL) {
@@ -196,7 +246,7 @@ void projection_put(struct projection *projection, struct job *job, const struct
             projection->by_state[previous->state]--;
         }
     } else {
-        released[0] = entry->job;
+        replaced = entry->job;
         projection->by_state[entry->job->state]--;
         entry->job = job_acquire(job);
     }
@@ -205,15 +255,15 @@ void projection_put(struct projection *projection, struct job *job, const struct
         link_remove(&entry->by_report); /* a report of an attempt that has ended */
     }
     place_by_finish(projection, entry);
-    if (projection->finished_count > projection->finished_limit) {
-        struct entry *oldest = ENTRY_OF(projection->finishes.after, by_finish);
-        projection->left_out_row =
-            oldest->job->row > projection->left_out_row ? oldest->job->row : projection->left_out_row;
-        released[1] = drop(projection, oldest);
-    }
+    struct job *evicted = evict(projection);
     pthread_mutex_unlock(&projection->lock);
-    job_release(released[0]);
-    job_release(released[1]);
+    job_release(replaced);
+    while (evicted != NULL) { /* freed outside of the lock */
+        job_release(evicted);
+        pthread_mutex_lock(&projection->lock);
+        evicted = evict(projection);
+        pthread_mutex_unlock(&projection->lock);
+    }
 }
 
 void projection_remove(struct projection *projection, const struct job *job)
@@ -232,7 +282,7 @@ void projection_remove(struct projection *projection, const struct job *job)
 void projection_note_left_out(struct projection *projection, int64_t row)
 {
     pthread_mutex_lock(&projection->lock);
-    projection->left_out_row = row;
+    projection->left_out_row = row > projection->left_out_row ? row : projection->left_out_row;
     pthread_mutex_unlock(&projection->lock);
 }
 

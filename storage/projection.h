@@ -5,7 +5,7 @@
  * with a reference count, so a reader holds the lock only to find it. Reports of progress wait at their job's
  * entry until the DB thread turns the newest one into a snapshot, at most four times a second.
  *
- * Finished jobs leave in the order they finished. `left_out_row` is the highest row that ever left (or was
+ * Finished jobs leave in the order they finished, when there are more than N of them or their documents weigh too much. `left_out_row` is the highest row that ever left (or was
  * never loaded): above it the projection is complete, whatever is asked.
  */
 #ifndef STORAGE_PROJECTION_H
@@ -13,10 +13,11 @@
 
 #include "storage/database.h"
 
-#define PROJECTION_REPORT_INTERVAL_NS 250000000 /* four a second */
+#define PROJECTION_FINISHED_BYTES     (INT64_C(256) << 20) /* of finished jobs, roughly */
+#define PROJECTION_REPORT_INTERVAL_NS 250000000            /* four a second */
 
 struct projection;
-struct projection *projection_create(size_t finished_limit) MUST_USE;
+struct projection *projection_create(size_t finished_limit, int64_t finished_bytes_limit) MUST_USE;
 void projection_destroy(struct projection *projection); /* NULL is fine */
 
 /* DB thread (or before it starts). Inserts or replaces; keeps a reference of its own. previous: what the job

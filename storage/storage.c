@@ -130,7 +130,7 @@ bool storage_open(const struct storage_options *options, struct storage **ret_st
 {
     struct storage *storage = create(options);
     size_t finished_limit = options->finished_in_memory != 0 ? options->finished_in_memory : FINISHED_DEFAULT;
-    storage->projection = projection_create(finished_limit);
+    storage->projection = projection_create(finished_limit, PROJECTION_FINISHED_BYTES);
     struct database_options database = {.folder = storage->folder,
                                         .quota_bytes = options->database_quota_bytes};
     if (!open_folder(storage, error) || !sqlite_open_database(&database, &storage->database, error) ||

@@ -59,7 +59,8 @@ void storage_clear_overlay(struct storage *storage)
 
 static bool say_unknown(const char *job_id, struct error *error)
 {
-    return error_set(error, ERROR_NOT_FOUND, "there is no job %.64s", job_id);
+    (void)error_set(error, ERROR_NOT_FOUND, "there is no job %.64s", job_id);
+    return false;
 }
 
 bool storage_load_job(struct storage *storage, const char *tenant_id, const char *job_id,

@@ -18,7 +18,7 @@
 #define BATCH_COMMANDS    256
 #define BATCH_MS          2
 #define MAINTAIN_MS       1000
-#define SWEEP_INTERVAL_MS (3600 * 1000)
+#define SWEEP_INTERVAL_MS (INT64_C(3600) * 1000)
 
 int64_t storage_monotonic_ms(void)
 {
