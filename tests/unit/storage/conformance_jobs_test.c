@@ -4,6 +4,8 @@
  */
 #include "tests/unit/storage/support.h"
 
+#include <stdatomic.h>
+#include <stdio.h>
 #include <string.h>
 
 /* ---- jobs ---------------------------------------------------------------------------------------------- */
@@ -508,6 +510,138 @@ static void progress_shows_in_the_job_and_ends_with_its_attempt(void **state)
     answer_finish(&claimed);
 }
 
+/* ---- on_change ----------------------------------------------------------------------------------------- */
+
+struct heard {
+    atomic_size_t status, reports;
+    atomic_uint_fast64_t step;
+};
+
+static void hear(void *context, struct job *job, const struct job_effects *effects)
+{
+    struct heard *heard = context;
+    if (strcmp(effects->log_type, "progress") == 0 && job->stage == NULL) {
+        atomic_store(&heard->step, job->progress_step);
+        atomic_fetch_add(&heard->reports, 1);
+    } else {
+        atomic_fetch_add(&heard->status, 1);
+    }
+}
+
+static bool heard_one_report(void *context)
+{
+    return atomic_load(&((struct heard *)context)->reports) == 1;
+}
+
+static bool heard_two_reports(void *context)
+{
+    return atomic_load(&((struct heard *)context)->reports) == 2;
+}
+
+static void on_change_hears_of_every_commit_and_of_four_reports_a_second(void **state)
+{
+    struct fixture *fixture = *state;
+    struct heard heard = {0};
+    storage_close(fixture->storage);
+    struct storage_options options = {.folder = fixture->folder,
+                                      .clock = &fixture->clock.source,
+                                      .reserve_bytes = 1,
+                                      .on_change = hear,
+                                      .on_change_context = &heard};
+    struct error error = {0};
+    assert_true(storage_open(&options, &fixture->storage, &error));
+    struct job *job = make_running_job(fixture->storage);
+    assert_int_equal(atomic_load(&heard.status), 2);
+    struct job_progress progress = {.step = 1, .steps = 100, .ratio = 0.01};
+    storage_progress(fixture->storage, job->id, job->epoch, &progress);
+    assert_true(wait_until(heard_one_report, &heard));
+    for (progress.step = 2; progress.step <= 50; progress.step++) {
+        storage_progress(fixture->storage, job->id, job->epoch, &progress);
+    }
+    /* A command that is answered has passed the thread that would have reported. */
+    struct job_event message = {.kind = JOB_EVENT_MESSAGE, .epoch = job->epoch, .message = "tick"};
+    for (size_t i = 0; i < 3; i++) {
+        struct answer answer = apply_event(fixture->storage, job->id, &message);
+        EXPECT_OK(answer);
+        answer_finish(&answer);
+    }
+    assert_int_equal(atomic_load(&heard.reports), 1);
+    assert_int_equal(atomic_load(&heard.status), 5);
+    test_clock_advance(&fixture->clock, 251);
+    assert_true(wait_until(heard_two_reports, &heard));
+    assert_int_equal(atomic_load(&heard.step), 50); /* the newest, not the next */
+    job_release(job);
+}
+
+/* ---- threads ------------------------------------------------------------------------------------------- */
+
+enum { VISITORS = 4, VISITS = 60 };
+
+struct visitor {
+    struct storage *storage;
+    unsigned number;
+    size_t claimed;
+};
+
+/* Everything a busy service does at once, from one of several threads. */
+static void *visit(void *context)
+{
+    struct visitor *visitor = context;
+    struct page *page = calloc(1, sizeof *page);
+    for (unsigned i = 0; i < VISITS; i++) {
+        char key[32];
+        (void)snprintf(key, sizeof key, "key-%u", i); /* all visitors use the same keys */
+        struct answer inserted = insert_job(visitor->storage, key, "sha", 0, true);
+        struct answer claimed = claim_job(visitor->storage, UINT64_MAX);
+        if (claimed.job != NULL) {
+            visitor->claimed++;
+            struct job_progress progress = {.step = i, .steps = VISITS, .unit = "visits"};
+            storage_progress(visitor->storage, claimed.job->id, claimed.job->epoch, &progress);
+            struct job_event stage = {.kind = JOB_EVENT_STAGE, .epoch = claimed.job->epoch, .stage = "score"};
+            struct answer staged = apply_event(visitor->storage, claimed.job->id, &stage);
+            struct job_event cancel = {.kind = i % 2 == 0 ? JOB_EVENT_CANCEL : JOB_EVENT_FAILED,
+                                       .epoch = claimed.job->epoch};
+            struct answer ended = apply_event(visitor->storage, claimed.job->id, &cancel);
+            answer_finish(&staged);
+            answer_finish(&ended);
+        }
+        list_jobs(visitor->storage, &(struct job_filter){.tenant_id = TENANT, .limit = 20}, page);
+        struct storage_counts counts;
+        storage_get_counts(visitor->storage, &counts);
+        struct job *peeked = storage_peek_job(visitor->storage, TENANT, inserted.job->id);
+        job_release(peeked);
+        answer_finish(&inserted);
+        answer_finish(&claimed);
+    }
+    free(page);
+    return NULL;
+}
+
+static void calls_may_come_from_any_thread_and_a_job_is_claimed_once(void **state)
+{
+    struct fixture *fixture = *state;
+    struct visitor visitors[VISITORS] = {0};
+    pthread_t threads[VISITORS];
+    for (unsigned i = 0; i < VISITORS; i++) {
+        visitors[i] = (struct visitor){.storage = fixture->storage, .number = i};
+        assert_int_equal(pthread_create(&threads[i], NULL, visit, &visitors[i]), 0);
+    }
+    size_t claimed = 0;
+    for (unsigned i = 0; i < VISITORS; i++) {
+        assert_int_equal(pthread_join(threads[i], NULL), 0);
+        claimed += visitors[i].claimed;
+    }
+    struct storage_counts counts;
+    storage_get_counts(fixture->storage, &counts);
+    uint64_t jobs = 0;
+    for (size_t i = 0; i < 8; i++) {
+        jobs += counts.by_state[i];
+    }
+    assert_int_equal(jobs, VISITS);
+    assert_int_equal(claimed, VISITS);
+    assert_int_equal(counts.by_state[JOB_STATE_QUEUED], 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -525,6 +659,8 @@ int main(void)
         CASE(a_restart_requeues_what_ran_and_ends_what_was_being_cancelled),
         CASE(a_second_opener_is_told_that_the_database_is_held),
         CASE(progress_shows_in_the_job_and_ends_with_its_attempt),
+        CASE(on_change_hears_of_every_commit_and_of_four_reports_a_second),
+        CASE(calls_may_come_from_any_thread_and_a_job_is_claimed_once),
     };
     json_start();
     return cmocka_run_group_tests_name("storage conformance: jobs", tests, NULL, NULL);
