@@ -519,6 +519,13 @@ static inline __attribute__((always_inline)) double sum_terms(enum distance_kind
     return total;
 }
 
+/* A product that is rounded before it is used: contracted into a subtraction, equal rows would differ by what rounding lost. */
+static inline vf rounded(vf product)
+{
+    __asm__("" : "+m"(product));
+    return product;
+}
+
 static double angle(const struct distance_row *row)
 {
     float a_factor = (float)(1.0 / row->original_scale), b_factor = (float)(1.0 / row->candidate_scale);
@@ -528,10 +535,10 @@ static double angle(const struct distance_row *row)
         vf minus = splat(0.0f), plus = splat(0.0f);
         for (; i < end; i += LANES) {
             bool is_whole = i + LANES <= end;
-            vf a =
-                (is_whole ? load(row->original + i) : load_part(row->original + i, end - i, 0.0f)) * a_factor;
-            vf b = (is_whole ? load(row->candidate + i) : load_part(row->candidate + i, end - i, 0.0f)) *
-                   b_factor;
+            vf a = is_whole ? load(row->original + i) : load_part(row->original + i, end - i, 0.0f);
+            vf b = is_whole ? load(row->candidate + i) : load_part(row->candidate + i, end - i, 0.0f);
+            a = rounded(a * a_factor);
+            b = rounded(b * b_factor);
             minus += (a - b) * (a - b);
             plus += (a + b) * (a + b);
         }
