@@ -6,6 +6,7 @@
 #include "base/file.h"
 #include "base/hash.h"
 #include "base/memory.h"
+#include "workers/model/nfc.h"
 #include "workers/model/tokenizer_internal.h"
 
 #include <string.h>
@@ -180,6 +181,9 @@ static void normalize_once(const struct normalizer *normalizer, const char *byte
         break;
     case NORMALIZER_REPLACE:
         normalize_replace(normalizer, bytes, length, ret_text);
+        break;
+    case NORMALIZER_NFC:
+        nfc_append(ret_text, bytes, length);
         break;
     }
 }

@@ -105,7 +105,7 @@ int bpe_letter_byte(uint32_t letter);
 /* ---- the pipeline (tokenizer_spec.c reads it) -----------------------------------------------------------
  */
 
-enum normalizer_kind { NORMALIZER_PREPEND, NORMALIZER_REPLACE };
+enum normalizer_kind { NORMALIZER_PREPEND, NORMALIZER_REPLACE, NORMALIZER_NFC };
 struct normalizer {
     enum normalizer_kind kind;
     char *pattern, *content; /* owned; pattern: REPLACE only */

@@ -139,6 +139,8 @@ static bool read_normalizer(struct reader *reader, const json_t *object, const c
             !get_text(reader, object, pointer, "content", &content)) {
             return false;
         }
+    } else if (strcmp(type, "NFC") == 0) {
+        normalizer.kind = NORMALIZER_NFC;
     } else {
         return unsupported(reader, pointer, "unsupported normalizer", type);
     }
