@@ -1,4 +1,5 @@
 /* tests/unit/workers/model/nfc_test.c: cases of UAX 15, and a hostile one. */
+#include "base/cleanup.h"
 #include "base/memory.h"
 #include "workers/model/nfc.h"
 
