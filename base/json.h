@@ -19,6 +19,26 @@ struct text;
 
 #define JSON_LIMIT_BYTES (1u << 20) /* of a request body */
 
+/* Documents are shared between threads by reference. jansson counts atomically, but looks at the count before
+ * without, and drops a reference with release order only, which does not order one thread's last read before
+ * another's free. These do both; by the defines the whole tree uses them under jansson's names. */
+static inline json_t *json_acquire(json_t *json)
+{
+    if (json != NULL && __atomic_load_n(&json->refcount, __ATOMIC_RELAXED) != (size_t)-1) {
+        (void)__atomic_add_fetch(&json->refcount, 1, __ATOMIC_RELAXED);
+    }
+    return json;
+}
+static inline void json_release(json_t *json)
+{
+    if (json != NULL && __atomic_load_n(&json->refcount, __ATOMIC_RELAXED) != (size_t)-1 &&
+        __atomic_sub_fetch(&json->refcount, 1, __ATOMIC_ACQ_REL) == 0) {
+        json_delete(json);
+    }
+}
+#define json_incref json_acquire
+#define json_decref json_release
+
 #define JSON_OWNED __attribute__((cleanup(json_owned_cleanup))) json_t *
 static inline void json_owned_cleanup(json_t **json)
 {
