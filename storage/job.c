@@ -9,16 +9,13 @@
  * A cancel wins over everything that comes after it: a job in `cancelling` ends `cancelled`, whatever its
  * worker reports last (success, failure, death, release).
  *
- * Snapshots of one job share the JSON documents they did not change. jansson counts references atomically,
- * but drops one with release order only, which does not order one thread's last read before another's free.
- * So documents are let go under one lock, which does.
+ * Snapshots of one job share the JSON documents they did not change.
  */
 #include "storage/job.h"
 
 #include "base/check.h"
 #include "base/memory.h"
 #include "storage/job_internal.h"
-#include <pthread.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -54,8 +51,6 @@ bool job_state_is_terminal(enum job_state state)
 }
 
 /* ---- snapshots ----------------------------------------------------------------------------------------- */
-
-static pthread_mutex_t document_lock = PTHREAD_MUTEX_INITIALIZER;
 
 struct job *job_create(void)
 {
@@ -96,14 +91,12 @@ void job_release(struct job *job)
     if (job == NULL || __atomic_sub_fetch(&job->reference_count, 1, __ATOMIC_ACQ_REL) > 0) {
         return;
     }
-    pthread_mutex_lock(&document_lock);
     json_decref(job->spec);
     json_decref(job->plan);
     json_decref(job->steps);
     json_decref(job->result);
     json_decref(job->error);
     json_decref(job->files);
-    pthread_mutex_unlock(&document_lock);
     free(job->type);
     free(job->name);
     free(job->stage);
@@ -114,9 +107,7 @@ void job_release(struct job *job)
 
 void job_replace_document(json_t **document, json_t *taken)
 {
-    pthread_mutex_lock(&document_lock);
     json_decref(*document);
-    pthread_mutex_unlock(&document_lock);
     *document = taken;
 }
 
