@@ -87,6 +87,8 @@ struct backend {
     /* Once in a process, before anything else, from one thread. May choose members by what the CPU has. NULL:
      * nothing to do. */
     bool (*start)(struct backend *self, struct error *error);
+    /* Library, version and core type, on which the bits of results depend; NULL: our own code alone. After start. */
+    const char *(*library)(void);
 
     void (*matmul)(const struct matmul *job);
     /* Few rows (decoding): x [rows, k]; no padding is read or written. A row's bits depend on that row and w

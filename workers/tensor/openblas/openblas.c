@@ -11,6 +11,7 @@
 
 #include <cblas.h>
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 static const struct kernels *kernels; /* fixed by start */
@@ -103,11 +104,23 @@ static bool openblas_start(struct backend *self, struct error *error)
     return true;
 }
 
+static const char *openblas_library(void)
+{
+    static char text[96]; /* "OpenBLAS 0.3.21 SkylakeX" */
+    const char *config = openblas_get_config();
+    const char *name_end = strchr(config, ' ');
+    const char *end = name_end != NULL ? strchr(name_end + 1, ' ') : NULL;
+    int length = end != NULL ? (int)(end - config) : 8;
+    (void)snprintf(text, sizeof text, "%.*s %s", length, config, openblas_get_corename());
+    return text;
+}
+
 const struct backend backend_openblas = {
     .name = "openblas",
     .summary =
         "OpenBLAS, single-threaded on fixed tiles inside our own pool, with our own vector kernels around it.",
     .start = openblas_start,
+    .library = openblas_library,
     .matmul = openblas_matmul,
     .attention = openblas_attention,
 };
