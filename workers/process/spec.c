@@ -31,6 +31,15 @@ json_t *spec_resolve(const json_t *spec, struct error_list *faults)
     }
     JSON_OWNED request = json_copy((json_t *)(uintptr_t)spec);
     (void)json_object_del(request, "type");
+    const char *name;
+    json_t *member;
+    void *next;
+    json_object_foreach_safe(request, next, name, member)
+    {
+        if (name[0] == '_') { /* "_resolved" of a request.json: it can be run again as it is */
+            (void)json_object_del(request, name);
+        }
+    }
     if (!param_validate(body, request, "", faults)) {
         return NULL;
     }
