@@ -149,7 +149,7 @@ static void append_body(struct text *card, const struct export_card *content)
     OWNED_MEMORY char *request = json_format(content->request, true);
     text_append(card, "\n## Reproduce it\n\n`pruned run request.json --out DIR` with\n\n```json\n");
     text_append(card, request);
-    text_append(card, "\n```\n");
+    text_append(card, request[strlen(request) - 1] == '\n' ? "```\n" : "\n```\n");
 }
 
 bool export_write_card(const struct export_card *card, const char *out_folder, struct error *error)

@@ -92,7 +92,7 @@ static void draft_tensor(struct export_draft *draft, const struct plan *plan,
     tensor.dtype = options->is_dtype_kept ? source->dtype : options->dtype;
     tensor.bytes = tensor.element_count * dtype_bytes(tensor.dtype);
     draft->weight_bytes += tensor.bytes;
-    draft->parameter_count += tensor.element_count;
+    draft->parameter_count += source->is_extra ? 0 : tensor.element_count;
     draft->tensors[draft->tensor_count++] = tensor;
 }
 
@@ -182,8 +182,16 @@ static bool choose_layout(const struct plan *plan, const struct inventory *inven
                           enum export_layout *ret_layout, struct error *error)
 {
     enum export_layout layout = wanted;
+    const char *family = inventory->config.model_type;
+    bool has_modelling_file = strcmp(family, "llama") == 0 || strcmp(family, "pruned_llama") == 0;
     if (layout == EXPORT_AUTO) {
-        layout = blocks->is_uniform ? EXPORT_UNIFORM : EXPORT_HETEROGENEOUS;
+        layout = blocks->is_uniform   ? EXPORT_UNIFORM
+                 : has_modelling_file ? EXPORT_HETEROGENEOUS
+                                      : EXPORT_IDENTITY;
+    }
+    if (layout == EXPORT_HETEROGENEOUS && !has_modelling_file) {
+        return error_set_field(error, ERROR_UNSUPPORTED, "/output/layout",
+                               "layout heterogeneous is for Llama-type models; this one is %s", family);
     }
     size_t incomplete = 0;
     for (size_t i = 0; i < blocks->count; i++) {

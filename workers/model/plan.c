@@ -159,14 +159,14 @@ void plan_measure(const struct plan *plan, const struct inventory *inventory, si
         uint64_t elements = count_elements(tensor);
         struct tensor_owner owner;
         bool is_owned = plan_find_owner(&inventory->config, tensor->name, &owner);
-        bool is_prunable = is_owned && owner.role == TENSOR_ROLE_WEIGHT;
+        bool is_prunable = is_owned && owner.role == TENSOR_ROLE_WEIGHT && !tensor->is_extra;
         bool is_removed = is_owned && plan->removed[owner.sublayer];
         prunable_before += is_prunable ? elements : 0;
         if (is_removed) {
             size.removed_prunable_count += is_prunable ? elements : 0;
             continue;
         }
-        size.parameter_count += elements;
+        size.parameter_count += tensor->is_extra ? 0 : elements;
         size.prunable_count += is_prunable ? elements : 0;
         size.weight_bytes += element_bytes > 0 ? elements * element_bytes : tensor->bytes;
     }

@@ -7,7 +7,8 @@
 #include "base/check.h"
 #include "base/memory.h"
 #include "workers/prune/prune.h"
-#include "workers/recipe/recipe.h"
+#include "workers/recipe/recipe_internal.h"
+#include "workers/tensor/backend.h"
 #include <string.h>
 
 #define COUNT_OF(array) (sizeof(array) / sizeof((array)[0]))
@@ -416,6 +417,12 @@ static json_t *format_engine(void)
 {
     json_t *engine = json_object();
     json_put_text(engine, "version", PRUNED_VERSION);
+    json_put(engine, "backends", format_names(backend_names()));
+    const struct backend *backend = backend_open(NULL, NULL);
+    if (backend != NULL && backend->library != NULL) {
+        json_put_text(engine, "blas", backend->library());
+    }
+    json_put_text(engine, "isa", machine_instruction_set());
     return engine;
 }
 

@@ -4,9 +4,10 @@
  */
 #include "workers/recipe/recipe_internal.h"
 
+#include "workers/tensor/backend.h"
 #include <stdio.h>
 
-static const char *instruction_set(void)
+const char *machine_instruction_set(void)
 {
 #if defined(__x86_64__)
     __builtin_cpu_init();
@@ -23,7 +24,10 @@ const char *machine_identity(void)
 {
     static char identity[128];
     if (identity[0] == '\0') {
-        (void)snprintf(identity, sizeof identity, "%s", instruction_set());
+        const struct backend *backend = backend_open(NULL, NULL);
+        const char *library =
+            backend != NULL && backend->library != NULL ? backend->library() : "own kernels";
+        (void)snprintf(identity, sizeof identity, "%s, %s", machine_instruction_set(), library);
     }
     return identity;
 }

@@ -10,6 +10,7 @@
 #include "base/memory.h"
 #include "base/rng.h"
 #include "workers/evaluate/evaluate.h"
+#include "workers/tensor/backend.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -202,6 +203,7 @@ static bool measure_speed(struct recipe *recipe, struct side *side, struct error
     }
     struct speed_options speed = SPEED_DEFAULTS;
     speed.threads = recipe->job->threads;
+    speed.backend = backend_names()[0];
     struct evaluation evaluation = {.speed = &speed};
     JSON_OWNED part = NULL;
     if (!measure_part(recipe, side, &evaluation, NULL, &part, error)) {

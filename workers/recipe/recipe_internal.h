@@ -161,6 +161,7 @@ json_t *report_size_summary(const struct recipe *recipe) MUST_USE;
 uint64_t work_plan_memory(const struct inventory *inventory, const json_t *spec, size_t threads);
 
 /* ---- machine.c --------------------------------------------------------------------------------------------------- */
-const char *machine_identity(void); /* static: ISA and BLAS core type */
+const char *machine_identity(void);        /* static: ISA, BLAS version and core type; not thread-safe */
+const char *machine_instruction_set(void); /* static */
 
 #endif

@@ -15,7 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define PROCESS_BYTES (48u << 20) /* program, libraries, tokenizer, JSON */
+#define PROCESS_BYTES (16u << 20) /* program, libraries, tokenizer, JSON */
 
 struct work {
     const struct recipe_job *job;
@@ -54,7 +54,8 @@ uint64_t work_plan_memory(const struct inventory *inventory, const json_t *spec,
         size_t needed = calibration_rows(spec);
         rows = needed > rows ? needed : rows;
         /* The batch, its copy and what the original's head leaves behind. */
-        states = 3 * (uint64_t)needed * inventory->config.hidden_size * sizeof(float);
+        states = 3 * (uint64_t)needed * inventory->config.hidden_size * sizeof(float) +
+                 head_reference_bytes(&inventory->config, needed);
     }
     return PROCESS_BYTES + model_estimate_bytes(inventory, &inventory->config, threads, rows) + states;
 }
