@@ -128,8 +128,10 @@ class Service:
             raise
 
     def __exit__(self, *_):
-        if self.process is not None:
-            self.stop()
+        if self.process is not None and self.stop() not in (0, -signal.SIGKILL):
+            print("# the daemon ended with %s; its log ends:" % self.process.returncode)
+            for line in self.log().splitlines()[-80:]:
+                print("#   " + line[:300])
         if self.temporary:
             shutil.rmtree(self.state, ignore_errors=True)
             for path in (self.log_path, self.port_file):
