@@ -433,6 +433,7 @@ static void a_refused_upload_of_a_model_leaves_no_folder(void **state)
     sha256_hex_of("hello", 5, hex);
     (void)snprintf(path, sizeof path, "/v1/blobs/sha256:%s", hex);
     FINISHED(answer) blob = ask(bench, "PUT", path, "", "hello");
+    assert_int_equal(blob.status, 201);
     (void)snprintf(body, sizeof body,
                    "{\"name\": \"m\", \"files\": [{\"path\": \"model.safetensors\", \"sha256\": \"%s\"}]}",
                    hex);
