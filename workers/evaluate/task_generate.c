@@ -68,24 +68,27 @@ static bool prepare_record(struct answer_run *run, size_t index, struct tokens *
     return true;
 }
 
-static const char *skip_space(const char *text)
+/* [*start, *end) without the white space at both ends. */
+static void strip(const char **start, const char **end)
 {
-    return text + strspn(text, " \t\r\n\v\f");
+    static const char spaces[] = " \t\r\n\v\f";
+    while (*start < *end && memchr(spaces, **start, sizeof spaces - 1) != NULL) {
+        (*start)++;
+    }
+    while (*start < *end && memchr(spaces, (*end)[-1], sizeof spaces - 1) != NULL) {
+        (*end)--;
+    }
 }
 
-/* Both stripped of white space at both ends; the text ends at its first newline. */
-static bool matches(char *text, const char *answer)
+/* Both stripped; the text ends at its first newline. It may hold any byte. */
+static bool matches(const char *text, size_t length, const char *answer)
 {
-    text[strcspn(text, "\n")] = '\0';
-    const char *start = skip_space(text), *wanted = skip_space(answer);
-    size_t length = strlen(start), wanted_length = strlen(wanted);
-    while (length > 0 && strchr(" \t\r\n\v\f", start[length - 1]) != NULL) {
-        length--;
-    }
-    while (wanted_length > 0 && strchr(" \t\r\n\v\f", wanted[wanted_length - 1]) != NULL) {
-        wanted_length--;
-    }
-    return length == wanted_length && memcmp(start, wanted, length) == 0;
+    const char *newline = memchr(text, '\n', length);
+    const char *start = text, *end = newline != NULL ? newline : text + length;
+    const char *wanted = answer, *wanted_end = answer + strlen(answer);
+    strip(&start, &end);
+    strip(&wanted, &wanted_end);
+    return end - start == wanted_end - wanted && memcmp(start, wanted, (size_t)(end - start)) == 0;
 }
 
 static bool is_correct(const struct answer_run *run, size_t index)
@@ -93,9 +96,8 @@ static bool is_correct(const struct answer_run *run, size_t index)
     const struct generation *generation = &run->generations[index];
     struct text text = {0};
     tokenizer_decode(run->tokenizer, generation->tokens, generation->token_count, true, &text);
-    char *owned = text_take(&text);
-    bool same = matches(owned, run->set->records[index].answer);
-    free(owned);
+    bool same = matches(text.bytes != NULL ? text.bytes : "", text.length, run->set->records[index].answer);
+    text_finish(&text);
     return same;
 }
 
