@@ -19,7 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define CANCEL_GRACE_MS 1000 /* cancel takes effect within two seconds, whatever the worker does */
+#define CANCEL_GRACE_MS 500 /* then SIGKILL: cancel takes effect within two seconds, whatever the worker does */
 
 /* ---- run ----------------------------------------------------------------------------------------------- */
 
@@ -236,6 +236,7 @@ static void on_cancel_grace(uv_timer_t *timer)
 static void ask_to_stop(struct attempt *attempt)
 {
     if (attempt->phase == PHASE_RUN) {
+        attempt_hurry(attempt);
         attempt_send_word(attempt, PROTOCOL_CANCEL);
         (void)uv_timer_start(&attempt->cancel_timer, on_cancel_grace, CANCEL_GRACE_MS, 0);
     }

@@ -63,6 +63,7 @@ struct attempt {
 void attempt_apply(struct attempt *attempt, struct job_event event);
 void attempt_settle(struct attempt *attempt);
 void attempt_kill(struct attempt *attempt, enum kill_reason reason);
+void attempt_hurry(const struct attempt *attempt); /* the worker is to end soon */
 /* Hands the slot back and frees the attempt, once the final event is recorded and no callback is outstanding. */
 void attempt_check_ended(struct attempt *attempt);
 

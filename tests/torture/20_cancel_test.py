@@ -54,8 +54,8 @@ def a_queued_job_is_cancelled_at_once(folder):
     daemon = Service(folder, roots=[MODEL, DATA])
     daemon.start()
     first = daemon.submit(spec())["id"]
-    second = daemon.submit(spec())["id"]
     daemon.wait(first, ("running",))
+    second = daemon.submit(spec())["id"]
     assert daemon.request("POST", "/v1/jobs/%s/cancel" % second)["status"] == "cancelled" or \
         daemon.wait(second, ("cancelled",), seconds=2)
     daemon.request("POST", "/v1/jobs/%s/cancel" % first)

@@ -34,6 +34,8 @@ class Refused(Exception):
 class Service:
     """`pruned serve` on a free port, and a client for it."""
 
+    started = []  # every process, so that a failed test leaves none behind
+
     def __init__(self, folder, *flags, worker=None, roots=()):
         self.folder = folder
         self.state = os.path.join(folder, "state")
@@ -57,6 +59,7 @@ class Service:
             self.process = subprocess.Popen(
                 [os.path.join(BUILD, "pruned"), "serve", "--state", self.state, "--listen", "127.0.0.1:0",
                  "--port-file", port_file] + self.flags, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        Service.started.append(self.process)
         while True:
             if self.process.poll() is not None:
                 raise AssertionError("the service ended with %d at its start:\n%s" %
@@ -185,6 +188,11 @@ class Folder:
         return self.path
 
     def __exit__(self, kind, value, trace):
+        for process in Service.started:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        Service.started.clear()
         if kind is None:
             shutil.rmtree(self.path, ignore_errors=True)
         else:
