@@ -84,6 +84,14 @@ json_t *model_view(const struct model_record *model)
     json_put_i64(view, "created_at", model->created_at_ms / 1000);
     json_put_i64(view, "created", model->created_at_ms / 1000); /* OpenAI's spelling for models */
     json_put_text(view, "owned_by", "pruned");
+    /* What one wants to see at a glance; the whole inventory, some kilobytes a layer, is for GET of one model. */
+    static const char *const shown[] = {"parameter_count", "prunable_count", "weight_bytes"};
+    for (size_t i = 0; i < sizeof shown / sizeof *shown; i++) {
+        json_t *value = json_object_get(model->inventory, shown[i]);
+        json_put(view, shown[i], value != NULL ? json_incref(value) : json_null());
+    }
+    json_t *type = json_object_get(json_object_get(model->inventory, "config"), "model_type");
+    json_put(view, "model_type", type != NULL ? json_incref(type) : json_null());
     return view;
 }
 
@@ -163,9 +171,7 @@ static void model_inserted(void *context, struct model_record *model, const stru
         return;
     }
     bool is_new = strcmp(model->id, registration->id.text) == 0;
-    json_t *view = model_view(model);
-    json_put(view, "inventory", json_incref(model->inventory));
-    struct MHD_Response *response = response_json(view);
+    struct MHD_Response *response = response_json(model_view(model));
     char location[96];
     (void)snprintf(location, sizeof location, "/v1/models/%s", model->id);
     response_header(response, "Location", location);

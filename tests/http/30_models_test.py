@@ -83,7 +83,8 @@ def check_folder_model(service):
     tap.ok(answer.status == 201 and answer.json["id"].startswith("model_"), "a folder becomes a model", answer)
     record = answer.json
     tap.equal(answer.headers["Location"], "/v1/models/" + record["id"], "with its Location")
-    tap.ok(record["inventory"]["tensors"], "the inventory is stored")
+    tap.ok(record["model_type"] == "llama" and record["parameter_count"] > 10000, "it says what it is", record)
+    tap.ok(service.get("/v1/models/tiny").json["inventory"]["tensors"], "the inventory is stored")
     again = service.post("/v1/models", {"name": "tiny", "source": "file://" + model})
     tap.ok(again.status == 200 and again.json["id"] == record["id"], "the same again is a replay", again)
     other = write_model(os.path.join(folder, "other"), seed=2)

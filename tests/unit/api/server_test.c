@@ -452,6 +452,137 @@ static void a_refused_upload_of_a_model_leaves_no_folder(void **state)
     assert_int_equal(escape.status, 422);
 }
 
+/* ---- a result, published as a worker's would be -------------------------------------------------------------------- */
+
+#define LONG_NAME                                                                                            \
+    "a-folder-with-a-name-of-some-length/another-folder-with-a-name-of-some-length/and-a-file-of-ours.txt"
+
+static void keep_epoch(void *context, struct job *job, bool replayed, const struct error *error)
+{
+    (void)replayed;
+    (void)error;
+    atomic_ullong *epoch = context;
+    atomic_store(epoch, job != NULL ? job->epoch : UINT64_MAX);
+}
+
+static void ignore_job(void *context, struct job *job, bool replayed, const struct error *error)
+{
+    (void)context;
+    (void)job;
+    (void)replayed;
+    (void)error;
+}
+
+static json_t *write_file(const char *folder, const char *path, const char *content)
+{
+    char hex[SHA256_HEX];
+    OWNED_MEMORY char *full = file_join(folder, path);
+    char *slash = strrchr(full, '/');
+    *slash = '\0';
+    assert_true(file_make_folders(full, 0700, NULL));
+    *slash = '/';
+    assert_true(file_save(full, content, strlen(content), 0600, NULL));
+    sha256_hex_of(content, strlen(content), hex);
+    return json_pack("{s:s,s:I,s:s}", "path", path, "bytes", (json_int_t)strlen(content), "sha256", hex);
+}
+
+/* A job that succeeded with two files; its id. */
+static void make_result(struct bench *bench, char ret_id[40])
+{
+    char body[256], path[128];
+    struct error error = {0};
+    OWNED_MEMORY char *config = file_join(bench->folder, "config.json");
+    assert_true(file_save(config, "{}", 2, 0600, NULL));
+    (void)snprintf(body, sizeof body, "{\"name\": \"m\", \"source\": \"file://%s\"}", bench->folder);
+    FINISHED(answer) model = ask(bench, "POST", "/v1/models", "", body);
+    FINISHED(answer) job = ask(bench, "POST", "/v1/pruning/jobs", "", "{\"model\": \"m\"}");
+    assert_int_equal(job.status, 201);
+    (void)snprintf(ret_id, 40, "%s", text_at(job.json, "id"));
+    atomic_ullong epoch;
+    atomic_init(&epoch, 0);
+    storage_claim_job(bench->storage, UINT64_MAX, keep_epoch, &epoch);
+    while (atomic_load(&epoch) == 0) {
+        (void)usleep(1000);
+    }
+    OWNED_MEMORY char *work = storage_make_work_folder(bench->storage, ret_id, atomic_load(&epoch), &error);
+    assert_non_null(work);
+    OWNED_MEMORY char *out = file_join(work, "out");
+    JSON_OWNED files =
+        json_pack("[o,o]", write_file(out, LONG_NAME, "hello world"), write_file(out, "report.json", "{}"));
+    JSON_OWNED result = json_object();
+    storage_publish(bench->storage, STORAGE_TENANT_DEFAULT, ret_id, atomic_load(&epoch), files, result,
+                    ignore_job, NULL);
+    (void)snprintf(path, sizeof path, "/v1/jobs/%s?wait=20", ret_id);
+    FINISHED(answer) done = ask(bench, "GET", path, "", NULL);
+    assert_string_equal(text_at(done.json, "status"), "succeeded");
+}
+
+static void a_result_is_served_whole_and_in_parts(void **state)
+{
+    struct bench *bench = *state;
+    char id[40], path[256];
+    make_result(bench, id);
+    (void)snprintf(path, sizeof path, "/v1/jobs/%s/artifacts/" LONG_NAME, id);
+    FINISHED(answer) whole = ask(bench, "GET", path, "", NULL);
+    assert_int_equal(whole.status, 200);
+    assert_non_null(strstr(whole.text, "\r\n\r\nhello world"));
+    assert_non_null(
+        strstr(whole.text, "Repr-Digest: sha-256=:uU0nuZNNPgilLlLX2n2r+sSE7+N6U4DukIj3rOLvzek=:"));
+    FINISHED(answer) part = ask(bench, "GET", path, "Range: bytes=6-8\r\n", NULL);
+    assert_int_equal(part.status, 206);
+    assert_non_null(strstr(part.text, "Content-Range: bytes 6-8/11\r\n"));
+    assert_non_null(strstr(part.text, "\r\n\r\nwor"));
+    FINISHED(answer) beyond = ask(bench, "GET", path, "Range: bytes=11-\r\n", NULL);
+    assert_int_equal(beyond.status, 416);
+    FINISHED(answer) other = ask(bench, "GET", path, "Range: bytes=6-8\r\nIf-Range: \"x\"\r\n", NULL);
+    assert_int_equal(other.status, 200);
+    (void)snprintf(path, sizeof path, "/v1/jobs/%s/report", id);
+    FINISHED(answer) report = ask(bench, "GET", path, "", NULL);
+    assert_int_equal(report.status, 200);
+    (void)snprintf(path, sizeof path, "/v1/jobs/%s/report.html", id);
+    FINISHED(answer) missing = ask(bench, "GET", path, "", NULL);
+    assert_int_equal(missing.status, 404);
+    (void)snprintf(path, sizeof path, "/v1/jobs/%s/retry", id);
+    FINISHED(answer) retry = ask(bench, "POST", path, "", NULL);
+    assert_int_equal(retry.status, 409);
+}
+
+/* tar itself is the judge: it must find both names, the long one from its pax header. */
+static void a_result_is_one_tar_with_long_names_too(void **state)
+{
+    struct bench *bench = *state;
+    char id[40], path[256], command[512], line[512];
+    make_result(bench, id);
+    (void)snprintf(path, sizeof path, "/v1/jobs/%s/archive", id);
+    int fd = send_request(bench, "GET", path, "", NULL);
+    FINISHED(text) all = {0};
+    char buffer[4096];
+    ssize_t count = 0;
+    while ((count = read(fd, buffer, sizeof buffer)) > 0) {
+        text_append_bytes(&all, buffer, (size_t)count);
+    }
+    (void)close(fd);
+    const char *body = strstr(all.bytes, "\r\n\r\n");
+    assert_non_null(body);
+    body += 4;
+    size_t length = all.length - (size_t)(body - all.bytes);
+    assert_int_equal(length % 512, 0);
+    OWNED_MEMORY char *archive = file_join(bench->folder, "result.tar");
+    assert_true(file_save(archive, body, length, 0600, NULL));
+    (void)snprintf(command, sizeof command, "tar tf %s", archive);
+    FILE *listing = popen(command, "r");
+    assert_non_null(listing);
+    char wanted[2][256];
+    (void)snprintf(wanted[0], sizeof wanted[0], "%s/" LONG_NAME "\n", id);
+    (void)snprintf(wanted[1], sizeof wanted[1], "%s/report.json\n", id);
+    for (size_t i = 0; i < 2; i++) {
+        assert_non_null(fgets(line, sizeof line, listing));
+        assert_string_equal(line, wanted[i]);
+    }
+    assert_null(fgets(line, sizeof line, listing));
+    assert_int_equal(pclose(listing), 0);
+}
+
 static void draining_refuses_new_work_and_goes_on_reading(void **state)
 {
     struct bench *bench = *state;
@@ -498,6 +629,8 @@ int main(void)
         SERVED(blobs_are_kept_by_their_hash),
         SERVED(a_registered_model_is_planned_before_the_201),
         SERVED(a_refused_upload_of_a_model_leaves_no_folder),
+        SERVED(a_result_is_served_whole_and_in_parts),
+        SERVED(a_result_is_one_tar_with_long_names_too),
         SERVED(draining_refuses_new_work_and_goes_on_reading),
         SERVED(a_body_past_its_limit_still_gets_an_answer),
     };
