@@ -128,7 +128,16 @@ static void append_body(struct text *card, const struct export_card *content)
                        "`report.json` and `report.html`.\n\n",
                        content->method, content->method_reference);
     append_table(card, content);
-    text_append(card, "## Open it\n\n");
+    const json_t *first = json_array_get(content->loaders, 0);
+    const char *line = json_string_value(json_object_get(first, "line"));
+    bool is_remote = line != NULL && strstr(line, "trust_remote_code") != NULL;
+    const char *option = is_remote ? ", trust_remote_code=True" : "";
+    text_append_format(
+        card,
+        "## Open it\n\n```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        "model = AutoModelForCausalLM.from_pretrained(folder%s)\n"
+        "tokenizer = AutoTokenizer.from_pretrained(folder%s)\n```\n\n",
+        option, option);
     const json_t *loader;
     size_t index;
     json_array_foreach(content->loaders, index, loader)

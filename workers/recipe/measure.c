@@ -245,14 +245,17 @@ static bool measure_side(struct recipe *recipe, struct side *side, double start,
     size_t text_parts = recipe->evaluation != NULL ? json_array_size(json_object_get(spec, "protocols")) : 0;
     bool has_speed = json_is_true(json_object_get(spec, "speed"));
     size_t parts = text_parts + recipe->task_count + (has_speed ? 1 : 0);
+    bool is_second = strcmp(side->name, "after") == 0;
     bool is_good = true;
     for (size_t i = 0; i < parts && is_good; i++) {
         double width = (end - start) / (double)parts;
         progress_part(recipe, start + width * (double)i, start + width * (double)(i + 1));
-        if (i < text_parts) {
-            is_good = measure_text(recipe, side, i, error);
-        } else if (i < text_parts + recipe->task_count) {
-            is_good = measure_task(recipe, side, i - text_parts, error);
+        /* Speed comes last of the first model and first of the second: the two are measured next to each other. */
+        size_t part = has_speed && is_second ? (i + parts - 1) % parts : i;
+        if (part < text_parts) {
+            is_good = measure_text(recipe, side, part, error);
+        } else if (part < text_parts + recipe->task_count) {
+            is_good = measure_task(recipe, side, part - text_parts, error);
         } else {
             is_good = measure_speed(recipe, side, error);
         }
@@ -276,9 +279,18 @@ static bool measure_folder(struct recipe *recipe, const char *name, const struct
     if (json_object_get(side.result, "is_complete") != NULL) {
         return true;
     }
+    uint64_t peak = speed_peak_rss_bytes();
+    recipe->peak_rss_bytes = peak > recipe->peak_rss_bytes ? peak : recipe->peak_rss_bytes;
+    bool is_reset = machine_reset_peak();
     OWNED(model) model = recipe_open_model(recipe, inventory, folder, error);
     side.model = model;
-    return model != NULL && measure_side(recipe, &side, start, end, error);
+    if (model == NULL || !measure_side(recipe, &side, start, end, error)) {
+        return false;
+    }
+    if (is_reset) {
+        json_put_i64(side.result, "peak_rss_bytes", (int64_t)speed_peak_rss_bytes());
+    }
+    return true;
 }
 
 bool stage_evaluate(struct recipe *recipe, struct error *error)

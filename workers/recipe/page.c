@@ -134,7 +134,9 @@ static void append_row(struct text *page, const char *label, enum row_kind kind,
                              : change * direction > 0                           ? "good"
                                                                                 : "bad";
     text_append_format(page, "</td><td class=\"%s\">", class_name);
-    if (is_known) {
+    if (is_known && fabs(change) < 5e-5) {
+        text_append(page, "same");
+    } else if (is_known) {
         text_append_format(page, kind == ROW_PERCENT ? "%+.2f points" : "%+.2f %%", change * 100);
     }
     text_append(page, "</td></tr>");
@@ -238,38 +240,48 @@ static void append_measured(struct text *page, const json_t *report)
 
 /* ---- the rest ---------------------------------------------------------------------------------------------------- */
 
+/* Change of a figure from before to after as a share; NAN where either is missing. */
+static double change_of(const json_t *before, const json_t *after, const char *name)
+{
+    return page_number(after, name) / page_number(before, name) - 1;
+}
+
+static void append_change_tile(struct text *page, const char *label, double change, int direction)
+{
+    if (isfinite(change)) {
+        bool is_still = fabs(change) < 5e-4 || direction == 0;
+        append_tile(page, label, is_still ? "" : change * direction > 0 ? "good" : "bad", "p", change);
+    }
+}
+
 static void append_tiles(struct text *page, const json_t *report)
 {
     const json_t *size = json_object_get(report, "size");
-    const json_t *before = json_object_get(size, "before");
-    const json_t *after = json_object_get(size, "after");
-    const json_t *evaluation = json_object_get(report, "evaluation");
+    const json_t *large = json_object_get(size, "before");
+    const json_t *small = json_object_get(size, "after");
+    const json_t *before = json_object_get(json_object_get(report, "evaluation"), "before");
+    const json_t *after = json_object_get(json_object_get(report, "evaluation"), "after");
     text_append(page, "<div class=\"tiles\">");
-    if (after == NULL) {
-        append_tile(page, "parameters", "", "c", page_number(before, "parameters"));
-        append_tile(page, "of weights", "", "b", page_number(before, "weight_bytes"));
+    if (small == NULL) {
+        append_tile(page, "parameters", "", "c", page_number(large, "parameters"));
+        append_tile(page, "of weights", "", "b", page_number(large, "weight_bytes"));
     } else {
-        append_tile(page, "parameters", "", "p",
-                    page_number(after, "parameters") / page_number(before, "parameters") - 1);
-        append_tile(page, "bytes of weights", "", "p",
-                    page_number(after, "weight_bytes") / page_number(before, "weight_bytes") - 1);
-        const json_t *from = json_object_get(json_object_get(evaluation, "before"), "perplexity");
-        const json_t *to = json_object_get(json_object_get(evaluation, "after"), "perplexity");
-        double ratio = page_number(json_object_get(to, "gptq"), "perplexity") /
-                           page_number(json_object_get(from, "gptq"), "perplexity") -
-                       1;
-        if (isfinite(ratio)) {
-            append_tile(page, "perplexity (gptq)", ratio > 0 ? "bad" : "good", "p", ratio);
-        }
-        double faster = page_number(json_object_get(json_object_get(evaluation, "after"), "speed"),
-                                    "decode_tokens_per_second") /
-                            page_number(json_object_get(json_object_get(evaluation, "before"), "speed"),
-                                        "decode_tokens_per_second") -
-                        1;
-        if (isfinite(faster)) {
-            append_tile(page, "generated tokens per second, as loaded", faster > 0 ? "good" : "", "p",
-                        faster);
-        }
+        double parameters = change_of(large, small, "parameters");
+        append_change_tile(page, "sublayers in use", change_of(large, small, "sublayers"), 0);
+        append_change_tile(page, fabs(parameters) > 0 ? "parameters" : "parameters (layout identity)",
+                           parameters, 0);
+        const json_t *from = json_object_get(json_object_get(before, "perplexity"), "gptq");
+        const json_t *to = json_object_get(json_object_get(after, "perplexity"), "gptq");
+        append_change_tile(page, "perplexity (gptq)", change_of(from, to, "perplexity"), -1);
+        append_change_tile(page, "mean accuracy of the tasks", change_of(before, after, "task_accuracy_mean"),
+                           1);
+        const json_t *skipped = json_object_get(after, "speed_skipped");
+        append_change_tile(
+            page, skipped != NULL ? "prompt tokens per second, skipping" : "prompt tokens per second",
+            change_of(json_object_get(before, "speed"),
+                      skipped != NULL ? skipped : json_object_get(after, "speed"),
+                      "prefill_tokens_per_second"),
+            1);
     }
     text_append(page, "</div>");
 }
@@ -362,6 +374,14 @@ static void append_provenance(struct text *page, const json_t *report)
     page_append_bytes(&memory, page_number(resources, "planned_memory_bytes"));
     text_append(&memory, ", measured ");
     page_append_bytes(&memory, page_number(resources, "peak_rss_bytes"));
+    static const char *const sides[] = {"before", "after", "model"};
+    for (size_t i = 0; i < 3; i++) {
+        double peak = page_number(json_object_get(evaluation, sides[i]), "peak_rss_bytes");
+        if (!isnan(peak)) {
+            text_append_format(&memory, "; evaluating %s ", i == 2 ? "the model" : sides[i]);
+            page_append_bytes(&memory, peak);
+        }
+    }
     append_fact(page, "Peak memory of the job", memory.bytes);
     text_finish(&memory);
     char line[192];
@@ -393,7 +413,7 @@ static void append_head(struct text *page, const json_t *report)
         const json_t *target = json_object_get(report, "target");
         text_append_html(page, get_text(json_object_get(report, "method"), "name"));
         text_append_format(
-            page, " removed %.0f of %.0f sublayers: %s %.6g asked for, %.6g reached.",
+            page, " removed %.0f of %.0f sublayers. Target %s: %.6g asked for, %.6g reached.",
             page_number(target, "sublayers_removed"),
             page_number(json_object_get(json_object_get(report, "size"), "before"), "sublayers"),
             get_text(target, "kind"), page_number(target, "requested"), page_number(target, "achieved"));

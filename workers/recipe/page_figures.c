@@ -212,12 +212,14 @@ void page_append_curve(struct text *page, const json_t *report)
 struct bar {
     const char *label;
     double before, after;
-    bool is_bytes;
+    bool is_bytes, is_share; /* is_share: 0..1, drawn on a scale of its own */
 };
 
 static void append_bar_value(struct text *page, const struct bar *bar, double value)
 {
-    if (bar->is_bytes) {
+    if (bar->is_share) {
+        text_append_format(page, "%.1f %%", value * 100);
+    } else if (bar->is_bytes) {
         page_append_bytes(page, value);
     } else if (fabs(value) >= 10000) {
         page_append_count(page, value);
@@ -231,10 +233,13 @@ static void append_bar(struct text *page, const struct bar *bar, double y)
     double left = 190;
     double width = FIGURE_WIDTH - left - 110;
     double most = bar->before > bar->after ? bar->before : bar->after;
+    most = bar->is_share || most <= 0 ? 1 : most;
     double lengths[] = {width * bar->before / most, width * bar->after / most};
     double values[] = {bar->before, bar->after};
     static const char *const colours[] = {"before", "keep"};
-    text_append_format(page, "<text class=\"strong\" x=\"0\" y=\"%.1f\">%s</text>", y + 21, bar->label);
+    text_append_format(page, "<text class=\"strong\" x=\"0\" y=\"%.1f\">", y + 21);
+    text_append_html(page, bar->label);
+    text_append(page, "</text>");
     for (size_t i = 0; i < 2; i++) {
         double length = lengths[i] > 2 ? lengths[i] : 2;
         text_append_format(
@@ -260,26 +265,38 @@ void page_append_bars(struct text *page, const json_t *report)
         const json_t *skipped = json_object_get(measured, "speed_skipped");
         sides[i][2] = skipped != NULL ? skipped : json_object_get(measured, "speed");
     }
-    const struct bar bars[] = {
-        {"parameters", page_number(sides[0][0], "parameters"), page_number(sides[1][0], "parameters"), false},
-        {"bytes of weights", page_number(sides[0][0], "weight_bytes"),
-         page_number(sides[1][0], "weight_bytes"), true},
-        {"perplexity (gptq)", page_number(sides[0][1], "perplexity"), page_number(sides[1][1], "perplexity"),
+    enum { TASKS_SHOWN = 24, BARS = 5 + TASKS_SHOWN };
+    struct bar bars[BARS] = {
+        {"parameters", page_number(sides[0][0], "parameters"), page_number(sides[1][0], "parameters"), false,
          false},
+        {"bytes of weights", page_number(sides[0][0], "weight_bytes"),
+         page_number(sides[1][0], "weight_bytes"), true, false},
+        {"perplexity (gptq)", page_number(sides[0][1], "perplexity"), page_number(sides[1][1], "perplexity"),
+         false, false},
         {"prompt tokens / s", page_number(sides[0][2], "prefill_tokens_per_second"),
-         page_number(sides[1][2], "prefill_tokens_per_second"), false},
+         page_number(sides[1][2], "prefill_tokens_per_second"), false, false},
         {"generated tokens / s", page_number(sides[0][2], "decode_tokens_per_second"),
-         page_number(sides[1][2], "decode_tokens_per_second"), false},
+         page_number(sides[1][2], "decode_tokens_per_second"), false, false},
     };
+    size_t count = 5;
+    const json_t *tasks = json_object_get(json_object_get(evaluation, "after"), "tasks");
+    for (size_t i = 0; i < json_array_size(tasks) && count < BARS; i++) {
+        const json_t *after = json_array_get(tasks, i);
+        const json_t *before =
+            json_array_get(json_object_get(json_object_get(evaluation, "before"), "tasks"), i);
+        const char *name = json_string_value(json_object_get(after, "name"));
+        bars[count++] = (struct bar){name != NULL ? name : "task", page_number(before, "accuracy"),
+                                     page_number(after, "accuracy"), false, true};
+    }
     size_t shown = 0;
-    for (size_t i = 0; i < sizeof bars / sizeof bars[0]; i++) {
+    for (size_t i = 0; i < count; i++) {
         shown += isfinite(bars[i].before) && isfinite(bars[i].after) ? 1 : 0;
     }
     text_append(page, "<section><h2>In short</h2>");
     text_append_format(page, "<svg viewBox=\"0 0 %.0f %.0f\" role=\"img\" aria-label=\"before and after\">",
                        FIGURE_WIDTH, 46 * (double)shown - 10);
     double y = 0;
-    for (size_t i = 0; i < sizeof bars / sizeof bars[0]; i++) {
+    for (size_t i = 0; i < count; i++) {
         if (isfinite(bars[i].before) && isfinite(bars[i].after)) {
             append_bar(page, &bars[i], y);
             y += 46;
@@ -288,5 +305,6 @@ void page_append_bars(struct text *page, const json_t *report)
     text_append(
         page,
         "</svg><p class=\"note\"><span class=\"key\" style=\"background:var(--before);margin-left:0\"></span>before"
-        "<span class=\"key\" style=\"background:var(--keep)\"></span>after (speed: removed sublayers skipped)</p></section>");
+        "<span class=\"key\" style=\"background:var(--keep)\"></span>after (speed: removed sublayers skipped; "
+        "tasks: accuracy)</p></section>");
 }

@@ -47,6 +47,7 @@ void progress_enter(struct recipe *recipe, enum recipe_stage stage)
     struct progress *progress = &recipe->progress;
     progress->stage = stage;
     progress->stage_start_ns = clock_boot_ns(&clock_system);
+    progress->stage_entered_ns = progress->stage_start_ns;
     if (progress->start_ns == 0) {
         progress->start_ns = progress->stage_start_ns;
     }

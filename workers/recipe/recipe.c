@@ -208,7 +208,7 @@ static bool run_stages(struct recipe *recipe, const char **ret_stage, struct err
         }
         progress_finish(recipe);
         recipe->progress.stage_seconds[stages[i].stage] =
-            (double)(clock_boot_ns(&clock_system) - recipe->progress.stage_start_ns) / 1e9;
+            (double)(clock_boot_ns(&clock_system) - recipe->progress.stage_entered_ns) / 1e9;
     }
     return true;
 }

@@ -52,7 +52,8 @@ struct progress {
     double part_start, part_end; /* of the stage, 0..1: what the current call covers */
     double ratio, first_ratio;   /* of the whole job; at the start of this attempt */
     bool has_first_ratio;
-    int64_t start_ns, stage_start_ns, emitted_ns;
+    int64_t start_ns, stage_entered_ns, stage_start_ns,
+        emitted_ns; /* stage_start_ns: of the part, for the rate */
     uint64_t stage_first_step;
     bool has_stage_first_step;
     double stage_seconds[STAGE_COUNT];
@@ -96,7 +97,8 @@ struct recipe {
     bool is_timed_out;
     struct cancel local_cancel; /* what the measurements poll: the job's, or the deadline */
     json_t *warnings;
-    struct model_work work; /* of the search, this attempt */
+    struct model_work work;  /* of the search, this attempt */
+    uint64_t peak_rss_bytes; /* highest of the phases before the last reset */
 };
 
 /* ---- progress.c -------------------------------------------------------------------------------------------------- */
@@ -157,11 +159,16 @@ char *page_format(const json_t *report) MUST_USE;
 json_t *report_size_summary(const struct recipe *recipe) MUST_USE;
 
 /* ---- work_plan.c ------------------------------------------------------------------------------------------------- */
-/* Expected peak memory of the job, for the report too. */
-uint64_t work_plan_memory(const struct inventory *inventory, const json_t *spec, size_t threads);
+/* Expected peak memory of the job without cached states, and what the prefix cache keeps when it may. text_bytes: of all sources. */
+uint64_t work_plan_memory(const struct inventory *inventory, const json_t *spec, size_t threads,
+                          uint64_t text_bytes);
+uint64_t work_plan_cache(const struct inventory *inventory, const json_t *spec);
+uint64_t recipe_planned_memory(const struct recipe *recipe); /* both, within the job's limit */
 
 /* ---- machine.c --------------------------------------------------------------------------------------------------- */
 const char *machine_identity(void);        /* static: ISA, BLAS version and core type; not thread-safe */
 const char *machine_instruction_set(void); /* static */
+/* Lets the peak of resident memory start anew; false where the system does not allow it. */
+bool machine_reset_peak(void);
 
 #endif

@@ -108,6 +108,7 @@ static json_t *format_measured(const struct recipe *recipe, const char *side, bo
     if (!is_timed) {
         (void)json_object_del(copy, "speed");
         (void)json_object_del(copy, "speed_skipped");
+        (void)json_object_del(copy, "peak_rss_bytes");
     }
     return copy;
 }
@@ -156,9 +157,10 @@ static json_t *format_model(const struct recipe *recipe)
 static json_t *format_resources(const struct recipe *recipe)
 {
     json_t *resources = json_object();
-    json_put_i64(resources, "planned_memory_bytes",
-                 (int64_t)work_plan_memory(recipe->inventory, recipe->spec, recipe->job->threads));
-    json_put_i64(resources, "peak_rss_bytes", (int64_t)speed_peak_rss_bytes());
+    json_put_i64(resources, "planned_memory_bytes", (int64_t)recipe_planned_memory(recipe));
+    uint64_t peak = speed_peak_rss_bytes();
+    json_put_i64(resources, "peak_rss_bytes",
+                 (int64_t)(peak > recipe->peak_rss_bytes ? peak : recipe->peak_rss_bytes));
     json_put_i64(resources, "threads", (int64_t)recipe->job->threads);
     json_put_text(resources, "machine", machine_identity());
     json_put_text(resources, "version", PRUNED_VERSION);

@@ -292,7 +292,8 @@ static bool make_evaluator(struct recipe *recipe, const struct token_batch *batc
     uint64_t limit = 0;
     if (recipe->job->memory_limit_bytes > 0) {
         /* What the model and one forward leave of the limit goes to cached states; with little left, few states are kept. */
-        uint64_t used = work_plan_memory(recipe->inventory, recipe->spec, recipe->job->threads);
+        uint64_t used = work_plan_memory(recipe->inventory, recipe->spec, recipe->job->threads,
+                                         recipe->calibration->file_bytes);
         limit = recipe->job->memory_limit_bytes > used ? recipe->job->memory_limit_bytes - used : 1;
     }
     *ret_evaluator =

@@ -43,7 +43,8 @@ static size_t calibration_rows(const json_t *spec)
     return (size_t)(get_integer(calibration, "num_samples", 10) * ((window + 63) / 64 * 64));
 }
 
-uint64_t work_plan_memory(const struct inventory *inventory, const json_t *spec, size_t threads)
+uint64_t work_plan_memory(const struct inventory *inventory, const json_t *spec, size_t threads,
+                          uint64_t text_bytes)
 {
     const json_t *method = json_object_get(spec, "method");
     const char *name = json_string_value(json_object_get(method, "type"));
@@ -57,18 +58,37 @@ uint64_t work_plan_memory(const struct inventory *inventory, const json_t *spec,
         states = 3 * (uint64_t)needed * inventory->config.hidden_size * sizeof(float) +
                  head_reference_bytes(&inventory->config, needed);
     }
-    return PROCESS_BYTES + model_estimate_bytes(inventory, &inventory->config, threads, rows) + states;
+    /* Text is held as bytes, tokens, and n-grams of the overlap check. */
+    return PROCESS_BYTES + 8 * text_bytes +
+           model_estimate_bytes(inventory, &inventory->config, threads, rows) + states;
 }
 
-/* Hidden states that the prefix cache keeps when it may. */
-static uint64_t cache_bytes(const struct work *work)
+uint64_t work_plan_cache(const struct inventory *inventory, const json_t *spec)
 {
-    if (work->method == NULL || (work->method->needs & PRUNE_NEED_EVALUATOR) == 0) {
+    const char *name = json_string_value(json_object_get(json_object_get(spec, "method"), "type"));
+    const struct prune_method *method = name != NULL ? prune_method_find(name) : NULL;
+    if (method == NULL || (method->needs & PRUNE_NEED_EVALUATOR) == 0) {
         return 0;
     }
-    uint64_t state =
-        (uint64_t)calibration_rows(work->spec) * work->inventory->config.hidden_size * sizeof(float);
-    return state * (3 * (2 * (uint64_t)work->inventory->config.layer_count + 1) + 1);
+    uint64_t state = (uint64_t)calibration_rows(spec) * inventory->config.hidden_size * sizeof(float);
+    return state * (3 * (2 * (uint64_t)inventory->config.layer_count + 1) + 1);
+}
+
+static uint64_t corpus_bytes(const struct corpus *corpus)
+{
+    return corpus != NULL ? corpus->file_bytes : 0;
+}
+
+uint64_t recipe_planned_memory(const struct recipe *recipe)
+{
+    uint64_t texts = corpus_bytes(recipe->calibration) + corpus_bytes(recipe->evaluation);
+    for (size_t i = 0; i < recipe->task_count; i++) {
+        texts += recipe->tasks[i]->file_bytes;
+    }
+    uint64_t base = work_plan_memory(recipe->inventory, recipe->spec, recipe->job->threads, texts);
+    uint64_t whole = base + work_plan_cache(recipe->inventory, recipe->spec);
+    uint64_t limit = recipe->job->memory_limit_bytes;
+    return limit > 0 && whole > limit ? (base > limit ? base : limit) : whole;
 }
 
 /* ---- sources ----------------------------------------------------------------------------------------------------- */
@@ -372,9 +392,9 @@ static json_t *make_plan(struct work *work)
             weight_bytes = work->inventory->weight_bytes;
         }
     }
-    uint64_t base =
-        work_plan_memory(work->inventory, work->spec, work->job->threads > 0 ? work->job->threads : 1);
-    check_memory(work, base + 2 * work->text_bytes, cache_bytes(work), plan);
+    uint64_t base = work_plan_memory(work->inventory, work->spec,
+                                     work->job->threads > 0 ? work->job->threads : 1, work->text_bytes);
+    check_memory(work, base, work_plan_cache(work->inventory, work->spec), plan);
     json_put_i64(plan, "disk_bytes", (int64_t)(weight_bytes + (16u << 20)));
     json_put(plan, "stages", list_stages(work));
     json_put(plan, "warnings", work->warnings);
