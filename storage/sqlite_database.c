@@ -25,7 +25,7 @@
 #define APPLICATION_ID       0x70727564 /* "prud" */
 #define PASSIVE_BYTES        (4 << 20)
 #define TRUNCATE_BYTES       (64 << 20)
-#define QUICK_CHECK_LIMIT_MS 1000
+#define QUICK_CHECK_LIMIT_MS 250
 
 static const char pragmas[] = "PRAGMA locking_mode=EXCLUSIVE;"
                               "PRAGMA auto_vacuum=INCREMENTAL;" /* counts only at creation */
@@ -74,6 +74,14 @@ static int note_wal(void *context, sqlite3 *handle, const char *name, int pages)
     return SQLITE_OK;
 }
 
+static int note_mode(void *context, int column_count, char **values, char **names)
+{
+    (void)column_count;
+    (void)names;
+    (void)snprintf(context, 16, "%s", values[0]);
+    return 0;
+}
+
 /* ---- opening ------------------------------------------------------------------------------------------- */
 
 static bool configure(struct sqlite *sqlite, struct error *error)
@@ -93,6 +101,13 @@ static bool configure(struct sqlite *sqlite, struct error *error)
         }
         return sqlite_error_set_opening(handle, 0, sqlite->path, error);
     }
+    /* Where WAL is not possible SQLite keeps another mode and says so only by this name. */
+    char mode[16] = "";
+    if (sqlite3_exec(handle, "PRAGMA journal_mode", note_mode, mode, NULL) != SQLITE_OK ||
+        strcmp(mode, "wal") != 0) {
+        return error_set(error, ERROR_IO, "the database %s cannot use a write-ahead log here (mode \"%s\")",
+                         sqlite->path, mode);
+    }
     sqlite3_wal_hook(handle, note_wal, sqlite);
     return true;
 }
@@ -106,12 +121,14 @@ static int is_late(void *context)
            (now.tv_sec == deadline->tv_sec && now.tv_nsec > deadline->tv_nsec);
 }
 
-/* After an unclean exit a quick look, at most a second of it: restart to ready has a budget. */
+/* After an unclean exit a quick look, cut short where the file is large: restart to ready is to stay under 1 s. */
 static bool check_quickly(struct sqlite *sqlite, struct error *error)
 {
     struct timespec deadline;
     (void)clock_gettime(CLOCK_MONOTONIC, &deadline);
-    deadline.tv_sec += QUICK_CHECK_LIMIT_MS / 1000;
+    deadline.tv_nsec += QUICK_CHECK_LIMIT_MS * 1000000L;
+    deadline.tv_sec += deadline.tv_nsec / 1000000000;
+    deadline.tv_nsec %= 1000000000;
     sqlite3_progress_handler(sqlite->handle, 10000, is_late, &deadline);
     sqlite3_stmt *statement = NULL;
     int code = sqlite3_prepare_v2(sqlite->handle, "PRAGMA quick_check(1)", -1, &statement, NULL);
