@@ -49,6 +49,7 @@ struct api_connection {                     /* one accepted socket */
     atomic_llong phase_since_ms;
     atomic_int phase; /* enum connection_phase */
     atomic_ullong phase_bytes;
+    bool has_hung_up; /* ticker only: seen so at the last look */
 };
 enum connection_phase { PHASE_FIRST, PHASE_IDLE, PHASE_BODY, PHASE_BUSY };
 

@@ -73,6 +73,24 @@ def check_dripping_headers(service):
     tap.ok(gauge(service, "pruned_http_cut_total") >= SLOW, "and the cuts are counted")
 
 
+def check_left(service):
+    """Clients that go in the middle of a header or a body, at moments of their own."""
+    head = b"PUT /v1/blobs/sha256:%s HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n" % (b"1" * 64)
+    for size in (0, 1, 100, 5000, 40000):
+        for pause in (0, 0.01):
+            connection = connect(service, head)
+            time.sleep(pause)
+            connection.sendall(b"x" * size)
+            connection.close()
+            connect(service, head[:30]).close()
+    left = settled(lambda: len(os.listdir(os.path.join(service.state, "tmp"))), 0)
+    tap.equal(left, 0, "uploads that break off leave nothing in tmp/")
+    tap.ok(settled(lambda: gauge(service, "pruned_http_connections") <= 3, True), "nor open connections")
+    with connect(service, b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n") as connection:
+        connection.shutdown(socket.SHUT_WR)
+        tap.ok(connection.recv(65536).startswith(b"HTTP/1.1 200"), "a half-closed client whose request is whole is answered")
+
+
 def check_parked(service):
     """Long polls cost no thread; those whose client has gone are let go when they end."""
     body = {"model": "file://" + model, "method": {"type": "finercut"}, "target": {"num_layers": 1},
@@ -131,6 +149,7 @@ def check_end_with_parked(service):
 
 
 with Service(roots=[folder]) as running:
+    check_left(running)
     check_dripping_headers(running)
     check_parked(running)
     check_end_with_parked(running)
