@@ -96,6 +96,7 @@ struct prune_run {
     uint64_t seed;
     const double *block_cosines;       /* [layer_count], PRUNE_NEED_BLOCK_COSINES; NAN for an empty layer */
     struct prune_evaluator *evaluator; /* PRUNE_NEED_EVALUATOR */
+    const struct plan *given;          /* PRUNE_NEED_PLAN */
     const struct cancel *cancel;       /* may be NULL */
     struct prune_observer observer;
     const json_t *state; /* of an earlier attempt, from observer.save; NULL: none */
@@ -115,6 +116,7 @@ enum prune_granularity prune_run_granularity(const struct prune_run *run); /* pa
 enum prune_need {
     PRUNE_NEED_CALIBRATION = 1u << 0,   /* calibration text; the others imply it */
     PRUNE_NEED_BLOCK_COSINES = 1u << 1, /* mean cosine between the input and the output of each block */
+    PRUNE_NEED_PLAN = 1u << 3,          /* run->given: the plan.json that parameter `source` names */
     PRUNE_NEED_EVALUATOR =
         1u << 2, /* run->evaluator, with the distance named by parameters `metric` and `js_form` */
 };

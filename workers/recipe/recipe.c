@@ -81,6 +81,11 @@ static void identify(struct recipe *recipe)
     for (size_t i = 0; i < recipe->task_count; i++) {
         sha256_update(&hash, recipe->tasks[i]->sha256, 64);
     }
+    if (recipe->given != NULL) {
+        JSON_OWNED given = plan_format(recipe->given, recipe->inventory);
+        OWNED_MEMORY char *text = json_format(given, false);
+        sha256_update(&hash, text, strlen(text));
+    }
     sha256_end_hex(&hash, recipe->identity.input_sha256);
     (void)snprintf(recipe->identity.machine, sizeof recipe->identity.machine, "%s", machine_identity());
 }
@@ -217,6 +222,7 @@ static void finish_recipe(struct recipe *recipe)
 {
     export_draft_finish(&recipe->draft);
     plan_destroy(recipe->plan);
+    plan_destroy(recipe->given);
     model_destroy(recipe->model);
     windows_destroy(recipe->windows);
     corpus_destroy(recipe->calibration);

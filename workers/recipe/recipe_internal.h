@@ -29,10 +29,11 @@
 #include "workers/recipe/recipe.h"
 #include "workers/tensor/pool.h"
 
-#define RECIPE_TASKS_MAX       64
-#define RECIPE_SAVE_SECONDS    10.0 /* between saves inside a search */
-#define RECIPE_CHECK_TOKENS    128  /* whose logits are compared after the export */
-#define RECIPE_CHECK_TOLERANCE 1e-4
+#define RECIPE_TASKS_MAX        64
+#define RECIPE_PLAN_LIMIT_BYTES (16u << 20)
+#define RECIPE_SAVE_SECONDS     10.0 /* between saves inside a search */
+#define RECIPE_CHECK_TOKENS     128  /* whose logits are compared after the export */
+#define RECIPE_CHECK_TOLERANCE  1e-4
 
 enum recipe_stage {
     STAGE_INSPECT,
@@ -80,6 +81,7 @@ struct recipe {
     struct task_set *tasks[RECIPE_TASKS_MAX];
     size_t task_count;
 
+    struct plan *given;  /* PRUNE_NEED_PLAN */
     struct model *model; /* the source, open from score to rewrite */
     struct prune_target target;
     struct plan *plan;
@@ -129,6 +131,10 @@ const char *recipe_find_input(const struct recipe *recipe, const char *source, c
                               struct error *error);
 struct corpus *recipe_load_corpus(const struct recipe *recipe, const json_t *object, const char *pointer,
                                   struct error *error) MUST_USE;
+/* The plan.json that a method's `source` names: owned. */
+struct plan *recipe_load_plan(const json_t *inputs, const struct inventory *inventory,
+                              const char *method_name, const json_t *parameters,
+                              struct error *error) MUST_USE;
 /* Last segment of a source: what people call it. Borrowed. */
 const char *recipe_source_name(const char *source);
 size_t recipe_evaluation_window(const struct recipe *recipe);

@@ -29,6 +29,37 @@ const char *recipe_find_input(const struct recipe *recipe, const char *source, c
     return path;
 }
 
+struct plan *recipe_load_plan(const json_t *inputs, const struct inventory *inventory,
+                              const char *method_name, const json_t *parameters, struct error *error)
+{
+    char pointer[96];
+    (void)snprintf(pointer, sizeof pointer, "/method/%s/source", method_name);
+    const char *source = json_string_value(json_object_get(parameters, "source"));
+    const char *path = source != NULL ? json_string_value(json_object_get(inputs, source)) : NULL;
+    if (path == NULL) {
+        error_set_field(error, ERROR_NOT_FOUND, pointer, "plan \"%s\" was not found",
+                        source != NULL ? source : "");
+        return NULL;
+    }
+    JSON_OWNED json = json_load(path, RECIPE_PLAN_LIMIT_BYTES, error);
+    OWNED(plan) plan = json != NULL ? plan_parse(json, error) : NULL;
+    if (plan == NULL) {
+        (void)snprintf(error->field, sizeof error->field, "%s", pointer);
+        error_prefix(error, "%s: ", recipe_source_name(source));
+        return NULL;
+    }
+    struct plan_sublayer *sublayers = NULL;
+    size_t count = plan_list_sublayers(&inventory->config, &sublayers);
+    free(sublayers);
+    if (plan->sublayer_count != count) {
+        error_set_field(error, ERROR_INVALID_ARGUMENT, pointer,
+                        "the plan is of a model with %zu sublayers, this one has %zu", plan->sublayer_count,
+                        count);
+        return NULL;
+    }
+    return TAKE(plan);
+}
+
 struct corpus *recipe_load_corpus(const struct recipe *recipe, const json_t *object, const char *pointer,
                                   struct error *error)
 {
@@ -83,7 +114,7 @@ static bool load_inventory(struct recipe *recipe, struct error *error)
 static bool load_tokenizer(struct recipe *recipe, struct error *error)
 {
     const json_t *evaluation = json_object_get(recipe->spec, "evaluation");
-    bool is_needed = (recipe->method != NULL && recipe->method->needs != 0) ||
+    bool is_needed = (recipe->method != NULL && (recipe->method->needs & PRUNE_NEED_CALIBRATION) != 0) ||
                      json_object_get(evaluation, "text") != NULL ||
                      json_array_size(json_object_get(evaluation, "tasks")) > 0;
     if (!is_needed) {
@@ -119,9 +150,16 @@ static bool load_tasks(struct recipe *recipe, struct error *error)
 static bool load_texts(struct recipe *recipe, struct error *error)
 {
     const json_t *calibration = json_object_get(recipe->spec, "calibration");
-    if (recipe->method != NULL && recipe->method->needs != 0) {
+    if (recipe->method != NULL && (recipe->method->needs & PRUNE_NEED_CALIBRATION) != 0) {
         recipe->calibration = recipe_load_corpus(recipe, calibration, "/calibration", error);
         if (recipe->calibration == NULL) {
+            return false;
+        }
+    }
+    if (recipe->method != NULL && (recipe->method->needs & PRUNE_NEED_PLAN) != 0) {
+        recipe->given = recipe_load_plan(recipe->job->inputs, recipe->inventory, recipe->method_name,
+                                         recipe->parameters, error);
+        if (recipe->given == NULL) {
             return false;
         }
     }
@@ -328,6 +366,7 @@ static bool decide(struct recipe *recipe, struct error *error)
         .seed = recipe->seed,
         .block_cosines = cosines,
         .evaluator = evaluator != NULL ? prefix_evaluator_interface(evaluator) : NULL,
+        .given = recipe->given,
         .cancel = recipe->job->cancel,
         .observer = {recipe, search_progress, search_save},
         .state = json_object_get(recipe->done, "search"),

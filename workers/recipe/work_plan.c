@@ -51,7 +51,7 @@ uint64_t work_plan_memory(const struct inventory *inventory, const json_t *spec,
     const struct prune_method *entry = name != NULL ? prune_method_find(name) : NULL;
     size_t rows = 4096 + 64;
     uint64_t states = 0;
-    if (entry != NULL && entry->needs != 0) {
+    if (entry != NULL && (entry->needs & PRUNE_NEED_CALIBRATION) != 0) {
         size_t needed = calibration_rows(spec);
         rows = needed > rows ? needed : rows;
         /* The batch, its copy and what the original's head leaves behind. */
@@ -144,7 +144,7 @@ static void check_calibration(struct work *work)
 {
     const json_t *calibration = json_object_get(work->spec, "calibration");
     const char *source = json_string_value(json_object_get(calibration, "source"));
-    if (work->method->needs == 0) {
+    if ((work->method->needs & PRUNE_NEED_CALIBRATION) == 0) {
         return;
     }
     if (source == NULL) {
@@ -252,8 +252,18 @@ static json_t *plan_output(struct work *work, uint64_t *ret_weight_bytes)
                             .seed = get_integer(work->spec, "seed", 42),
                             .cancel = work->job->cancel};
     struct error error = {0};
-    bool is_exact = work->method->needs == 0;
+    bool is_exact = (work->method->needs & PRUNE_NEED_CALIBRATION) == 0;
     OWNED(plan) plan = NULL;
+    OWNED(plan) given = NULL;
+    if ((work->method->needs & PRUNE_NEED_PLAN) != 0) {
+        given = recipe_load_plan(work->job->inputs, work->inventory, work->method->name, work->parameters,
+                                 &error);
+        if (given == NULL) {
+            error_list_add_error(work->faults, &error);
+            return NULL;
+        }
+        run.given = given;
+    }
     if (is_exact) {
         plan = plan_create(count);
         if (!work->method->decide(&run, &work->target, plan, &error)) {

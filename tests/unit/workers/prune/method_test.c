@@ -131,6 +131,11 @@ static bool run_method(const struct prune_method *method, const struct prune_tar
     JSON_OWNED parameters = param_resolve(&spec, empty);
     world.run.parameters = parameters;
     world.run.seed = seed;
+    OWNED(plan) given = plan_create(SUBLAYERS); /* for methods that read one: from the end backwards */
+    for (size_t i = SUBLAYERS; i-- > 0;) {
+        plan_add_point(given, i, NAN, true);
+    }
+    world.run.given = given;
     return method->decide(&world.run, target, plan, error);
 }
 
