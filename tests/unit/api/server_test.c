@@ -495,6 +495,7 @@ static void make_result(struct bench *bench, char ret_id[40])
     assert_true(file_save(config, "{}", 2, 0600, NULL));
     (void)snprintf(body, sizeof body, "{\"name\": \"m\", \"source\": \"file://%s\"}", bench->folder);
     FINISHED(answer) model = ask(bench, "POST", "/v1/models", "", body);
+    assert_int_equal(model.status, 201);
     FINISHED(answer) job = ask(bench, "POST", "/v1/pruning/jobs", "", "{\"model\": \"m\"}");
     assert_int_equal(job.status, 201);
     (void)snprintf(ret_id, 40, "%s", text_at(job.json, "id"));

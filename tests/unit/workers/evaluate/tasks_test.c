@@ -148,7 +148,7 @@ static void the_likeliest_choice_is_found_by_sum_and_by_byte(void **state)
         for (size_t c = 0; c < 3; c++) {
             random_word(&rng, i * 10 + 1 + c, 2 + 3 * c, choices[c]);
             (void)json_array_append_new(list, json_string(choices[c]));
-            char continuation[32];
+            char continuation[64];
             (void)snprintf(continuation, sizeof continuation, "%s%s", query[0] != '\0' ? " " : "",
                            choices[c]);
             for (size_t m = 0; m < 2; m++) {

@@ -235,7 +235,9 @@ static void nll_is_logsumexp_less_the_target_and_greedy_is_the_argmax(void **sta
                 assert_true(fabs(targets[s].nll[t] - should) < 1e-6);
                 assert_int_equal(targets[s].is_greedy[t], t % 3 == 0);
             }
-            free((void *)(uintptr_t)targets[s].targets), free(targets[s].nll), free(targets[s].is_greedy);
+            free((void *)(uintptr_t)targets[s].targets);
+            free(targets[s].nll);
+            free(targets[s].is_greedy);
         }
         free_batch(&batch);
         fixture_close(&fixture);
@@ -248,8 +250,12 @@ static double term_by_definition(enum head_metric metric, const float *z0, const
     double s0 = 0.0, s1 = 0.0, dot = 0.0, square0 = 0.0, square1 = 0.0, difference = 0.0, sum = 0.0;
     for (size_t v = 0; v < vocab; v++) {
         double a = (double)z0[v], b = (double)z[v];
-        s0 += exp(a), s1 += exp(b), dot += a * b, square0 += a * a, square1 += b * b,
-            difference += (a - b) * (a - b);
+        s0 += exp(a);
+        s1 += exp(b);
+        dot += a * b;
+        square0 += a * a;
+        square1 += b * b;
+        difference += (a - b) * (a - b);
     }
     if (metric == HEAD_METRIC_NORM) {
         return difference;

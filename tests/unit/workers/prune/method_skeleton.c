@@ -50,6 +50,7 @@ static bool skeleton_decide(struct prune_run *run, const struct prune_target *ta
                             error); /* the first point at or past the target */
 }
 
+extern const struct prune_method prune_method_skeleton; /* what a line in methods.def gives the others */
 const struct prune_method prune_method_skeleton = {
     .name = "skeleton",
     .summary = "Removes sublayers by their number of parameters.",

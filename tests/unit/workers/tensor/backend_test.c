@@ -203,7 +203,13 @@ static void rmsnorm_and_silu_and_rope_agree_with_reference(void **state)
             backend_reference.rope(rows, 1, 2 * n, angles, more, should, 2 * n);
             candidates[c].rope(rows, 1, 2 * n, angles, more, copy, 2 * n);
             assert_close("rope", copy, should, rows * 2 * n, 1e-6);
-            free(x), free(w), free(is), free(should), free(copy), free(angles), free(more);
+            free(x);
+            free(w);
+            free(is);
+            free(should);
+            free(copy);
+            free(angles);
+            free(more);
         }
     }
 }
@@ -236,7 +242,9 @@ static void add_notices_what_is_not_finite(void **state)
             assert_memory_equal(to, should, n * sizeof *to);
             from[n - 1] = a % 2 == 0 ? NAN : -INFINITY;
             assert_false(candidates[c].add(n, to, from));
-            free(to), free(from), free(should);
+            free(to);
+            free(from);
+            free(should);
         }
     }
 }
@@ -299,7 +307,11 @@ static void attention_agrees_with_reference_and_with_decoding(void **state)
                 candidates[c].attention_row(&job);
                 assert_close("attention_row", row, truth + t * heads * size, heads * size, 3e-6);
             }
-            free(qkv), free(truth), free(is), free(row), free(scratch);
+            free(qkv);
+            free(truth);
+            free(is);
+            free(row);
+            free(scratch);
         }
     }
 }
@@ -384,7 +396,8 @@ static void distances_agree_with_reference_however_small(void **state)
                                  candidates[c].name, (int)kinds[k], n, (double)steps[s], is, should);
                     }
                 }
-                free(x), free(y);
+                free(x);
+                free(y);
             }
         }
     }
