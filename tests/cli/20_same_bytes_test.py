@@ -1,0 +1,103 @@
+#!/usr/bin/env python3
+"""`pruned run` gives the same bytes with one thread and with two, with little memory, and after being killed anywhere."""
+import os
+import random
+import signal
+import sys
+import time
+
+from command import SHARED, Skip, load, main, pruning, run, stop, sums, world
+
+HELPERS = ("main", "stories")
+
+
+def stories(folder):
+    model = os.path.join(SHARED, "models", "stories260K")
+    text = os.path.join(SHARED, "text", "tinystories_sample.txt")
+    if not os.path.exists(text):
+        raise Skip("../shared/data is not there")
+    return {"folder": folder, "model": model, "text": text}
+
+
+def threads_change_no_byte(folder):
+    w = world(folder)
+    first, second = os.path.join(folder, "one"), os.path.join(folder, "two")
+    run(pruning(w), first, "--threads", "1")
+    run(pruning(w), second, "--threads", "2")
+    assert sums(first) == sums(second)
+    one, two = load(first, "report.json"), load(second, "report.json")
+    for report in (one, two):
+        for side in ("before", "after"):
+            report["evaluation"][side].pop("peak_rss_bytes", None)
+    assert one["evaluation"] == two["evaluation"]
+
+
+def threads_change_no_byte_on_stories260k(folder):
+    w = stories(folder)
+    first, second = os.path.join(folder, "one"), os.path.join(folder, "two")
+    spec = pruning(w, parameters={"curve": "full"}, target={"sparsity": 0.25})
+    run(spec, first, "--threads", "1")
+    run(spec, second, "--threads", "2")
+    assert sums(first) == sums(second)
+
+
+def a_seed_decides_what_random_removes(folder):
+    w = world(folder)
+    seen = set()
+    for seed in (1, 2, 3, 4):
+        out = os.path.join(folder, "s%d" % seed)
+        run(pruning(w, "random", seed=seed, target={"sublayers_removed": 3}), out)
+        seen.add(tuple(p["sublayer"] for p in load(out, "plan.json")["points"]))
+    assert len(seen) > 1
+
+
+def killed_and_resumed_gives_the_same_bytes(folder):
+    """SIGKILL at random moments, --resume until it is done; once more with SIGINT, which stops at a resume point."""
+    w = world(folder, layers=8)
+    spec = pruning(w, parameters={"curve": "full", "protect_ratio": 0}, target={"sublayers_removed": 5})
+    spec["calibration"]["num_samples"] = 12
+    whole = os.path.join(folder, "whole")
+    started = time.monotonic()
+    run(spec, whole)
+    seconds = time.monotonic() - started
+    expected = sums(whole)
+    source = random.Random(3)
+    for index, number in enumerate((signal.SIGKILL, signal.SIGKILL, signal.SIGINT)):
+        out = os.path.join(folder, "cut%d" % index)
+        stops = 0
+        for attempt in range(60):
+            process = run(spec, out, *(["--resume"] if attempt else []), wait=False)
+            try:
+                process.communicate(timeout=source.uniform(0.05, 1.1) * seconds if stops < 4 else 300)
+            except Exception:
+                stop(process, number)
+                process.communicate()
+                stops += 1
+                assert process.returncode in (-signal.SIGKILL, 3, 0), process.returncode
+            if process.returncode == 0:
+                break
+        assert process.returncode == 0 and sums(out) == expected, (stops, process.returncode)
+
+
+def a_work_folder_of_another_request_is_refused(folder):
+    w = world(folder, layers=6)
+    spec = pruning(w, parameters={"curve": "full", "protect_ratio": 0})
+    out = os.path.join(folder, "out")
+    for _ in range(20):
+        process = run(spec, out, wait=False)
+        try:
+            process.communicate(timeout=0.4)
+        except Exception:
+            stop(process)
+            process.communicate()
+        if os.path.exists(os.path.join(out, ".work", "checkpoint")):
+            break
+        if process.returncode == 0:
+            raise Skip("the job was too fast to be stopped")
+    _, errors = run({**spec, "seed": 7}, out, "--resume", expect=1)
+    assert "another request" in errors, errors
+    run(spec, out, "--resume")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.modules[__name__]))
