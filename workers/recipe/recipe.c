@@ -13,6 +13,7 @@
 #include "base/text.h"
 #include "workers/recipe/recipe_internal.h"
 #include "workers/recipe/spec.h"
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -242,11 +243,27 @@ static void finish_recipe(struct recipe *recipe)
     free(recipe->out_folder);
 }
 
+/* A killed attempt leaves the temporary of whatever it was saving; it must not become part of a result. */
+static bool remove_temporary(const char *relative, const struct stat *status, void *context, struct error *error)
+{
+    if (!S_ISREG(status->st_mode) || !text_ends_with(relative, ".tmp")) {
+        return true;
+    }
+    OWNED_MEMORY char *path = file_join(context, relative);
+    return file_system->unlink(path) == 0 || error_set_errno(error, errno, "removing %s", path);
+}
+
+static bool remove_temporaries(const struct recipe *recipe, struct error *error)
+{
+    char *folder = (char *)(uintptr_t)recipe->job->work_folder;
+    return file_walk(folder, remove_temporary, folder, error);
+}
+
 static bool run_job(struct recipe *recipe, json_t **ret_files, json_t **ret_result, const char **ret_stage,
                     struct error *error)
 {
     *ret_stage = recipe_stage_names[STAGE_INSPECT];
-    if (!read_spec(recipe, error)) {
+    if (!remove_temporaries(recipe, error) || !read_spec(recipe, error)) {
         return false;
     }
     recipe->pool = pool_create(recipe->job->threads > 0 ? recipe->job->threads : 1, error);
