@@ -1,0 +1,30 @@
+/* tests/fuzz/tokenizer_fuzz.c: a tokenizer.json of any bytes is refused or loaded; what was loaded encodes and decodes a fixed text, and
+ * the ids stay inside its vocabulary. */
+#include "base/check.h"
+#include "tests/fuzz/fuzz.h"
+#include "workers/model/tokenizer.h"
+
+#include <string.h>
+
+int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t count)
+{
+    static const char text[] =
+        "Hello  world, it's 2026!\n\tna\xc3\xafve <s> caf\x65\xcc\x81 \xe4\xbd\xa0\xe5\xa5\xbd \xf0\x9f\x98\x80";
+    struct error error = {0};
+    OWNED(tokenizer) tokenizer = tokenizer_parse((const char *)bytes, count, &error);
+    if (tokenizer == NULL) {
+        CHECK(error.code != ERROR_NONE && error.message[0] != '\0');
+        return 0;
+    }
+    struct tokens tokens = {0};
+    struct text decoded = {0};
+    if (tokenizer_encode(tokenizer, text, strlen(text), true, &tokens, &error)) {
+        for (size_t i = 0; i < tokens.count; i++) {
+            CHECK(tokens.ids[i] >= 0 && (size_t)tokens.ids[i] < tokenizer_vocab_size(tokenizer));
+        }
+        tokenizer_decode(tokenizer, tokens.ids, tokens.count, false, &decoded);
+    }
+    tokens_finish(&tokens);
+    text_finish(&decoded);
+    return 0;
+}
