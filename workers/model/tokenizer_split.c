@@ -7,6 +7,9 @@
  * point: \s is written out as Unicode's White_Space, because PCRE2's own \s with UCP also takes U+180E, which
  * the reference's engine does not.
  *
+ * Limit: letters and numbers are those of PCRE2's Unicode version (14 in 10.42). A letter added since is cut like a
+ * symbol, where a tokenizer library with newer tables would keep its word together.
+ *
  * The steps of a pipeline nest: each piece a step makes goes to the next step at once, the last piece of all
  * to the merger, so no list of pieces is ever built.
  */

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Perplexity by transformers, in fp32 on the CPU, in both protocols of design section 7.
+"""Perplexity by transformers, in fp32 on the CPU, in both protocols of design section 7. The softmax is taken in double: in
+fp32, PyTorch's over 32000 words alone is 4e-6 off.
 
     python3 make.py [DATA_FOLDER] > perplexity.json
 
@@ -29,8 +30,8 @@ def half_of(text, half):
 def nll_of(model, ids, targets):
     import torch
     with torch.no_grad():
-        logits = model(torch.tensor([ids])).logits[0].float()
-        return torch.nn.functional.cross_entropy(logits, torch.tensor(targets), reduction="none").double().sum().item()
+        logits = model(torch.tensor([ids])).logits[0].double()
+        return torch.nn.functional.cross_entropy(logits, torch.tensor(targets), reduction="none").sum().item()
 
 
 def perplexity(model_folder, text, window):
