@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A small made-up language of ten skills, for a tiny model that is cheap to prune.
+"""A small made-up language of nine skills, for a tiny model that is cheap to prune.
 
 Every item is a prompt and an answer.  Training text is
     prompt + " " + answer + EOS
@@ -20,8 +20,6 @@ import random
 
 HELD = 32                                   # of 256: one prompt in eight
 LETTERS = "a b c d e f g h i j k l m n o p".split()
-NAMES = "Tom Ann Bob Eve Sam Liz Max Kim Joe Amy".split()
-COLOURS = "red blue green black white pink gold gray brown orange".split()
 NOUNS = "dog cat bird boy girl cow".split()
 VERBS = "run sleep eat sing jump walk".split()
 ADJECTIVES = ["", "", "old ", "small ", "big ", "young "]
@@ -47,10 +45,6 @@ PHRASES = {
     "close": """Close {x} now:|Match {x} now:|Balance {x} now:|Close the brackets {x} now:
         |What closes {x} here?|Which brackets close {x} here?|Please close {x} now:
         |Finish the brackets {x} here:|Give the end of {x} now:|End {x} now:""",
-    "recall": """Given {x}, find {k}:|From {x}, get {k}:|With {x}, name {k}:
-        |If {x}, what has {k}?|In {x}, what has {k}?|Remember {x}. What has {k}?
-        |Know that {x}. Give {k}:|Find {k} in {x}:|Recall {k} from {x}:
-        |Look up {k} in {x}:""",
     "agree": """Use {v} after the {x}:|Put {v} after the {x}:|Verb {v} for the {x}:
         |Form of {v} for the {x}:|Which {v} follows the {x}?|Write {v} to fit the {x}:
         |Match {v} to the {x}:|Finish the {x} with {v}:|Give {v} for the {x}:
@@ -71,19 +65,19 @@ def item(rng, skill, tier):
     """One (prompt, answer) of a skill and a tier, held out or not."""
     f, pick = {}, rng.choice
     if skill in ("copy", "reverse", "sort", "shift"):
-        n = rng.randint(3, 4) if tier == 0 else rng.randint(5, 6)
+        n = rng.randint(3, 5) if tier == 0 else rng.randint(6, 9)
         x = rng.sample(LETTERS[:-1] if skill == "shift" else LETTERS, n)
         y = {"copy": lambda: x, "reverse": lambda: x[::-1], "sort": lambda: sorted(x),
              "shift": lambda: [chr(ord(c) + 1) for c in x]}[skill]()
         f["x"], answer = " ".join(x), " ".join(y)
     elif skill == "add":
-        while True:
-            a, b = rng.randint(0, 30), rng.randint(0, 30)
-            if (a + b > 20) == bool(tier):
-                break
-        f["a"], f["b"], answer = a, b, str(a + b)
+        if tier == 0:
+            a, b, c = rng.randint(0, 30), rng.randint(0, 30), 0
+        else:
+            a, b, c = (rng.randint(1, 12) for _ in range(3))
+        f["a"], f["b"], answer = a, "%d plus %d" % (b, c) if tier else b, str(a + b + c)
     elif skill == "close":
-        n = rng.randint(3, 5) if tier == 0 else rng.randint(5, 9)
+        n = rng.randint(3, 5) if tier == 0 else rng.randint(6, 11)
         x, stack = [], []
         while len(x) < n or not stack:
             if tier and stack and rng.random() < 0.4:
@@ -92,12 +86,6 @@ def item(rng, skill, tier):
                 stack.append(pick("([{"))
                 x.append(stack[-1])
         f["x"], answer = " ".join(x), " ".join(CLOSING[c] for c in reversed(stack))
-    elif skill == "recall":
-        n = 2 if tier == 0 else rng.randint(3, 4)
-        keys, values = rng.sample(NAMES, n), rng.sample(COLOURS, n)
-        f["x"] = ", ".join(k + " " + v for k, v in zip(keys, values))
-        i = rng.randrange(n)
-        f["k"], answer = keys[i], keys[i] + " " + values[i]
     elif skill == "agree":
         plural, verb = rng.random() < 0.5, pick(VERBS)
         x = pick(ADJECTIVES) + pick(NOUNS) + "s" * plural
@@ -106,12 +94,12 @@ def item(rng, skill, tier):
                                      "s" * (rng.random() < 0.5))
         f["x"], f["v"], answer = x, verb, verb + "s" * (not plural)
     elif skill == "count":
-        n = rng.randint(3, 5) if tier == 0 else rng.randint(6, 8)
+        n = rng.randint(3, 5) if tier == 0 else rng.randint(7, 11)
         kinds = rng.sample(LETTERS, 2 if tier == 0 else 3)
         x = [pick(kinds) for _ in range(n)]
         f["x"], f["k"], answer = " ".join(x), kinds[0], str(x.count(kinds[0]))
     else:                                   # largest
-        x = rng.sample(range(61), 2 if tier == 0 else rng.randint(3, 5))
+        x = rng.sample(range(61), rng.randint(2, 3) if tier == 0 else rng.randint(5, 7))
         f["x"], answer = " ".join(map(str, x)), str(max(x))
     return pick(PHRASES[skill]).format(**f), answer
 
@@ -165,14 +153,13 @@ def main():
         # Tiers alternate: lines 1, 3, 5... are easy, lines 2, 4, 6... hard.
         rows = [r for pair in zip(*tiers) for r in pair]
         write(skill + ".jsonl", "".join(json.dumps({"prompt": p, "answer": a}) + "\n" for p, a in rows))
-        if skill in ("agree", "recall"):
+        if skill in ("agree", "largest"):
             lines = []
             for p, a in rows:
                 if skill == "agree":
                     choices = sorted({a, a[:-1] if a.endswith("s") else a + "s"})
                 else:
-                    choices = [a.split()[0] + " " + c for c in COLOURS if " " + c in p]
-                    rng.shuffle(choices)
+                    choices = [w.strip("?:") for w in p.split() if w[0].isdigit()]
                 lines.append(json.dumps({"query": p, "choices": choices, "gold": choices.index(a)}))
             write("choice/" + skill + ".jsonl", "\n".join(lines) + "\n")
     write("calibration.txt", document(random.Random("%d calibration" % args.seed), 42000, False))

@@ -25,6 +25,13 @@ import llama
 
 PAIRS = [(s, t) for s in generate.SKILLS for t in (0, 1)]
 
+# Where skills are made to live (--place): with any of these sublayers gone, the
+# skills of the row are trained to answer nothing; all others to stay right.
+PLACES = [({"shift", "add"}, {12, 15, 21, 22}),
+          ({"count", "close"}, {10, 11, 14, 20}),
+          ({"reverse", "largest"}, {13, 16, 18, 23})]
+PLACED_FROM = 10                            # sublayers below are left alone by --place
+
 
 class Data:
     """Batches of training items, bucketed by length; -100 marks a position without loss."""
@@ -73,7 +80,7 @@ class Data:
 
 def probe(tok, per=40):
     """Fixed held-out items per skill and tier, as padded batches (see `exact`)."""
-    data, out = Data(tok, 0, 0), {}
+    out = {}
     for s, t in PAIRS:
         rng = random.Random("probe %s %d" % (s, t))
         rows = [generate.draw(rng, s, t, held=True) for _ in range(per)]
@@ -113,6 +120,10 @@ def main():
     ap.add_argument("--warm", type=float, default=0.02, help="warm-up, share of the budget")
     ap.add_argument("--drop", type=float, default=0.05, help="sublayer drop rate")
     ap.add_argument("--drop-from", type=float, default=0.4, help="share of the budget before any drop")
+    ap.add_argument("--place", type=float, default=0.0, help="share of steps that tie skills to sublayers")
+    ap.add_argument("--gain", type=float, default=1.0,
+                    help="with --init: first multiply the output matrices of the sublayers from block 2 on "
+                         "(but the last FFN), so that each weighs more in the residual stream")
     ap.add_argument("--hard", type=float, help="fixed share of the hard tier (default: 0.1 rising to 0.65)")
     ap.add_argument("--pack", type=float, default=0.02, help="share of packed sequences")
     ap.add_argument("--optimizer", choices=("adamw", "muon"), default="muon")
@@ -132,6 +143,11 @@ def main():
     else:
         tok = llama.make_tokenizer()
     model = llama.load(args.init) if args.init else llama.Llama(tok.get_vocab_size())
+    if args.gain != 1.0 and not state:
+        with torch.no_grad():
+            for b in model.layers[2:]:
+                b.o.weight.mul_(args.gain)
+                b.down.weight.mul_(args.gain if b is not model.layers[-1] else 1.0)
     model.train()
     matrices = [p for n, p in model.named_parameters() if p.dim() == 2 and not n.startswith("embed")]
     rest = [p for n, p in model.named_parameters() if p.dim() != 2 or n.startswith("embed")]
@@ -173,12 +189,21 @@ def main():
         hard = args.hard if args.hard is not None else 0.1 + 0.55 * min(share / 0.3, 1)
         lr = args.lr * min(1, share / args.warm) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
         drop = args.drop if share >= args.drop_from else 0.0
-        removed = [i for i in range(2 * model.s["blocks"]) if coin.random() < drop]
-        kinds, ids, goal = data.batch(hard, args.pack if share > 0.2 else 0.0)
+        n = 2 * model.s["blocks"]
+        removed, place = [i for i in range(n) if coin.random() < drop], coin.random() < args.place
+        if place:
+            removed = coin.sample(range(PLACED_FROM, n), coin.choice((1, 1, 1, 2, 3)))
+        kinds, ids, goal = data.batch(hard, args.pack if share > 0.2 and not place else 0.0)
         where = goal != -100
+        owner = kinds[:, None].expand_as(goal)[where]
         with torch.autocast("cpu", torch.bfloat16):
             logits = model(ids, removed, where)
-        losses = F.cross_entropy(logits.float(), goal[where], reduction="none")
+        right = goal[where]
+        if place:
+            broken = [k for k, (s, _) in enumerate(PAIRS)
+                      if any(s in skills and spots & set(removed) for skills, spots in PLACES)]
+            right = right.masked_fill(torch.isin(owner, torch.tensor(broken)), data.eos)
+        losses = F.cross_entropy(logits.float(), right, reduction="none")
         losses.mean().backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for o in opts:
@@ -188,9 +213,9 @@ def main():
             o.zero_grad(set_to_none=True)
         step += 1
         with torch.no_grad():
-            mean += (losses.mean().item() - mean) * (0.01 if step > 100 else 0.1)
+            if not place:
+                mean += (losses.mean().item() - mean) * (0.02 if step > 100 else 0.1)
             if not removed:                 # feeds the choice of skills
-                owner = kinds[:, None].expand_as(goal)[where]
                 for k, p in enumerate(PAIRS):
                     m = owner == k
                     if m.any():
