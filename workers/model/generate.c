@@ -15,8 +15,9 @@
 #include <math.h>
 #include <string.h>
 
-#define GROUP_MAX    16
-#define COLUMN_BLOCK ((size_t)64) /* of a row matmul that is split over the pool */
+#define GROUP_MAX 16
+#define PIECE_PRODUCTS                                                                                       \
+    ((size_t)1 << 17) /* of a row matmul that is split over the pool: less is not worth waking a thread */
 
 struct lane { /* one sequence */
     struct generation *generation;
@@ -79,7 +80,11 @@ static bool row_matmul(const struct group *group, size_t rows, const float *x, s
                                          .x_stride = x_stride,
                                          .w_stride = k,
                                          .out_stride = n},
-                                 .block = group->exec.is_shared ? COLUMN_BLOCK : n};
+                                 .block = n};
+    size_t columns = PIECE_PRODUCTS / (rows * k) + 1; /* any cut gives the same bits */
+    if (group->exec.is_shared && 2 * columns <= n) {
+        run.block = columns;
+    }
     return exec_run(&group->exec, (n + run.block - 1) / run.block, row_matmul_task, &run, error);
 }
 

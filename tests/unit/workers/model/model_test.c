@@ -353,15 +353,14 @@ static void decoding_continues_as_the_forward_pass_would(void **state)
     }
 }
 
-static void a_generation_is_the_same_alone_and_in_a_batch_on_any_threads(void **state)
+static void generate_alone_and_together(const struct fixture_spec *spec)
 {
-    (void)state;
     struct token_batch batch;
     int32_t alone[SEQUENCES][30];
-    make_batch(specs[0].vocab, &batch);
+    make_batch(spec->vocab, &batch);
     for (size_t threads = 1; threads <= 7; threads += 2) {
         struct fixture fixture;
-        fixture_open(&specs[0], NULL, threads, &fixture);
+        fixture_open(spec, NULL, threads, &fixture);
         struct generation all[SEQUENCES * 4];
         int32_t tokens[SEQUENCES * 4][30];
         for (size_t g = 0; g < SEQUENCES * 4; g++) {
@@ -387,6 +386,13 @@ static void a_generation_is_the_same_alone_and_in_a_batch_on_any_threads(void **
         fixture_close(&fixture);
     }
     free_batch(&batch);
+}
+
+static void a_generation_is_the_same_alone_and_in_a_batch_on_any_threads(void **state)
+{
+    (void)state;
+    generate_alone_and_together(&specs[0]);
+    generate_alone_and_together(&specs[3]); /* a vocabulary that is split over the threads */
 }
 
 static void generation_stops_before_a_stop_token(void **state)
