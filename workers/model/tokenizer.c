@@ -61,6 +61,14 @@ static bool tokenizer_read(struct tokenizer *tokenizer, const char *bytes, size_
     if (tokenizer->patterns == NULL) {
         return false;
     }
+    for (size_t i = 0; i < tokenizer->added_count; i++) {
+        struct added_token *token = &tokenizer->added[i];
+        if (token->is_normalized) {
+            tokenizer_normalize(tokenizer, token->content, token->length, &token->decoded);
+        } else {
+            text_append_bytes(&token->decoded, token->content, token->length);
+        }
+    }
     added_set_create(tokenizer, false, &tokenizer->raw);
     added_set_create(tokenizer, true, &tokenizer->normalized);
     sha256_hex_of(bytes, count, tokenizer->sha256);

@@ -203,7 +203,8 @@ void tokenizer_decode(const struct tokenizer *tokenizer, const int32_t *ids, siz
         int32_t added = tokenizer->added_by_id[ids[i]];
         struct slice content = tokenizer->contents[ids[i]];
         if (added >= 0 && !(skip_special && tokenizer->added[added].is_special)) {
-            strings_add(&strings, tokenizer->added[added].content, tokenizer->added[added].length);
+            strings_add(&strings, tokenizer->added[added].decoded.bytes,
+                        tokenizer->added[added].decoded.length);
         } else if (added < 0 && content.length > 0) {
             strings_add(&strings, tokenizer->bpe.pool.bytes + content.offset, content.length);
         }

@@ -138,6 +138,8 @@ struct decoder_step {
 struct added_token {
     char *content; /* owned; as in the file */
     size_t length;
+    struct text
+        decoded; /* what decoding starts from: normalized, if the token is looked for in normalized text */
     int32_t id;
     bool is_special, is_single_word, strips_left, strips_right, is_normalized;
 };

@@ -535,6 +535,7 @@ void tokenizer_spec_finish(struct tokenizer *tokenizer)
     }
     for (size_t i = 0; i < tokenizer->added_count; i++) {
         free(tokenizer->added[i].content);
+        text_finish(&tokenizer->added[i].decoded);
     }
     free(tokenizer->added);
 }
