@@ -214,7 +214,8 @@ uint64_t model_estimate_bytes(const struct inventory *inventory, const struct mo
     uint64_t per_row =
         2 * config->hidden_size + widest_in + widest_out; /* normed, result, projections, mixed heads */
     uint64_t scores = TILE_ROWS * (rows + TILE_ROWS);
-    uint64_t head = (uint64_t)TILE_ROWS * (config->vocab_size + config->hidden_size + PANEL_COLUMNS);
+    uint64_t head = (uint64_t)TILE_ROWS *
+                    (2 * config->vocab_size + config->hidden_size); /* a candidate's and the original's */
     uint64_t per_thread = scores > head ? scores : head;
     return sizeof(float) *
            (inventory->parameter_count + rows * (config->hidden_size + per_row) + threads * per_thread);
