@@ -107,7 +107,10 @@ static bool score_windows(struct model *model, struct window_list *list,
                           struct error *error)
 {
     const char *what = perplexity_protocol_name(result->protocol);
-    for (size_t done = 0; done < list->count;) {
+    size_t done = (size_t)score_resume_count(control, "done");
+    result->token_count = score_resume_count(control, "tokens");
+    result->nll_sum = json_number_value(json_object_get(control->resume, "nll_sum"));
+    while (done < list->count) {
         size_t size = score_batch_size(list->items + done, list->count - done, control);
         if (!score_batch(model, list->items + done, size, control, error)) {
             return false;
@@ -117,6 +120,11 @@ static bool score_windows(struct model *model, struct window_list *list,
             result->token_count += list->items[i].count;
         }
         done += size;
+        score_keep_count(control, "done", done);
+        score_keep_count(control, "tokens", result->token_count);
+        if (control->resume != NULL) {
+            json_put_double(control->resume, "nll_sum", result->nll_sum);
+        }
         score_progress(control, what, done, list->count, "windows");
     }
     return true;

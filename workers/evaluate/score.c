@@ -101,3 +101,16 @@ bool score_batch(struct model *model, struct score_item *items, size_t count,
     score_memory_finish(&memory);
     return ok;
 }
+
+uint64_t score_resume_count(const struct evaluate_control *control, const char *name)
+{
+    json_int_t value = json_integer_value(json_object_get(control->resume, name));
+    return value > 0 ? (uint64_t)value : 0;
+}
+
+void score_keep_count(const struct evaluate_control *control, const char *name, uint64_t value)
+{
+    if (control->resume != NULL) {
+        json_put_i64(control->resume, name, (int64_t)value);
+    }
+}

@@ -21,6 +21,10 @@ size_t score_batch_size(const struct score_item *items, size_t count, const stru
 void score_progress(const struct evaluate_control *control, const char *what, uint64_t done, uint64_t total,
                     const char *unit);
 
+/* Members of control->resume; 0 where there is none, and nothing is stored without one. */
+uint64_t score_resume_count(const struct evaluate_control *control, const char *name);
+void score_keep_count(const struct evaluate_control *control, const char *name, uint64_t value);
+
 /* What stands before a text's first token when something must: the tokenizer's BOS, else the config's, else
  * its EOS; -1: nothing. */
 int32_t score_prefix_token(const struct model *model, const struct tokenizer *tokenizer);

@@ -106,13 +106,42 @@ static bool prepare_records(struct choice_run *run, const struct cancel *cancel,
     return true;
 }
 
+/* Sums of the items that an earlier attempt scored; returns how many. */
+static size_t resume_items(struct choice_run *run, const struct evaluate_control *control)
+{
+    const json_t *sums = json_object_get(control->resume, "sums");
+    size_t count = json_array_size(sums);
+    count = count < run->item_count ? count : run->item_count;
+    for (size_t i = 0; i < count; i++) {
+        run->items[i].nll_sum = json_number_value(json_array_get(sums, i));
+    }
+    return count;
+}
+
+static void keep_items(const struct choice_run *run, const struct evaluate_control *control, size_t first,
+                       size_t end)
+{
+    if (control->resume == NULL) {
+        return;
+    }
+    if (json_object_get(control->resume, "sums") == NULL) {
+        json_put(control->resume, "sums", json_array());
+    }
+    json_t *sums = json_object_get(control->resume, "sums");
+    for (size_t i = first; i < end; i++) {
+        (void)json_array_append_new(sums, json_real(run->items[i].nll_sum));
+    }
+}
+
 static bool score_items(struct choice_run *run, const struct evaluate_control *control, struct error *error)
 {
-    for (size_t done = 0; done < run->item_count;) {
+    size_t done = resume_items(run, control);
+    while (done < run->item_count) {
         size_t size = score_batch_size(run->items + done, run->item_count - done, control);
         if (!score_batch(run->model, run->items + done, size, control, error)) {
             return false;
         }
+        keep_items(run, control, done, done + size);
         done += size;
         score_progress(control, run->set->name, done, run->item_count, "choices");
     }

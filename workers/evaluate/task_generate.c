@@ -121,7 +121,10 @@ static size_t batch_size(const struct answer_run *run, size_t first)
 static bool run_records(struct answer_run *run, struct task_result *result, struct error *error)
 {
     size_t count = run->set->record_count;
-    for (size_t done = 0; done < count;) {
+    size_t done = (size_t)score_resume_count(run->control, "done");
+    result->correct_count = (size_t)score_resume_count(run->control, "correct");
+    result->generated_tokens = score_resume_count(run->control, "generated");
+    while (done < count) {
         size_t size = batch_size(run, done);
         if (!cancel_check_now(run->control->cancel, error) ||
             !model_generate(run->model, run->control->removed, run->generations + done, size,
@@ -133,6 +136,9 @@ static bool run_records(struct answer_run *run, struct task_result *result, stru
             result->generated_tokens += run->generations[i].token_count;
         }
         done += size;
+        score_keep_count(run->control, "done", done);
+        score_keep_count(run->control, "correct", result->correct_count);
+        score_keep_count(run->control, "generated", result->generated_tokens);
         score_progress(run->control, run->set->name, done, count, "records");
     }
     return true;
