@@ -104,29 +104,53 @@ struct side {         /* one model being measured */
     json_t *result; /* borrowed from recipe->done */
 };
 
+/* Now and then the place inside a long measurement is saved; a save that fails stops it. */
 static void part_progress(void *context, const char *what, uint64_t done, uint64_t total, const char *unit)
 {
     (void)what;
-    progress_step(context, done, total, unit);
+    struct recipe *recipe = context;
+    progress_step(recipe, done, total, unit);
+    double seconds = (double)(clock_boot_ns(&clock_system) - recipe->saved_ns) / 1e9;
+    bool is_draining = !cancel_check(recipe->job->cancel, NULL);
+    if ((seconds >= RECIPE_SAVE_SECONDS || is_draining) && recipe->save_error.code == ERROR_NONE &&
+        !recipe_save(recipe, &recipe->save_error)) {
+        is_draining = true;
+    }
+    if (is_draining) {
+        cancel_request(&recipe->local_cancel, CANCEL_NOW);
+    }
 }
 
 /* Cancelled by the deadline is TIME_LIMIT, by a drain DRAINED. */
 static bool explain_stop(struct recipe *recipe, struct error *error)
 {
     if (error != NULL && error->code == ERROR_CANCELLED) {
-        struct error reason = {0};
-        if (!recipe_check(recipe, &reason)) {
+        struct error reason = recipe->save_error;
+        if (reason.code != ERROR_NONE || !recipe_check(recipe, &reason)) {
             *error = reason;
         }
     }
     return false;
 }
 
+/* part_name: the place inside the part is kept and taken up again; NULL: it is not worth it (speed). */
 static bool measure_part(struct recipe *recipe, struct side *side, const struct evaluation *evaluation,
-                         const bool *removed, json_t **ret_json, struct error *error)
+                         const char *part_name, const bool *removed, json_t **ret_json, struct error *error)
 {
-    struct evaluate_control control = {
-        .removed = removed, .cancel = &recipe->local_cancel, .context = recipe, .progress = part_progress};
+    json_t *place = NULL;
+    if (part_name != NULL) {
+        const char *kept = json_string_value(json_object_get(side->result, "place_part"));
+        if (kept == NULL || strcmp(kept, part_name) != 0) {
+            json_put_text(side->result, "place_part", part_name);
+            json_put(side->result, "place", json_object());
+        }
+        place = json_object_get(side->result, "place");
+    }
+    struct evaluate_control control = {.resume = place,
+                                       .removed = removed,
+                                       .cancel = &recipe->local_cancel,
+                                       .context = recipe,
+                                       .progress = part_progress};
     return evaluate_model(side->model, recipe->tokenizer, evaluation, &control, ret_json, error) ||
            explain_stop(recipe, error);
 }
@@ -153,6 +177,8 @@ static bool finish_part(struct recipe *recipe, struct side *side, const json_t *
                         struct error *error)
 {
     merge_part(side->result, part);
+    (void)json_object_del(side->result, "place");
+    (void)json_object_del(side->result, "place_part");
     json_t *parts = json_object_get(side->result, "parts");
     json_put(parts, part_name, json_true());
     return recipe_save(recipe, error) && recipe_check(recipe, error);
@@ -175,7 +201,7 @@ static bool measure_text(struct recipe *recipe, struct side *side, size_t index,
         return true;
     }
     JSON_OWNED part = NULL;
-    return measure_part(recipe, side, &evaluation, NULL, &part, error) &&
+    return measure_part(recipe, side, &evaluation, name, NULL, &part, error) &&
            finish_part(recipe, side, part, name, error);
 }
 
@@ -188,7 +214,7 @@ static bool measure_task(struct recipe *recipe, struct side *side, size_t index,
         return true;
     }
     JSON_OWNED part = NULL;
-    if (!measure_part(recipe, side, &evaluation, NULL, &part, error)) {
+    if (!measure_part(recipe, side, &evaluation, name, NULL, &part, error)) {
         return false;
     }
     (void)json_object_del(part, "task_accuracy_mean"); /* of one task; the whole mean follows */
@@ -206,7 +232,7 @@ static bool measure_speed(struct recipe *recipe, struct side *side, struct error
     speed.backend = backend_names()[0];
     struct evaluation evaluation = {.speed = &speed};
     JSON_OWNED part = NULL;
-    if (!measure_part(recipe, side, &evaluation, NULL, &part, error)) {
+    if (!measure_part(recipe, side, &evaluation, NULL, NULL, &part, error)) {
         return false;
     }
     size_t count = model_sublayer_count(side->model);
@@ -218,7 +244,7 @@ static bool measure_speed(struct recipe *recipe, struct side *side, struct error
     }
     if (skipped > 0) {
         JSON_OWNED second = NULL;
-        if (!measure_part(recipe, side, &evaluation, removed, &second, error)) {
+        if (!measure_part(recipe, side, &evaluation, NULL, removed, &second, error)) {
             return false;
         }
         json_put(part, "speed_skipped", json_deep_copy(json_object_get(second, "speed")));

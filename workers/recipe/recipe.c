@@ -244,7 +244,8 @@ static void finish_recipe(struct recipe *recipe)
 }
 
 /* A killed attempt leaves the temporary of whatever it was saving; it must not become part of a result. */
-static bool remove_temporary(const char *relative, const struct stat *status, void *context, struct error *error)
+static bool remove_temporary(const char *relative, const struct stat *status, void *context,
+                             struct error *error)
 {
     if (!S_ISREG(status->st_mode) || !text_ends_with(relative, ".tmp")) {
         return true;

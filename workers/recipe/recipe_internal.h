@@ -97,6 +97,7 @@ struct recipe {
     struct progress progress;
     int64_t deadline_ns; /* 0: none */
     bool is_timed_out;
+    struct error save_error;    /* of a save inside a measurement */
     struct cancel local_cancel; /* what the measurements poll: the job's, or the deadline */
     json_t *warnings;
     struct model_work work;  /* of the search, this attempt */

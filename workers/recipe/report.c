@@ -105,6 +105,8 @@ static json_t *format_measured(const struct recipe *recipe, const char *side, bo
     json_t *copy = json_deep_copy(measured);
     (void)json_object_del(copy, "parts");
     (void)json_object_del(copy, "is_complete");
+    (void)json_object_del(copy, "place");
+    (void)json_object_del(copy, "place_part");
     if (!is_timed) {
         (void)json_object_del(copy, "speed");
         (void)json_object_del(copy, "speed_skipped");
