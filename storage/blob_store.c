@@ -177,11 +177,12 @@ static bool size_of(const char *path, uint64_t *ret_bytes)
     return true;
 }
 
-/* Under the lock. A blob of another length was damaged from outside; the good bytes take its place. */
+/* Under the lock. A blob of another length was damaged from outside; the good bytes take its place. What was written long
+ * ago (before a long evaluation) counts from now on: the sweep must not take it before its job is committed. */
 static bool place(struct blob_store *store, const char *from, const char *to, uint64_t bytes,
                   bool *ret_existed, struct error *error)
 {
-    bool placed = file_system->rename_noreplace(from, to) == 0;
+    bool placed = file_system->touch(from) == 0 && file_system->rename_noreplace(from, to) == 0;
     if (!placed && errno != EEXIST) {
         return error_set_errno(error, errno, "publishing %s", to);
     }

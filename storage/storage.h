@@ -131,12 +131,12 @@ void storage_get_counts(struct storage *storage, struct storage_counts *ret_coun
  * the newest earlier folder of the job is renamed to the new epoch's name. */
 char *storage_make_work_folder(struct storage *storage, const char *job_id, uint64_t epoch,
                                struct error *error) MUST_USE;
-/* Removed in the background (after cancel, failure, success). */
+/* Removed in the background (after failure and success; a cancelled job's goes by itself). */
 void storage_remove_work_folder(struct storage *storage, const char *job_id);
 
 /* The worker wrote, hashed and synced `files` ([{path, bytes, sha256}]) under work/<job>.<epoch>/out/. I/O pool: verify each
  * hash, rename into blobs/, fsync folders; then one fenced transaction: artifact rows, manifest, SUCCEEDED.
- * Errors: FENCED, CHECKSUM_MISMATCH, STORAGE_FULL, IO. Idempotent: a crash in between leaves only orphans. */
+ * Errors: FENCED, CHECKSUM_MISMATCH (also for a file that is not there), STORAGE_FULL, IO; NOT_FOUND: no such job. Idempotent: a crash in between leaves only orphans. */
 void storage_publish(struct storage *storage, const char *tenant_id, const char *job_id, uint64_t epoch,
                      json_t *files, json_t *result, storage_job_done *done, void *context);
 /* Opens one file of a succeeded job, found in job->files. The descriptor is the caller's. NOT_FOUND. */

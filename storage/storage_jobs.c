@@ -233,8 +233,13 @@ static void destroy(struct command *base)
 static void publish(struct storage *storage, struct command *base)
 {
     struct job_command *command = (struct job_command *)base;
-    if (command->job != NULL && command->effects.changed) {
-        projection_put(storage->projection, command->job, command->previous);
+    if (command->job == NULL || !command->effects.changed) {
+        return;
+    }
+    projection_put(storage->projection, command->job, command->previous);
+    /* A job that was cancelled while it waited for its next attempt has checkpoints and no attempt that would clear up. */
+    if (command->job->state == JOB_STATE_CANCELLED && command->job->epoch > 0) {
+        storage_remove_work_folder(storage, command->job->id);
     }
 }
 

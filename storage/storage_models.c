@@ -303,10 +303,15 @@ static bool assemble(struct assembly *assembly, char *building, const char *fold
         return false;
     }
     OWNED_MEMORY char *models = file_join(assembly->storage->folder, "models");
-    if (file_system->rename_noreplace(building, folder) != 0) {
+    if (file_system->rename_noreplace(building, folder) == 0) {
+        return file_sync_folder(models, error);
+    }
+    if (errno != EEXIST || !file_is_folder(folder)) {
         return error_set_errno(error, errno, "placing %s", folder);
     }
-    return file_sync_folder(models, error);
+    /* Two asked for the same result at once; an id stands for one content, so either copy will do. */
+    storage_remove_later(assembly->storage, memory_copy_text(building));
+    return true;
 }
 
 static char *name_folder(const struct storage *storage, const char *model_id)

@@ -274,10 +274,17 @@ static bool adopt_file(struct storage *storage, const char *out, int out_fd, con
     uint64_t bytes = (uint64_t)json_integer_value(json_object_get(file, "bytes"));
     OWNED_FD int fd = file_open_beneath(out_fd, path, false, error);
     if (fd < 0) {
-        /* Moved by an earlier try of the same publication. */
         uint64_t there = 0;
-        return error->code == ERROR_NOT_FOUND && blob_store_hold(storage->blobs, sha256, &there) &&
-               there == bytes;
+        if (error->code != ERROR_NOT_FOUND) {
+            return false;
+        }
+        if (blob_store_hold(storage->blobs, sha256, &there) && there == bytes) {
+            return true; /* moved by an earlier try of the same publication */
+        }
+        /* Not NOT_FOUND: to the caller that says that the job is gone and that nobody waits for its end. */
+        return error_set_field(error, ERROR_CHECKSUM_MISMATCH, path,
+                               "%s was announced with %llu bytes and was not written", path,
+                               (unsigned long long)bytes);
     }
     bool existed = false;
     OWNED_MEMORY char *from = file_join(out, path);
@@ -311,7 +318,9 @@ static bool adopt_files(const struct publication *publication, const json_t *fil
     OWNED_MEMORY char *out = file_join(work, "out");
     OWNED_FD int out_fd = file_open_folder(out, error);
     if (out_fd < 0) {
-        return false;
+        return error->code == ERROR_NOT_FOUND
+                   ? error_set(error, ERROR_CHECKSUM_MISMATCH, "the attempt announced files and wrote none")
+                   : false;
     }
     size_t index;
     const json_t *file;

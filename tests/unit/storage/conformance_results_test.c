@@ -8,8 +8,10 @@
 #include "base/cleanup.h"
 #include "base/file.h"
 #include "base/hash.h"
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 /* ---- results ------------------------------------------------------------------------------------------- */
@@ -114,6 +116,7 @@ static void a_publication_that_does_not_hold_what_it_says_is_refused(void **stat
 {
     struct fixture *fixture = *state;
     static const char *const hostile[] = {"../escape", "/etc/passwd", "a//b", "", "a/../b", "white space"};
+    struct error error = {0};
     struct job *job = make_running_job(fixture->storage);
     json_t *files = write_result(fixture->storage, job);
     json_t *file = json_array_get(files, 1);
@@ -136,7 +139,12 @@ static void a_publication_that_does_not_hold_what_it_says_is_refused(void **stat
     json_object_set_new(file, "sha256",
                         json_string("1111111111111111111111111111111111111111111111111111111111111111"));
     answer = publish_files(fixture->storage, job->id, job->epoch, files, NULL);
-    EXPECT(answer, NOT_FOUND);
+    EXPECT(answer, CHECKSUM_MISMATCH); /* not NOT_FOUND, which says that the job is gone */
+    OWNED_MEMORY char *work = storage_make_work_folder(fixture->storage, job->id, job->epoch, &error);
+    OWNED_MEMORY char *out = file_join(work, "out");
+    assert_true(file_remove_tree(out, &error));
+    answer = publish_files(fixture->storage, job->id, job->epoch, files, NULL);
+    EXPECT(answer, CHECKSUM_MISMATCH);
     struct answer still = get_job(fixture->storage, TENANT, job->id);
     assert_int_equal(still.job->state, JOB_STATE_RUNNING);
     answer_finish(&still);
@@ -197,6 +205,51 @@ static void a_repeated_publication_finds_what_the_first_one_moved(void **state)
     struct answer done = publish_files(fixture->storage, job->id, job->epoch, files, NULL);
     EXPECT_OK(done);
     expect_artifact(fixture->storage, done.job, "hf/model.safetensors", MODEL_BYTES, sizeof MODEL_BYTES);
+    json_decref(files);
+    answer_finish(&done);
+    job_release(job);
+}
+
+static void a_job_cancelled_between_two_attempts_leaves_no_work_folder(void **state)
+{
+    struct fixture *fixture = *state;
+    struct error error = {0};
+    struct job *job = make_running_job(fixture->storage);
+    OWNED_MEMORY char *work = storage_make_work_folder(fixture->storage, job->id, job->epoch, &error);
+    write_file(work, "checkpoint", "one", 3);
+    const struct job_event events[] = {{.kind = JOB_EVENT_RELEASED, .epoch = job->epoch},
+                                       {.kind = JOB_EVENT_CANCEL}};
+    struct answer released = apply_event(fixture->storage, job->id, &events[0]);
+    assert_int_equal(released.job->state, JOB_STATE_QUEUED);
+    assert_true(file_exists(work)); /* the next attempt goes on from it */
+    struct answer cancelled = apply_event(fixture->storage, job->id, &events[1]);
+    assert_int_equal(cancelled.job->state, JOB_STATE_CANCELLED);
+    assert_false(file_exists(work));
+    answer_finish(&released);
+    answer_finish(&cancelled);
+    job_release(job);
+}
+
+static void a_file_written_long_ago_is_young_once_it_is_published(void **state)
+{
+    struct fixture *fixture = *state;
+    struct error error = {0};
+    struct job *job = make_running_job(fixture->storage);
+    json_t *files = write_result(fixture->storage, job);
+    OWNED_MEMORY char *work = storage_make_work_folder(fixture->storage, job->id, job->epoch, &error);
+    OWNED_MEMORY char *file = file_join(work, "out/plan.json");
+    const struct timespec long_ago[2] = {{.tv_sec = 1000000}, {.tv_sec = 1000000}};
+    assert_int_equal(utimensat(AT_FDCWD, file, long_ago, 0), 0);
+    struct answer done = publish_files(fixture->storage, job->id, job->epoch, files, NULL);
+    EXPECT_OK(done);
+    char sha256[65];
+    char relative[128];
+    struct stat status;
+    sha256_hex_of(PLAN_BYTES, sizeof PLAN_BYTES, sha256);
+    (void)snprintf(relative, sizeof relative, "blobs/%.2s/%s", sha256, sha256);
+    OWNED_MEMORY char *blob = file_join(fixture->folder, relative);
+    assert_int_equal(stat(blob, &status), 0);
+    assert_true(clock_wall_ms(&clock_system) / 1000 - status.st_mtim.tv_sec < 3600);
     json_decref(files);
     answer_finish(&done);
     job_release(job);
@@ -474,6 +527,28 @@ static void models_are_listed_newest_first_in_pages(void **state)
     free(models);
 }
 
+static void a_result_laid_out_twice_is_one_folder(void **state)
+{
+    struct fixture *fixture = *state;
+    char sha256[65];
+    char folder[512];
+    char again[512];
+    bool existed = false;
+    sha256_hex_of("abc", 3, sha256);
+    assert_int_equal(upload(fixture->storage, "abc", 3, sha256, &existed).code, ERROR_NONE);
+    json_t *files = json_pack("[{s:s, s:s}]", "path", "config.json", "sha256", sha256);
+    assert_int_equal(assemble_model(fixture->storage, "job_x", files, folder).code, ERROR_NONE);
+    assert_int_equal(assemble_model(fixture->storage, "job_x", files, again).code, ERROR_NONE);
+    assert_string_equal(folder, again);
+    OWNED_MEMORY char *file = file_join(folder, "config.json");
+    assert_true(file_exists(file));
+    storage_close(fixture->storage); /* waits for what is removed in the background */
+    fixture->storage = NULL;
+    OWNED_MEMORY char *temporaries = file_join(fixture->folder, "tmp");
+    assert_int_equal(rmdir(temporaries), 0); /* empty */
+    json_decref(files);
+}
+
 static void a_refused_model_leaves_no_folder(void **state)
 {
     struct fixture *fixture = *state;
@@ -504,6 +579,8 @@ int main(void)
         CASE(a_link_in_the_output_is_not_followed),
         CASE(a_result_that_comes_after_a_cancel_is_dropped),
         CASE(a_repeated_publication_finds_what_the_first_one_moved),
+        CASE(a_job_cancelled_between_two_attempts_leaves_no_work_folder),
+        CASE(a_file_written_long_ago_is_young_once_it_is_published),
         CASE(the_next_attempt_takes_over_the_work_of_the_newest_before_it),
         CASE(a_start_sweeps_what_no_live_job_and_no_model_owns),
         CASE(an_uploaded_blob_is_found_by_its_hash_and_kept_once),
@@ -513,6 +590,7 @@ int main(void)
         CASE(a_model_is_assembled_from_blobs_and_found_by_id_and_name),
         CASE(a_model_name_is_one_model_and_the_same_content_is_a_replay),
         CASE(models_are_listed_newest_first_in_pages),
+        CASE(a_result_laid_out_twice_is_one_folder),
         CASE(a_refused_model_leaves_no_folder),
     };
     json_start();
