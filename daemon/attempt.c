@@ -19,7 +19,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define CANCEL_GRACE_MS 500 /* then SIGKILL: cancel takes effect within two seconds, whatever the worker does */
+#define CANCEL_GRACE_MS                                                                                      \
+    500 /* then SIGKILL: cancel takes effect within two seconds, whatever the worker does */
 
 /* ---- run ----------------------------------------------------------------------------------------------- */
 
