@@ -217,6 +217,7 @@ uint64_t model_estimate_bytes(const struct inventory *inventory, const struct mo
     uint64_t head = (uint64_t)TILE_ROWS *
                     (2 * config->vocab_size + config->hidden_size); /* a candidate's and the original's */
     uint64_t per_thread = scores > head ? scores : head;
-    return sizeof(float) *
-           (inventory->parameter_count + rows * (config->hidden_size + per_row) + threads * per_thread);
+    uint64_t process = PROCESS_BYTES + threads * BLAS_BYTES;
+    return process + sizeof(float) * (inventory->parameter_count + rows * (config->hidden_size + per_row) +
+                                      threads * per_thread);
 }
