@@ -200,6 +200,7 @@ struct attempt *attempt_start(struct daemon *daemon, struct job *job, size_t slo
     attempt->job = job_acquire(job);
     attempt->slot = slot;
     attempt->epoch = job->epoch;
+    attempt->progress.unit = attempt->unit;
     attempt->progress.ratio = attempt->progress.rate_per_second = attempt->progress.eta_seconds = -1;
     (void)uv_timer_init(&daemon->loop, &attempt->cancel_timer);
     (void)uv_timer_init(&daemon->loop, &attempt->limit_timer);

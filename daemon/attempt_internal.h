@@ -45,7 +45,8 @@ struct attempt {
     unsigned handle_count; /* handles that must be closed before free */
     struct protocol_reader reader;
     int64_t last_heard_ns;
-    struct job_progress progress;
+    struct job_progress progress; /* its unit points at the next field */
+    char unit[24];
     int64_t exit_status;
     int signal_number;
     struct text line; /* of stderr, so far */

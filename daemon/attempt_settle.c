@@ -174,7 +174,6 @@ static void settle_error(struct attempt *attempt)
 static void settle_died(struct attempt *attempt)
 {
     struct error error;
-    const char *stage = attempt->progress.unit != NULL ? attempt->job->stage : NULL;
     if (attempt->kill_reason == KILL_HUNG) {
         error_set(&error, ERROR_WORKER_HUNG, "the worker was silent for %lld ms and was killed",
                   (long long)attempt->daemon->config->lease_ms);
@@ -194,7 +193,7 @@ static void settle_died(struct attempt *attempt)
                 LOG_TEXT("cause", error.message));
     apply(attempt,
           (struct job_event){
-              .kind = JOB_EVENT_WORKER_DIED, .error = &error, .error_stage = stage, .message = error.message},
+              .kind = JOB_EVENT_WORKER_DIED, .error = &error, .message = error.message},
           true);
 }
 

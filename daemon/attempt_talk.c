@@ -41,9 +41,9 @@ static void take_progress(struct attempt *attempt, const json_t *message)
     progress->ratio = number_of(message, "ratio", -1);
     progress->rate_per_second = number_of(message, "rate_per_second", -1);
     progress->eta_seconds = number_of(message, "eta_seconds", -1);
-    progress->unit = text_of(message, "unit");
+    const char *unit = text_of(message, "unit");
+    (void)snprintf(attempt->unit, sizeof attempt->unit, "%s", unit != NULL ? unit : "");
     storage_progress(attempt->daemon->storage, attempt->job->id, attempt->epoch, progress);
-    progress->unit = NULL; /* the message goes */
 }
 
 static void take_frame(struct attempt *attempt, enum protocol_type type, json_t *message)
@@ -52,6 +52,7 @@ static void take_frame(struct attempt *attempt, enum protocol_type type, json_t 
     case PROTOCOL_HEARTBEAT:
         attempt->progress.peak_rss_bytes = count_of(message, "peak_rss_bytes");
         attempt->progress.cpu_seconds = number_of(message, "cpu_seconds", 0);
+        storage_progress(attempt->daemon->storage, attempt->job->id, attempt->epoch, &attempt->progress);
         break;
     case PROTOCOL_STAGE:
         attempt_apply(attempt,

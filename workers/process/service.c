@@ -117,6 +117,36 @@ static void on_message(void *context, const char *level, const char *text, json_
     put_frame(context, message, false);
 }
 
+/* The high-water mark of this program alone: getrusage also counts the process image before exec. */
+static uint64_t peak_rss_bytes(void)
+{
+    char bytes[8192];
+    int fd = open("/proc/self/status", O_RDONLY | O_CLOEXEC);
+    if (fd < 0) {
+        return 0;
+    }
+    ssize_t count = read(fd, bytes, sizeof bytes - 1);
+    (void)close(fd);
+    bytes[count > 0 ? count : 0] = '\0';
+    const char *line = strstr(bytes, "VmHWM:");
+    return line == NULL ? 0 : strtoull(line + strlen("VmHWM:"), NULL, 10) * 1024;
+}
+
+static double cpu_seconds(void)
+{
+    struct timespec time;
+    (void)clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
+    return (double)time.tv_sec + (double)time.tv_nsec * 1e-9;
+}
+
+static void put_usage(struct service *service)
+{
+    json_t *message = protocol_message(PROTOCOL_HEARTBEAT);
+    json_put_i64(message, "peak_rss_bytes", (int64_t)peak_rss_bytes());
+    json_put_double(message, "cpu_seconds", cpu_seconds());
+    put_frame(service, message, true);
+}
+
 /* What another try may cure. A full disk, a bad model, a missing file it will not. */
 static bool is_retryable(enum error_code code)
 {
@@ -128,6 +158,7 @@ static void finish(struct service *service, json_t *message, int exit_status)
     pthread_mutex_lock(&service->lock);
     service->exit_status = exit_status;
     pthread_mutex_unlock(&service->lock);
+    put_usage(service); /* what it took in the end */
     put_frame(service, message, false);
     pthread_mutex_lock(&service->lock);
     service->is_finished = true;
@@ -247,28 +278,6 @@ static void start_job(struct service *service, json_t *order)
 
 /* ---- the main thread ----------------------------------------------------------------------------------- */
 
-/* The high-water mark of this program alone: getrusage also counts the process image before exec. */
-static uint64_t peak_rss_bytes(void)
-{
-    char bytes[8192];
-    int fd = open("/proc/self/status", O_RDONLY | O_CLOEXEC);
-    if (fd < 0) {
-        return 0;
-    }
-    ssize_t count = read(fd, bytes, sizeof bytes - 1);
-    (void)close(fd);
-    bytes[count > 0 ? count : 0] = '\0';
-    const char *line = strstr(bytes, "VmHWM:");
-    return line == NULL ? 0 : strtoull(line + strlen("VmHWM:"), NULL, 10) * 1024;
-}
-
-static double cpu_seconds(void)
-{
-    struct timespec time;
-    (void)clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
-    return (double)time.tv_sec + (double)time.tv_nsec * 1e-9;
-}
-
 static void heartbeat(struct service *service, int64_t now_ms)
 {
     if (!service->is_started || now_ms < service->next_heartbeat_ms) {
@@ -286,10 +295,7 @@ static void heartbeat(struct service *service, int64_t now_ms)
     if (now_ms - service->last_moved_ms > STALL_MS) {
         return;
     }
-    json_t *message = protocol_message(PROTOCOL_HEARTBEAT);
-    json_put_i64(message, "peak_rss_bytes", (int64_t)peak_rss_bytes());
-    json_put_double(message, "cpu_seconds", cpu);
-    put_frame(service, message, true);
+    put_usage(service);
 }
 
 /* Returns false once everything is said. */
