@@ -228,6 +228,13 @@ void projection_destroy(struct projection *projection)
     free(projection);
 }
 
+static void take_usage(const struct job_progress *report, struct job *job)
+{
+    job->peak_rss_bytes =
+        report->peak_rss_bytes > job->peak_rss_bytes ? report->peak_rss_bytes : job->peak_rss_bytes;
+    job->cpu_seconds = report->cpu_seconds;
+}
+
 void projection_put(struct projection *projection, struct job *job, const struct job *previous)
 {
     struct job *replaced = NULL;
@@ -252,6 +259,9 @@ void projection_put(struct projection *projection, struct job *job, const struct
     }
     projection->by_state[job->state]++;
     if (!is_held(job, entry->report_epoch)) {
+        if (entry->by_report.before != NULL && entry->report_epoch == job->epoch) {
+            take_usage(&entry->report, job); /* its last word about memory and time; nobody else holds the job yet */
+        }
         link_remove(&entry->by_report); /* a report of an attempt that has ended */
     }
     place_by_finish(projection, entry);
@@ -414,9 +424,7 @@ static struct job *make_snapshot(const struct entry *entry)
     next->progress_rate_per_second = report->rate_per_second;
     next->progress_eta_seconds = report->eta_seconds;
     memcpy(next->progress_unit, entry->report_unit, sizeof next->progress_unit);
-    next->peak_rss_bytes =
-        report->peak_rss_bytes > next->peak_rss_bytes ? report->peak_rss_bytes : next->peak_rss_bytes;
-    next->cpu_seconds = report->cpu_seconds;
+    take_usage(report, next);
     return next;
 }
 

@@ -17,7 +17,7 @@ MODEL = os.path.join(ROOT, "tests", "skills", "model")
 def spec(prefix="file://"):
     return {"type": "pruning", "model": prefix + MODEL, "target": {"sublayers_removed": 3},
             "method": {"type": "finercut", "finercut": {}},
-            "calibration": {"source": prefix + "%s/calibration.txt" % DATA, "num_samples": 8, "window_tokens": 128}}
+            "calibration": {"source": prefix + "%s/calibration.txt" % DATA, "num_samples": 32, "window_tokens": 128}}
 
 
 def undisturbed(folder, *flags):
@@ -35,7 +35,7 @@ def wait_for_search(daemon, job_id):
         job = daemon.job(job_id)
         if job["stage"] == "search" and job["progress"]["step"] > 2:
             return
-        assert job["status"] in ("validating", "queued", "running"), job
+        assert job["status"] in ("validating", "queued", "running"), job["status"]
         time.sleep(0.005)
     raise AssertionError("the search never began")
 
@@ -49,7 +49,7 @@ def a_drain_in_the_middle_continues_to_the_same_bytes(folder):
     print("# drained in %.0f ms" % (1000 * (time.monotonic() - started)))
     daemon.start()
     job = daemon.wait(job_id, seconds=300)
-    assert job["status"] == "succeeded" and job["crash_count"] == 0, job
+    assert job["status"] == "succeeded" and job["crash_count"] == 0, job["error"]
     stages = [event["message"] for event in daemon.events(job_id)]
     assert any("released" in message for message in stages), stages
     assert job["usage"]["peak_rss_bytes"] > 10 << 20 and job["usage"]["cpu_seconds"] > 0.1, job["usage"]
