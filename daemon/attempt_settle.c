@@ -192,9 +192,7 @@ static void settle_died(struct attempt *attempt)
     log_warning("worker died", LOG_TEXT("job_id", attempt->job->id), LOG_I64("epoch", attempt->epoch),
                 LOG_TEXT("cause", error.message));
     apply(attempt,
-          (struct job_event){
-              .kind = JOB_EVENT_WORKER_DIED, .error = &error, .message = error.message},
-          true);
+          (struct job_event){.kind = JOB_EVENT_WORKER_DIED, .error = &error, .message = error.message}, true);
 }
 
 static void settle_faults(struct attempt *attempt)

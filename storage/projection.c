@@ -260,7 +260,8 @@ void projection_put(struct projection *projection, struct job *job, const struct
     projection->by_state[job->state]++;
     if (!is_held(job, entry->report_epoch)) {
         if (entry->by_report.before != NULL && entry->report_epoch == job->epoch) {
-            take_usage(&entry->report, job); /* its last word about memory and time; nobody else holds the job yet */
+            take_usage(&entry->report,
+                       job); /* its last word about memory and time; nobody else holds the job yet */
         }
         link_remove(&entry->by_report); /* a report of an attempt that has ended */
     }
