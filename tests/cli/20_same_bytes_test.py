@@ -64,11 +64,11 @@ def killed_and_resumed_gives_the_same_bytes(folder):
     source = random.Random(3)
     for index, number in enumerate((signal.SIGKILL, signal.SIGKILL, signal.SIGINT)):
         out = os.path.join(folder, "cut%d" % index)
-        stops = 0
+        stops, errors = 0, b""
         for attempt in range(60):
             process = run(spec, out, *(["--resume"] if attempt else []), wait=False)
             try:
-                process.communicate(timeout=source.uniform(0.05, 1.1) * seconds if stops < 4 else 300)
+                _, errors = process.communicate(timeout=source.uniform(0.05, 1.1) * seconds if stops < 6 else 300)
             except Exception:
                 stop(process, number)
                 process.communicate()
@@ -76,7 +76,7 @@ def killed_and_resumed_gives_the_same_bytes(folder):
                 assert process.returncode in (-signal.SIGKILL, 3, 0), process.returncode
             if process.returncode == 0:
                 break
-        assert process.returncode == 0 and sums(out) == expected, (stops, process.returncode)
+        assert process.returncode == 0 and sums(out) == expected, (stops, process.returncode, errors.decode())
 
 
 def a_work_folder_of_another_request_is_refused(folder):

@@ -19,8 +19,9 @@
 #include <string.h>
 #include <unistd.h>
 
-#define SPEC_LIMIT (1u << 20)
-#define WORK_NAME  ".work"
+#define SPEC_LIMIT  (1u << 20)
+#define WORK_NAME   ".work"
+#define MOVING_NAME "moving" /* in .work: the results are on their way up */
 
 struct options {
     const char *spec, *out;
@@ -112,18 +113,21 @@ static bool refuse_other_entries(const char *relative, const struct stat *status
                                  struct error *error)
 {
     (void)status;
-    size_t length = strlen(WORK_NAME);
-    if (strncmp(relative, WORK_NAME, length) == 0 && (relative[length] == '\0' || relative[length] == '/')) {
+    if (text_starts_with(relative, WORK_NAME)) {
         return true;
     }
     return error_set(error, ERROR_CONFLICT, "%s is not empty (it holds %.100s); name a new folder",
                      (const char *)context, relative);
 }
 
+/* A run that was killed while its files moved up has files beside .work, and says so by a marker inside it. */
 static bool open_folders(const struct options *options, const char *work, struct error *error)
 {
     char *out = (char *)(uintptr_t)options->out;
-    if (!file_make_folders(out, 0777, error) || !file_walk(out, refuse_other_entries, out, error)) {
+    OWNED_MEMORY char *marker = file_join(work, MOVING_NAME);
+    bool was_moving = options->is_resume && file_exists(marker);
+    if (!file_make_folders(out, 0777, error) ||
+        (!was_moving && !file_walk(out, refuse_other_entries, out, error))) {
         return false;
     }
     if (!options->is_resume && !file_remove_tree(work, error)) {
@@ -132,10 +136,22 @@ static bool open_folders(const struct options *options, const char *work, struct
     return file_make_folders(work, 0777, error);
 }
 
+/* A run that was killed after its files had moved is done: its sums are there and .work is not. */
+static bool is_finished(const struct options *options, const char *work)
+{
+    OWNED_MEMORY char *sums = file_join(options->out, "SHA256SUMS");
+    return options->is_resume && file_exists(sums) && !file_is_folder(work);
+}
+
 /* Moves the finished files of out/ (whole folders at the top level) up beside .work. */
 static bool move_results(const char *work, const char *out, const json_t *files, struct error *error)
 {
     OWNED_MEMORY char *from = file_join(work, "out");
+    OWNED_MEMORY char *marker = file_join(work, MOVING_NAME);
+    OWNED_MEMORY char *trash = file_join(out, WORK_NAME ".old");
+    if (!file_save(marker, "", 0, 0666, error)) {
+        return false;
+    }
     for (size_t i = 0; i < json_array_size(files); i++) {
         const char *path = json_string_value(json_object_get(json_array_get(files, i), "path"));
         if (path == NULL) {
@@ -150,7 +166,13 @@ static bool move_results(const char *work, const char *out, const json_t *files,
             return error_set_errno(error, errno, "moving %.200s to %.200s", source, target);
         }
     }
-    return file_sync_folder(out, error) && file_remove_tree(work, error);
+    if (!file_sync_folder(out, error) || !file_remove_tree(trash, error)) {
+        return false;
+    }
+    if (file_system->rename(work, trash) != 0) { /* at once, so that a kill leaves all of it or nothing */
+        return error_set_errno(error, errno, "moving %.200s away", work);
+    }
+    return file_remove_tree(trash, error);
 }
 
 /* ---- the run ------------------------------------------------------------------------------------------- */
@@ -243,6 +265,12 @@ int foreground_main(int argc, char **argv)
         return print_faults(&faults);
     }
     job.inventory = inventory;
+    if (is_finished(&options, work)) {
+        OWNED_MEMORY char *trash = file_join(options.out, WORK_NAME ".old");
+        (void)!file_remove_tree(trash, NULL);
+        (void)fprintf(stderr, "pruned run: %s was finished before\n", options.out);
+        return 0;
+    }
     if (!open_folders(&options, work, &error)) {
         return print_error(&error);
     }
