@@ -7,6 +7,10 @@
 #include "workers/model/architecture.h"
 #include <string.h>
 
+/* Measured: a worker that has done nothing yet, and what OpenBLAS packs into per thread. */
+#define PROCESS_BYTES ((uint64_t)16 << 20)
+#define BLAS_BYTES    ((uint64_t)8 << 20)
+
 /* ---- work
  * ------------------------------------------------------------------------------------------------------- */
 
