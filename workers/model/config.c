@@ -187,8 +187,7 @@ static bool read_number(struct parser *parser, const json_t *object, const char 
     return false;
 }
 
-/* ---- rotary position embedding
- * ------------------------------------------------------------------------------------ */
+/* ---- rotary position embedding --------------------------------------------------------------- */
 
 static void read_llama3(struct parser *parser, const json_t *object, struct rope_scaling *scaling)
 {
@@ -252,8 +251,7 @@ static void read_rope(struct parser *parser)
     }
 }
 
-/* ---- tokens, layers
- * ------------------------------------------------------------------------------------------------- */
+/* ---- tokens, layers -------------------------------------------------------------------------- */
 
 static void read_eos(struct parser *parser)
 {
@@ -333,8 +331,7 @@ static void read_layers(struct parser *parser, const struct architecture *row)
     }
 }
 
-/* ---- what we cannot do
- * ------------------------------------------------------------------------------------------------- */
+/* ---- what we cannot do ----------------------------------------------------------------------- */
 
 static bool is_listed(const char *key, const char *const *list, size_t count)
 {

@@ -58,8 +58,7 @@ static double scale_of(const struct model *model, enum head_metric metric, const
     return head_scan_logsumexp(&scan);
 }
 
-/* ---- the original
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- the original ---------------------------------------------------------------------------- */
 
 struct reference_run {
     struct model *model;

@@ -1,8 +1,9 @@
 /*
  * workers/model/forward.c: embedding and sublayers.
  *
- *   attention   x = rmsnorm(h) | q k v = x W_in^T, turned by position | per head softmax(q k^T / sqrt(size))
- * v, causal | h += . W_o^T ffn         x = rmsnorm(h) | gate up = x W_in^T | h += (silu(gate) * up) W_down^T
+ *   attention   x = rmsnorm(h), q k v = x W_in^T, q and k turned by position
+ *               per head: softmax(q k^T / sqrt(head_size)) v, causal; h += mixed heads W_o^T
+ *   ffn         x = rmsnorm(h), gate up = x W_in^T, h += (silu(gate) * up) W_down^T
  *
  * Both are written over a span of tiles (see model_internal.h). Scratch of a span, in floats per row: normed
  * and result [hidden_size], projections [in_rows], and for attention the mixed heads [out_columns].
@@ -32,8 +33,7 @@ bool model_embed(struct model *model, const struct token_batch *batch, struct hi
     return rope_extend(&model->rope, longest, error);
 }
 
-/* ---- a sublayer over a span
- * --------------------------------------------------------------------------------------- */
+/* ---- a sublayer over a span ------------------------------------------------------------------ */
 
 struct pass {
     const struct model *model;
@@ -221,8 +221,7 @@ bool run_span(const struct exec *exec, size_t index, const struct span *span, fl
     return is_done;
 }
 
-/* ---- a sublayer over a batch
- * --------------------------------------------------------------------------------------- */
+/* ---- a sublayer over a batch ----------------------------------------------------------------- */
 
 /* Spans that are handed out whole: sequences for attention, tiles for the FFN. */
 struct handout {

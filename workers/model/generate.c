@@ -43,9 +43,7 @@ struct group {
     uint64_t token_sublayers, token_heads;
 };
 
-/* ---- rows
- * ------------------------------------------------------------------------------------------------------------
- */
+/* ---- rows ----------------------------------------------------------------------------------- */
 
 struct row_matmul_run {
     const struct backend *backend;
@@ -235,9 +233,7 @@ static bool step(struct group *group, struct error *error)
     return step_head(group, error);
 }
 
-/* ---- prompts
- * ------------------------------------------------------------------------------------------------------------
- */
+/* ---- prompts -------------------------------------------------------------------------------- */
 
 /* Leaves the last token's state in row `index` of the group. */
 static bool run_prompt(struct group *group, size_t index, struct error *error)
@@ -279,9 +275,7 @@ static bool run_prompt(struct group *group, size_t index, struct error *error)
     return true;
 }
 
-/* ---- groups
- * ---------------------------------------------------------------------------------------------------------------
- */
+/* ---- groups --------------------------------------------------------------------------------- */
 
 static size_t cache_width(const struct model *model, size_t sublayer)
 {

@@ -39,8 +39,7 @@ void logits_tile(const struct model *model, const float *normed, size_t rows, fl
     }
 }
 
-/* ---- logits
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- logits ---------------------------------------------------------------------------------- */
 
 struct logits_run {
     struct model *model;
@@ -103,8 +102,7 @@ bool model_logits(struct model *model, const struct hidden *hidden, size_t seque
            pool_run(model->pool, tile_count * run.segment_count, logits_task, &run, model->cancel, error);
 }
 
-/* ---- negative log-likelihood
- * ---------------------------------------------------------------------------------------- */
+/* ---- negative log-likelihood ----------------------------------------------------------------- */
 
 struct nll_run {
     struct model *model;

@@ -22,8 +22,7 @@
 #define FILES_MAX          (ST_SHARDS_MAX + 64)
 static const char index_name[] = "model.safetensors.index.json";
 
-/* ---- files
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- files ----------------------------------------------------------------------------------- */
 
 static bool belongs(const char *name)
 {
@@ -152,8 +151,7 @@ bool inventory_hash_file(int fd, const struct inventory_file *file, const struct
     return true;
 }
 
-/* ---- tensors
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- tensors --------------------------------------------------------------------------------- */
 
 struct inspection {
     struct inventory *inventory;
@@ -268,8 +266,7 @@ static bool collect_tensors(struct inspection *inspection)
     return is_sound && (inspection->index.entry_count == 0 || check_index(inspection));
 }
 
-/* ---- agreement
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- agreement ------------------------------------------------------------------------------- */
 
 static void format_shape(const uint64_t *shape, size_t rank, char *to, size_t size)
 {

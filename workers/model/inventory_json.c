@@ -45,8 +45,7 @@ const struct inventory_tensor *inventory_find(const struct inventory *inventory,
     return NULL;
 }
 
-/* ---- to JSON
- * ----------------------------------------------------------------------------------------------------- */
+/* ---- to JSON --------------------------------------------------------------------------------- */
 
 static json_t *format_tensor(const struct inventory_tensor *tensor)
 {
@@ -80,8 +79,7 @@ json_t *inventory_format(const struct inventory *inventory)
     return json;
 }
 
-/* ---- and back
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- and back -------------------------------------------------------------------------------- */
 
 static bool refuse(struct error *error, const char *what, size_t index)
 {
@@ -218,8 +216,7 @@ struct inventory *inventory_parse(const json_t *json, struct error *error)
     return TAKE(inventory);
 }
 
-/* ---- is it still the same?
- * ---------------------------------------------------------------------------------------------- */
+/* ---- is it still the same? ------------------------------------------------------------------- */
 
 static bool verify_file(int folder_fd, const struct inventory_file *file, struct error *error)
 {

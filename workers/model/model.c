@@ -11,8 +11,7 @@
 #define PROCESS_BYTES ((uint64_t)16 << 20)
 #define BLAS_BYTES    ((uint64_t)8 << 20)
 
-/* ---- work
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- work ------------------------------------------------------------------------------------ */
 
 bool exec_run(const struct exec *exec, size_t count, void (*task)(void *context, size_t index, size_t thread),
               void *context, struct error *error)
@@ -87,9 +86,7 @@ bool tile_matmul_run(const struct exec *exec, const struct tile_matmul *job, str
     return exec_run(exec, job->tile_count * context.panel_count, matmul_task, &context, error);
 }
 
-/* ---- the model
- * ---------------------------------------------------------------------------------------------------------
- */
+/* ---- the model ------------------------------------------------------------------------------ */
 
 static bool is_zero(const float *values, size_t count)
 {

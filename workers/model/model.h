@@ -95,8 +95,7 @@ bool model_run_sublayer(struct model *model, size_t index, struct hidden *hidden
 bool model_run_from(struct model *model, size_t first, const bool *removed, struct hidden *hidden,
                     struct error *error) MUST_USE;
 
-/* ---- the head: never materialises [tokens, vocab] beyond a tile
- * ------------------------------------------------ */
+/* ---- the head: never materialises [tokens, vocab] beyond a tile ------------------------------ */
 
 /* Logits of `count` tokens of one sequence from `first`: ret_logits [count, vocab_size]. For dumps and tests.
  */
@@ -139,8 +138,7 @@ bool head_distance(struct model *model, const struct head_reference *reference, 
                    struct error *error) MUST_USE;
 double head_distance_total(const struct head_reference *reference, const double *terms);
 
-/* ---- generation
- * ------------------------------------------------------------------------------------------------ */
+/* ---- generation ------------------------------------------------------------------------------ */
 
 struct generation {
     const int32_t *prompt; /* [prompt_count], at least 1 */

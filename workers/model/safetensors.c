@@ -45,8 +45,7 @@ bool st_dtype_to_dtype(enum st_dtype from, enum dtype *ret_dtype)
     return false;
 }
 
-/* ---- the cursor
- * ----------------------------------------------------------------------------------------------- */
+/* ---- the cursor ------------------------------------------------------------------------------ */
 
 struct scanner {
     const char *start, *at, *end;
@@ -245,8 +244,7 @@ static bool scan_string(struct scanner *scanner, char *buffer, size_t limit, boo
     return true;
 }
 
-/* ---- the header
- * ------------------------------------------------------------------------------------------------- */
+/* ---- the header ------------------------------------------------------------------------------ */
 
 static bool scan_metadata(struct scanner *scanner)
 {
@@ -542,8 +540,7 @@ bool st_header_read(int fd, const char *name, struct arena *arena, struct st_hea
     return true;
 }
 
-/* ---- the shard index
- * -------------------------------------------------------------------------------------------- */
+/* ---- the shard index ------------------------------------------------------------------------- */
 
 static bool shard_name_is_safe(const char *name)
 {

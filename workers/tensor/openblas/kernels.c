@@ -202,8 +202,7 @@ static inline vf vlog1p(vf y)
     return n * LN2_HIGH + (log_m + (n * LN2_LOW + lost));
 }
 
-/* ---- matmul of few rows
- * ------------------------------------------------------------------------------------- */
+/* ---- matmul of few rows ---------------------------------------------------------------------- */
 
 #define BLOCK_COLUMNS 4
 
@@ -407,8 +406,7 @@ static float softmax(size_t count, float *scores, float factor)
     return sum_lanes(sum);
 }
 
-/* ---- decoding
- * ----------------------------------------------------------------------------------------------- */
+/* ---- decoding -------------------------------------------------------------------------------- */
 
 static void mix_values(const struct attention_row *job, size_t head, float sum)
 {
@@ -450,8 +448,7 @@ static void attention_row(const struct attention_row *job)
     }
 }
 
-/* ---- head
- * --------------------------------------------------------------------------------------------------- */
+/* ---- head ------------------------------------------------------------------------------------ */
 
 static size_t first_index_of(size_t count, const float *x, float value)
 {
