@@ -2,27 +2,24 @@
 #include "daemon/mailbox.h"
 #include <stddef.h>
 
-static void deliver_all(struct mailbox *mailbox)
+/* What waits now, and no more: a letter that a delivery posts wakes the loop again (its send comes after ours was taken), so
+ * letters that answer letters cannot keep the loop from its sockets and children. */
+static void deliver_waiting(struct mailbox *mailbox)
 {
-    for (;;) {
-        pthread_mutex_lock(&mailbox->lock);
-        struct letter *letter = mailbox->first;
-        mailbox->first = mailbox->last = NULL;
-        pthread_mutex_unlock(&mailbox->lock);
-        if (letter == NULL) {
-            return;
-        }
-        while (letter != NULL) {
-            struct letter *next = letter->next; /* deliver frees its letter */
-            letter->deliver(letter);
-            letter = next;
-        }
+    pthread_mutex_lock(&mailbox->lock);
+    struct letter *letter = mailbox->first;
+    mailbox->first = mailbox->last = NULL;
+    pthread_mutex_unlock(&mailbox->lock);
+    while (letter != NULL) {
+        struct letter *next = letter->next; /* deliver frees its letter */
+        letter->deliver(letter);
+        letter = next;
     }
 }
 
 static void on_async(uv_async_t *async)
 {
-    deliver_all(async->data);
+    deliver_waiting(async->data);
 }
 
 bool mailbox_open(struct mailbox *mailbox, uv_loop_t *loop, struct error *error)
@@ -59,10 +56,10 @@ bool mailbox_post(struct mailbox *mailbox, struct letter *letter)
 
 void mailbox_close(struct mailbox *mailbox)
 {
-    deliver_all(mailbox);
+    deliver_waiting(mailbox);
     pthread_mutex_lock(&mailbox->lock);
     mailbox->is_closed = true;
     pthread_mutex_unlock(&mailbox->lock);
-    deliver_all(mailbox); /* what slipped in between */
+    deliver_waiting(mailbox); /* what slipped in between */
     uv_close((uv_handle_t *)&mailbox->async, NULL);
 }

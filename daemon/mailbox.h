@@ -1,7 +1,7 @@
 /*
  * daemon/mailbox.h: letters from any thread to the loop. uv_async_send is the only libuv call that other
- * threads may make, and it coalesces: so letters wait in a list and each wake-up empties it, in order of
- * arrival.
+ * threads may make, and it coalesces: so letters wait in a list and each wake-up delivers what it finds
+ * there, in order of arrival.
  */
 #ifndef DAEMON_MAILBOX_H
 #define DAEMON_MAILBOX_H

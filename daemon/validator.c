@@ -27,7 +27,7 @@ struct validation { /* one job */
     struct daemon *daemon;
     struct job *job; /* acquired */
     size_t place;    /* in validator.active */
-    bool is_refused; /* storage did not take the outcome */
+    bool is_refused; /* storage did not take the outcome, or there is none yet */
 };
 
 static void validation_end(struct validation *validation)
@@ -90,7 +90,9 @@ static void on_plan(void *context, const json_t *answer, const struct error_list
 {
     struct validation *validation = context;
     if (answer == NULL) {
-        if (faults->items[0].code == ERROR_UNAVAILABLE) { /* stopping: the job stays as it is */
+        if (faults->items[0].code ==
+            ERROR_UNAVAILABLE) { /* stopping, or too many wait: the job stays as it is */
+            validation->is_refused = true;
             validation_end(validation);
         } else {
             reject(validation, faults);
