@@ -18,7 +18,8 @@ struct oneshot {
     struct oneshot_pool *pool;
     struct oneshot *next;
     const char *mode; /* static */
-    char *request;    /* owned; NULL: nothing to say */
+    uint64_t timeout_ms;
+    char *request; /* owned; NULL: nothing to say */
     oneshot_done *done;
     void *context;
     uv_process_t process;
@@ -88,7 +89,10 @@ static void answer_died(const struct oneshot *oneshot)
 static void answer(const struct oneshot *oneshot)
 {
     if (oneshot->broken == ERROR_TIME_LIMIT) {
-        answer_fault(oneshot, ERROR_TIME_LIMIT, "looking at the inputs took longer than 60 seconds");
+        FINISHED(text) message = {0};
+        text_append_format(&message, "looking at the inputs took longer than %llu seconds",
+                           (unsigned long long)oneshot->timeout_ms / 1000);
+        answer_fault(oneshot, ERROR_TIME_LIMIT, message.bytes);
         return;
     }
     if (oneshot->broken == ERROR_TOO_LARGE) {
@@ -263,7 +267,7 @@ static void start(struct oneshot *oneshot)
         return;
     }
     oneshot->open_count = 3;
-    (void)uv_timer_start(&oneshot->timer, on_timeout, ONESHOT_TIMEOUT_MS, 0);
+    (void)uv_timer_start(&oneshot->timer, on_timeout, oneshot->timeout_ms, 0);
     (void)uv_read_start((uv_stream_t *)&oneshot->output, on_allocate, on_output);
     (void)uv_read_start((uv_stream_t *)&oneshot->errors, on_allocate, on_errors);
     oneshot->write.data = oneshot;
@@ -288,12 +292,13 @@ static void start_next(struct oneshot_pool *pool)
     }
 }
 
-void oneshot_ask(struct oneshot_pool *pool, const char *mode, const json_t *request, oneshot_done *done,
-                 void *context)
+void oneshot_ask(struct oneshot_pool *pool, const char *mode, const json_t *request, uint64_t timeout_ms,
+                 oneshot_done *done, void *context)
 {
     struct oneshot *oneshot = memory_create(1, sizeof *oneshot);
     oneshot->pool = pool;
     oneshot->mode = mode;
+    oneshot->timeout_ms = timeout_ms;
     oneshot->done = done;
     oneshot->context = context;
     if (pool->is_closed || pool->waiting_count >= ONESHOT_QUEUE_LIMIT) {

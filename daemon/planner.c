@@ -68,7 +68,9 @@ static void on_answer(void *context, json_t *answer, const struct error_list *fa
 
 static void ask(struct question *question)
 {
-    oneshot_ask(&question->daemon->oneshots, question->mode, question->request, on_answer, question);
+    const json_t *inventory = json_object_get(json_object_get(question->request, "model"), "inventory");
+    oneshot_ask(&question->daemon->oneshots, question->mode, question->request,
+                json_is_object(inventory) ? ONESHOT_TIMEOUT_MS : ONESHOT_READING_MS, on_answer, question);
 }
 
 static void deliver_folder(struct letter *letter)

@@ -204,7 +204,7 @@ static void on_described(void *context, json_t *answer, const struct error_list 
 static bool read_catalogue(struct daemon *daemon, struct error *error)
 {
     struct description description = {0};
-    oneshot_ask(&daemon->oneshots, "--describe", NULL, on_described, &description);
+    oneshot_ask(&daemon->oneshots, "--describe", NULL, ONESHOT_TIMEOUT_MS, on_described, &description);
     while (!description.is_answered) {
         (void)uv_run(&daemon->loop, UV_RUN_ONCE);
     }

@@ -234,6 +234,24 @@ def a_drain_does_not_wait_for_ever_and_a_second_signal_not_at_all(folder):
     assert daemon.stop() == 0
 
 
+def an_earlier_result_is_a_model(folder):
+    daemon, model = service(folder)
+    try:
+        first = daemon.wait(daemon.submit(spec(model))["id"])
+        for _ in range(2):  # laid out as a folder once, found again the second time
+            body = spec(model)
+            body["model"] = "job:" + first["id"]
+            job = daemon.wait(daemon.submit(body)["id"])
+            assert job["status"] == "succeeded", job["error"]
+        try:
+            daemon.submit(dict(spec(model), model="job:job_00000000000000000000000000"))
+            raise AssertionError("a job of nothing was taken")
+        except Refused as refused:
+            assert refused.status == 422, refused
+    finally:
+        assert daemon.stop() == 0
+
+
 def workers_die_with_the_daemon(folder):
     daemon, model = service(folder)
     job_id = daemon.submit(spec(model, steps=1000, step_ms=100))["id"]
@@ -274,5 +292,6 @@ if __name__ == "__main__":
         memory_reservations_keep_jobs_apart,
         a_drain_releases_jobs_and_a_restart_continues_them,
         a_drain_does_not_wait_for_ever_and_a_second_signal_not_at_all,
+        an_earlier_result_is_a_model,
         workers_die_with_the_daemon,
     ])
