@@ -19,8 +19,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define CANCEL_GRACE_MS                                                                                      \
-    500 /* then SIGKILL: cancel takes effect within two seconds, whatever the worker does */
+#define ORPHAN_TICK_MS     1000
+#define ORPHAN_TICKS_LIMIT 3 /* then a pipe that outlives the process is somebody else's, and is closed */
+/* A worker that is to stop has this long, then SIGKILL: cancel takes effect within two seconds, whatever it does. */
+#define CANCEL_GRACE_MS    500
 
 /* ---- run ----------------------------------------------------------------------------------------------- */
 
@@ -30,12 +32,25 @@ static uint64_t count_of(const json_t *message, const char *name)
     return value > 0 ? (uint64_t)value : 0;
 }
 
+/* Whoever holds the pipes now was started by the worker. With some looks in between, what the worker itself said is read. */
+static void on_orphan(uv_timer_t *timer)
+{
+    struct attempt *attempt = timer->data;
+    attempt->orphan_ticks += !attempt->is_paused;
+    if (attempt->orphan_ticks >= ORPHAN_TICKS_LIMIT) {
+        log_warning("a dead worker's pipe is still open elsewhere; closing it",
+                    LOG_TEXT("job_id", attempt->job->id), LOG_I64("epoch", attempt->epoch));
+        attempt_stop_listening(attempt);
+    }
+}
+
 static void on_exit_status(uv_process_t *process, int64_t exit_status, int signal_number)
 {
     struct attempt *attempt = process->data;
     attempt->exit_status = exit_status;
     attempt->signal_number = signal_number;
     attempt->is_process_started = false;
+    (void)uv_timer_start(&attempt->cancel_timer, on_orphan, ORPHAN_TICK_MS, ORPHAN_TICK_MS);
     attempt_part_ended(attempt);
 }
 
@@ -237,7 +252,7 @@ static void on_cancel_grace(uv_timer_t *timer)
 
 static void ask_to_stop(struct attempt *attempt)
 {
-    if (attempt->phase == PHASE_RUN) {
+    if (attempt->phase == PHASE_RUN && attempt->is_process_started) {
         attempt_hurry(attempt);
         attempt_send_word(attempt, PROTOCOL_CANCEL);
         (void)uv_timer_start(&attempt->cancel_timer, on_cancel_grace, CANCEL_GRACE_MS, 0);
@@ -285,10 +300,12 @@ void attempt_kill_for_drain(struct attempt *attempt)
 
 void attempt_tick(struct attempt *attempt, int64_t now_ns, int64_t late_ns)
 {
-    if (attempt->phase != PHASE_RUN || attempt->kill_reason != KILL_NONE) {
+    if (attempt->phase != PHASE_RUN || !attempt->is_process_started || attempt->kill_reason != KILL_NONE) {
         return;
     }
-    if (late_ns > 0) {
+    if (attempt->is_paused) {
+        attempt->last_heard_ns = now_ns; /* it is we who do not listen */
+    } else if (late_ns > 0) {
         attempt->last_heard_ns += late_ns; /* what it said meanwhile still waits in the socket */
     }
     if (now_ns - attempt->last_heard_ns > attempt->daemon->config->lease_ms * 1000000) {

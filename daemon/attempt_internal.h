@@ -41,8 +41,12 @@ struct attempt {
     uv_pipe_t socket, errors;
     uv_timer_t cancel_timer, limit_timer, retry_timer;
     bool has_handles, is_process_started;
-    unsigned open_count;   /* process, socket, errors: what has not ended yet */
-    unsigned handle_count; /* handles that must be closed before free */
+    bool is_socket_open, is_errors_open; /* we still read them */
+    bool is_paused;                      /* the socket is not read while too many events wait for storage */
+    unsigned open_count;                 /* process, socket, errors: what has not ended yet */
+    unsigned orphan_ticks;               /* looks at pipes that outlive the process */
+    size_t logged_count;                 /* frames that each became a row of the event log */
+    unsigned handle_count;               /* handles that must be closed before free */
     struct protocol_reader reader;
     int64_t last_heard_ns;
     struct job_progress progress; /* its unit points at the next field */
@@ -69,8 +73,11 @@ void attempt_hurry(const struct attempt *attempt); /* the worker is to end soon 
 void attempt_check_ended(struct attempt *attempt);
 
 /* attempt_talk.c */
-void attempt_listen(struct attempt *attempt);     /* starts reading both pipes */
-void attempt_part_ended(struct attempt *attempt); /* the process, or one of the pipes */
+void attempt_listen(struct attempt *attempt); /* starts reading both pipes */
+void attempt_listen_again(
+    struct attempt *attempt); /* after a pause, once few enough events are outstanding */
+void attempt_stop_listening(struct attempt *attempt); /* what is still open counts as ended */
+void attempt_part_ended(struct attempt *attempt);     /* the process, or one of the pipes */
 void attempt_send_frame(struct attempt *attempt, const json_t *message); /* borrowed */
 void attempt_send_word(struct attempt *attempt, enum protocol_type type);
 

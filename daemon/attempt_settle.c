@@ -33,7 +33,8 @@ void attempt_hurry(const struct attempt *attempt)
 {
     char path[64];
     (void)snprintf(path, sizeof path, "/proc/%d/task", attempt->process.pid);
-    DIR *tasks = opendir(path);
+    DIR *tasks =
+        attempt->is_process_started ? opendir(path) : NULL; /* once reaped, the pid may be another's */
     if (tasks == NULL) {
         return;
     }
@@ -87,6 +88,8 @@ static void deliver_final(struct attempt *attempt, const struct report *report)
             /* Publishing failed: that is this attempt's error now. */
             json_t *failure = json_from_error(&report->error);
             json_put_text(failure, "stage", "publish");
+            json_put(failure, "retryable",
+                     json_boolean(report->error.code == ERROR_IO || report->error.code == ERROR_UNAVAILABLE));
             json_decref(attempt->answer);
             attempt->answer = failure;
             attempt->last_word = PROTOCOL_ERROR;
@@ -112,6 +115,7 @@ static void deliver_report(struct letter *letter)
     }
     job_release(report->job);
     free(report);
+    attempt_listen_again(attempt);
     attempt_check_ended(attempt);
 }
 
@@ -159,7 +163,7 @@ static void settle_error(struct attempt *attempt)
     json_to_error(attempt->answer, &error);
     if (attempt->kill_reason == KILL_TIME_LIMIT) {
         error_set_field(&error, ERROR_TIME_LIMIT, "/limits/max_seconds", "the job ran longer than its limit");
-    } else if (error.code == ERROR_DRAINED) {
+    } else if (error.code == ERROR_DRAINED && attempt->is_draining) {
         apply(attempt, (struct job_event){.kind = JOB_EVENT_RELEASED}, true);
         return;
     }
@@ -225,7 +229,7 @@ void attempt_settle(struct attempt *attempt)
         struct error error;
         error_set_field(&error, ERROR_TIME_LIMIT, "/limits/max_seconds", "the job ran longer than its limit");
         apply(attempt, (struct job_event){.kind = JOB_EVENT_FAILED, .error = &error}, true);
-    } else if (attempt->is_draining || attempt->answer != NULL) {
+    } else if (attempt->is_draining) {
         apply(attempt, (struct job_event){.kind = JOB_EVENT_RELEASED}, true);
     } else {
         settle_died(attempt);

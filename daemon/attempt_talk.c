@@ -1,7 +1,8 @@
 /*
  * daemon/attempt_talk.c: what a worker says and what it is told. See attempt.c.
  *
- * Frames become storage events at once; the last word is kept for the settlement. What a worker writes to stderr is
+ * Frames become storage events at once; the last word is kept for the settlement. A worker that talks faster than storage
+ * writes is not read until storage has caught up, and what it may add to the event log is bounded. What a worker writes to stderr is
  * cut into lines, printable ASCII, and only the first OUTPUT_LINE_LIMIT of them reach the log.
  */
 #include "base/log.h"
@@ -13,6 +14,9 @@
 
 #define OUTPUT_LINE_LIMIT 200 /* lines of a worker's stderr that reach the log */
 #define OUTPUT_LINE_BYTES 1000
+#define FRAME_LIMIT       (64u << 10) /* of a frame that is not the last word */
+#define LOGGED_LIMIT      1000        /* messages and stages of one attempt that reach the event log */
+#define OUTSTANDING_LIMIT 64          /* storage events; above it the socket is not read */
 
 /* ---- frames -------------------------------------------------------------------------------------------- */
 
@@ -46,6 +50,17 @@ static void take_progress(struct attempt *attempt, const json_t *message)
     storage_progress(attempt->daemon->storage, attempt->job->id, attempt->epoch, progress);
 }
 
+/* False once the attempt has said more than anyone will read. */
+static bool may_log(struct attempt *attempt)
+{
+    attempt->logged_count++;
+    if (attempt->logged_count == LOGGED_LIMIT + 1) {
+        log_warning("the worker's further messages are dropped", LOG_TEXT("job_id", attempt->job->id),
+                    LOG_I64("limit", LOGGED_LIMIT));
+    }
+    return attempt->logged_count <= LOGGED_LIMIT;
+}
+
 static void take_frame(struct attempt *attempt, enum protocol_type type, json_t *message)
 {
     switch (type) {
@@ -55,8 +70,10 @@ static void take_frame(struct attempt *attempt, enum protocol_type type, json_t 
         storage_progress(attempt->daemon->storage, attempt->job->id, attempt->epoch, &attempt->progress);
         break;
     case PROTOCOL_STAGE:
-        attempt_apply(attempt,
-                      (struct job_event){.kind = JOB_EVENT_STAGE, .stage = text_of(message, "stage")});
+        if (may_log(attempt)) {
+            attempt_apply(attempt,
+                          (struct job_event){.kind = JOB_EVENT_STAGE, .stage = text_of(message, "stage")});
+        }
         break;
     case PROTOCOL_PROGRESS:
         take_progress(attempt, message);
@@ -66,10 +83,12 @@ static void take_frame(struct attempt *attempt, enum protocol_type type, json_t 
             attempt, (struct job_event){.kind = JOB_EVENT_STEP_FINISHED, .stage = text_of(message, "stage")});
         break;
     case PROTOCOL_MESSAGE:
-        attempt_apply(attempt, (struct job_event){.kind = JOB_EVENT_MESSAGE,
-                                                  .level = text_of(message, "level"),
-                                                  .message = text_of(message, "message"),
-                                                  .data = json_object_get(message, "data")});
+        if (may_log(attempt)) {
+            attempt_apply(attempt, (struct job_event){.kind = JOB_EVENT_MESSAGE,
+                                                      .level = text_of(message, "level"),
+                                                      .message = text_of(message, "message"),
+                                                      .data = json_object_get(message, "data")});
+        }
         break;
     case PROTOCOL_RESULT:
     case PROTOCOL_ERROR:
@@ -93,6 +112,7 @@ static void take_frames(struct attempt *attempt)
         struct error error;
         JSON_OWNED message = NULL;
         enum protocol_type type = PROTOCOL_HEARTBEAT;
+        size_t taken = attempt->reader.taken;
         if (!protocol_reader_next(&attempt->reader, &message, &type, &error)) {
             log_warning("worker broke the protocol", LOG_TEXT("job_id", attempt->job->id),
                         LOG_TEXT("cause", error.message));
@@ -102,11 +122,18 @@ static void take_frames(struct attempt *attempt)
         if (message == NULL) {
             return;
         }
-        if (count_of(message, "epoch") != attempt->epoch || attempt->kill_reason == KILL_PROTOCOL) {
+        bool is_last_word = type == PROTOCOL_RESULT || type == PROTOCOL_ERROR || type == PROTOCOL_DRAINED;
+        bool is_too_long = !is_last_word && attempt->reader.taken - taken > FRAME_LIMIT;
+        if (is_too_long || count_of(message, "epoch") != attempt->epoch) {
+            log_warning("worker broke the protocol", LOG_TEXT("job_id", attempt->job->id),
+                        LOG_TEXT("cause", is_too_long ? "a frame is too long" : "another epoch"));
             attempt_kill(attempt, KILL_PROTOCOL);
             return;
         }
         take_frame(attempt, type, message);
+        if (attempt->kill_reason == KILL_PROTOCOL) {
+            return;
+        }
     }
 }
 
@@ -131,12 +158,19 @@ static void on_frames(uv_stream_t *stream, ssize_t count, const uv_buf_t *buffer
     struct attempt *attempt = stream->data;
     if (count > 0) {
         attempt->last_heard_ns = clock_boot_ns(attempt->daemon->clock);
-        protocol_reader_feed(&attempt->reader, buffer->base, (size_t)count);
-        take_frames(attempt);
+        if (attempt->kill_reason != KILL_PROTOCOL) { /* after a broken frame there are no frames to find */
+            protocol_reader_feed(&attempt->reader, buffer->base, (size_t)count);
+            take_frames(attempt);
+        }
+        if (attempt->event_count > OUTSTANDING_LIMIT) {
+            (void)uv_read_stop(stream);
+            attempt->is_paused = true;
+        }
     }
     free(buffer->base);
     if (count < 0) {
         (void)uv_read_stop(stream);
+        attempt->is_socket_open = false;
         attempt_part_ended(attempt);
     }
 }
@@ -172,6 +206,7 @@ static void on_errors(uv_stream_t *stream, ssize_t count, const uv_buf_t *buffer
     if (count < 0) {
         log_line(attempt);
         (void)uv_read_stop(stream);
+        attempt->is_errors_open = false;
         attempt_part_ended(attempt);
     }
 }
@@ -214,6 +249,32 @@ void attempt_send_word(struct attempt *attempt, enum protocol_type type)
 
 void attempt_listen(struct attempt *attempt)
 {
+    attempt->is_socket_open = attempt->is_errors_open = true;
     (void)uv_read_start((uv_stream_t *)&attempt->socket, on_allocate, on_frames);
     (void)uv_read_start((uv_stream_t *)&attempt->errors, on_allocate, on_errors);
+}
+
+void attempt_listen_again(struct attempt *attempt)
+{
+    if (attempt->is_paused && attempt->event_count <= OUTSTANDING_LIMIT / 2) {
+        attempt->is_paused = false;
+        if (attempt->is_socket_open) {
+            (void)uv_read_start((uv_stream_t *)&attempt->socket, on_allocate, on_frames);
+        }
+    }
+}
+
+void attempt_stop_listening(struct attempt *attempt)
+{
+    bool is_socket_open = attempt->is_socket_open;
+    bool is_errors_open = attempt->is_errors_open;
+    attempt->is_socket_open = attempt->is_errors_open = false;
+    (void)uv_read_stop((uv_stream_t *)&attempt->socket);
+    (void)uv_read_stop((uv_stream_t *)&attempt->errors);
+    if (is_socket_open) {
+        attempt_part_ended(attempt);
+    }
+    if (is_errors_open) {
+        attempt_part_ended(attempt);
+    }
 }

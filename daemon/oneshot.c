@@ -30,6 +30,7 @@ struct oneshot {
     struct text answer, complaints;
     int64_t exit_status;
     int signal_number;
+    bool is_running;        /* the process is not reaped yet: its pid is its own */
     enum error_code broken; /* TIME_LIMIT, TOO_LARGE, UNAVAILABLE: why we killed it */
 };
 
@@ -164,7 +165,9 @@ static void break_off(struct oneshot *oneshot, enum error_code reason)
 {
     if (oneshot->broken == ERROR_NONE) {
         oneshot->broken = reason;
-        (void)uv_process_kill(&oneshot->process, SIGKILL);
+        if (oneshot->is_running) {
+            (void)uv_process_kill(&oneshot->process, SIGKILL);
+        }
     }
 }
 
@@ -173,6 +176,7 @@ static void on_exit_status(uv_process_t *process, int64_t exit_status, int signa
     struct oneshot *oneshot = process->data;
     oneshot->exit_status = exit_status;
     oneshot->signal_number = signal_number;
+    oneshot->is_running = false;
     part_ended(oneshot);
 }
 
@@ -266,6 +270,7 @@ static void start(struct oneshot *oneshot)
         settle(oneshot);
         return;
     }
+    oneshot->is_running = true;
     oneshot->open_count = 3;
     (void)uv_timer_start(&oneshot->timer, on_timeout, oneshot->timeout_ms, 0);
     (void)uv_read_start((uv_stream_t *)&oneshot->output, on_allocate, on_output);

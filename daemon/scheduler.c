@@ -43,10 +43,10 @@ static void on_released(void *context, struct job *job, bool replayed, const str
     }
 }
 
-/* Claimed, and not to be run after all: a drain began, or a cancel came between the claim and now. */
-static void give_back(struct claim *claim, enum job_event_kind kind)
+/* Claimed, and not to be run after all: a drain began. */
+static void give_back(struct claim *claim)
 {
-    const struct job_event event = {.kind = kind, .epoch = claim->job->epoch};
+    const struct job_event event = {.kind = JOB_EVENT_RELEASED, .epoch = claim->job->epoch};
     struct job *job = claim->job;
     claim->job = NULL;
     storage_apply(claim->daemon->storage, job->tenant_id, job->id, &event, on_released, claim);
@@ -78,14 +78,9 @@ static void deliver_claim(struct letter *letter)
         daemon_check_drained(daemon);
         return;
     }
-    struct job *current = storage_peek_job(daemon->storage, job->tenant_id, job->id);
-    bool is_cancelled =
-        current != NULL && current->state == JOB_STATE_CANCELLING && current->epoch == job->epoch;
-    job_release(current);
-    if (is_cancelled) {
-        give_back(claim, JOB_EVENT_CANCELLED);
-    } else if (daemon->drain_started_ns != 0) {
-        give_back(claim, JOB_EVENT_RELEASED);
+    /* A cancel that came meanwhile is a letter behind this one: it finds the attempt in its slot. */
+    if (daemon->drain_started_ns != 0) {
+        give_back(claim);
     } else {
         start(daemon, job);
         job_release(job);

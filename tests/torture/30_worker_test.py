@@ -104,6 +104,38 @@ def a_wrong_hash_is_not_published(folder):
     assert job["status"] == "failed" and job["error"]["code"] == "checksum_mismatch", job
 
 
+def a_file_that_was_not_written_fails_the_job(folder):
+    job = run(folder, "missing")
+    assert job["status"] == "failed" and job["error"]["code"] == "checksum_mismatch", job
+    assert "was not written" in job["error"]["message"], job
+
+
+def endless_messages_are_cut(folder):
+    daemon, model = service(folder)
+    try:
+        job = daemon.wait(daemon.submit(spec(model, "chatter"))["id"])
+        assert job["status"] == "succeeded", job
+        messages = [event for event in daemon.events(job["id"]) if event["type"] == "message"]
+        assert 900 < len(messages) <= 1000, len(messages)
+    finally:
+        assert daemon.stop() == 0
+
+
+def a_frame_of_no_reasonable_size_is_a_death(folder):
+    assert run(folder, "long_frame")["error"]["code"] == "worker_crash"
+
+
+def a_process_that_outlives_its_worker_holds_nothing_up(folder):
+    started = time.monotonic()
+    job = run(folder, "orphan")
+    assert job["error"]["code"] == "worker_crash" and "status 7" in job["error"]["message"], job
+    assert time.monotonic() - started < 50
+
+
+def a_worker_that_stops_without_being_asked_has_died(folder):
+    assert run(folder, "drained")["error"]["code"] == "worker_crash"
+
+
 def a_permanent_failure_is_not_tried_again(folder):
     job = run(folder, "fail")
     assert job["status"] == "failed" and job["attempt"] == 1, job
@@ -283,6 +315,11 @@ if __name__ == "__main__":
         a_frame_of_another_epoch_is_a_death,
         a_flood_of_complaints_is_cut,
         a_wrong_hash_is_not_published,
+        a_file_that_was_not_written_fails_the_job,
+        endless_messages_are_cut,
+        a_frame_of_no_reasonable_size_is_a_death,
+        a_process_that_outlives_its_worker_holds_nothing_up,
+        a_worker_that_stops_without_being_asked_has_died,
         a_permanent_failure_is_not_tried_again,
         a_transient_failure_waits_and_is_tried_again,
         a_time_limit_ends_a_job,

@@ -146,7 +146,7 @@ class Service:
             found += page["data"]
             if not page["has_more"]:
                 return found
-            after = page["data"][-1]["id"]
+            after = str(page["last_seq"])
 
     def workers(self):
         """Process ids of the worker processes, by the parent's children."""

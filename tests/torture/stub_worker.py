@@ -11,11 +11,12 @@ import select
 import signal
 import socket
 import struct
+import subprocess
 import sys
 import time
 
 BEHAVIOURS = ["work", "crash", "crash_after_step", "exit", "hang", "rubbish", "wrong_epoch", "deaf", "flood", "lie",
-              "fail", "fail_transient"]
+              "fail", "fail_transient", "missing", "chatter", "long_frame", "orphan", "drained"]
 
 
 def describe():
@@ -119,6 +120,18 @@ class Worker:
         if behaviour == "flood":
             for i in range(20000):
                 sys.stderr.write("line %d of a very talkative library\n" % i)
+        if behaviour == "chatter":
+            for i in range(20000):
+                self.send("message", level="info", message="message %d of a very talkative library" % i)
+        if behaviour == "long_frame":
+            self.send("message", level="info", message="long", data={"text": "x" * 100000})
+            time.sleep(1000)
+        if behaviour == "orphan":  # a process of the worker's own that outlives it, with the socket in its hands
+            subprocess.Popen(["sleep", "60"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=[3])
+            os._exit(7)
+        if behaviour == "drained":
+            self.send("drained")
+            os._exit(0)
         if behaviour in ("fail", "fail_transient"):
             self.send("error", stage="score", code="numeric", field="model.norm.weight", message="NaN in row 3",
                       retryable=behaviour == "fail_transient")
@@ -162,7 +175,10 @@ class Worker:
             with open(os.path.join(out, name), "wb") as file:
                 file.write(content)
                 os.fsync(file.fileno())
-            digest = hashlib.sha256(content if behaviour != "lie" else b"else").hexdigest()
+            told = content if behaviour not in ("lie", "missing") else b"else"
+            digest = hashlib.sha256(told).hexdigest()
+            if behaviour == "missing":
+                os.unlink(os.path.join(out, name))
             files.append({"path": name, "bytes": len(content), "sha256": digest})
         self.send("result", files=files, result={"parameters": 7000})
 
