@@ -17,6 +17,7 @@
 #include <linux/filter.h>
 #include <linux/landlock.h>
 #include <linux/seccomp.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -170,6 +171,9 @@ static const unsigned refused_calls[] = {
     SYS_reboot,
     SYS_sethostname,
     SYS_setdomainname,
+    SYS_tkill,
+    SYS_pidfd_send_signal,
+    SYS_setpriority,
 #ifdef SYS_fork
     SYS_fork,
     SYS_vfork,
@@ -177,26 +181,77 @@ static const unsigned refused_calls[] = {
 };
 #define REFUSED_COUNT (sizeof refused_calls / sizeof *refused_calls)
 
+/* Calls that name a process: ours only. The service runs as the same user, so nothing else keeps a worker from ending it. */
+static const struct {
+    unsigned call;
+    bool takes_zero; /* 0 is the caller; to kill it is the whole process group */
+} own_calls[] = {
+    {SYS_kill, false},     {SYS_tgkill, false}, {SYS_rt_sigqueueinfo, false}, {SYS_rt_tgsigqueueinfo, false},
+    {SYS_prlimit64, true},
+};
+#define OWN_COUNT (sizeof own_calls / sizeof *own_calls)
+
+struct filter {
+    struct sock_filter code[REFUSED_COUNT + 6 * OWN_COUNT + 16];
+    unsigned short count;
+};
+
+static void add(struct filter *filter, unsigned short code, unsigned char if_true, unsigned char if_false,
+                unsigned value)
+{
+    filter->code[filter->count++] = (struct sock_filter)BPF_JUMP(code, value, if_true, if_false);
+}
+
+static void add_return(struct filter *filter, unsigned value)
+{
+    add(filter, BPF_RET | BPF_K, 0, 0, value);
+}
+
+static void load_argument(struct filter *filter)
+{
+    /* The low half of the first argument: pid_t and the flags of clone are no wider. Both machines are little-endian. */
+    add(filter, BPF_LD | BPF_W | BPF_ABS, 0, 0, offsetof(struct seccomp_data, args));
+}
+
+/* Processes are made by clone without CLONE_THREAD, or by clone3, whose flags a filter cannot read: libc falls back to clone
+ * when the kernel does not know it. Each block leaves the number of the call in the accumulator if it is another's. */
+static void add_own_calls(struct filter *filter)
+{
+    for (size_t i = 0; i < OWN_COUNT; i++) {
+        add(filter, BPF_JMP | BPF_JEQ | BPF_K, 0, 5, own_calls[i].call);
+        load_argument(filter);
+        add(filter, BPF_JMP | BPF_JEQ | BPF_K, 2, 0, (unsigned)getpid());
+        add(filter, BPF_JMP | BPF_JEQ | BPF_K, own_calls[i].takes_zero ? 1 : 0, 0, 0);
+        add_return(filter, SECCOMP_RET_ERRNO | EPERM);
+        add_return(filter, SECCOMP_RET_ALLOW);
+    }
+    add(filter, BPF_JMP | BPF_JEQ | BPF_K, 0, 4, SYS_clone);
+    load_argument(filter);
+    add(filter, BPF_JMP | BPF_JSET | BPF_K, 1, 0, CLONE_THREAD);
+    add_return(filter, SECCOMP_RET_ERRNO | EPERM);
+    add_return(filter, SECCOMP_RET_ALLOW);
+    add(filter, BPF_JMP | BPF_JEQ | BPF_K, 0, 1, SYS_clone3);
+    add_return(filter, SECCOMP_RET_ERRNO | ENOSYS);
+}
+
 static bool enter_seccomp(struct error *error)
 {
-    /* arch?, number, [jump to refuse] x n, allow, refuse. The jump distances fit a byte: n < 250. */
-    struct sock_filter code[REFUSED_COUNT + 8];
-    unsigned short count = 0;
-    code[count++] =
-        (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, arch));
-    code[count++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SANDBOX_ARCH, 1, 0);
-    code[count++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS);
-    code[count++] = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr));
+    struct filter filter = {.count = 0};
+    add(&filter, BPF_LD | BPF_W | BPF_ABS, 0, 0, offsetof(struct seccomp_data, arch));
+    add(&filter, BPF_JMP | BPF_JEQ | BPF_K, 1, 0, SANDBOX_ARCH);
+    add_return(&filter, SECCOMP_RET_KILL_PROCESS);
+    add(&filter, BPF_LD | BPF_W | BPF_ABS, 0, 0, offsetof(struct seccomp_data, nr));
     /* The x32 numbers of x86-64 would be a second door. */
-    code[count++] =
-        (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, 0x40000000u, REFUSED_COUNT + 1, 0);
+    add(&filter, BPF_JMP | BPF_JGE | BPF_K, 0, 1, 0x40000000u);
+    add_return(&filter, SECCOMP_RET_ERRNO | EPERM);
+    add_own_calls(&filter);
+    /* [jump to refuse] x n, allow, refuse. The jump distances fit a byte: n < 250. */
     for (size_t i = 0; i < REFUSED_COUNT; i++) {
-        code[count++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, refused_calls[i],
-                                                     (unsigned char)(REFUSED_COUNT - i), 0);
+        add(&filter, BPF_JMP | BPF_JEQ | BPF_K, (unsigned char)(REFUSED_COUNT - i), 0, refused_calls[i]);
     }
-    code[count++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
-    code[count++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM);
-    const struct sock_fprog program = {.len = count, .filter = code};
+    add_return(&filter, SECCOMP_RET_ALLOW);
+    add_return(&filter, SECCOMP_RET_ERRNO | EPERM);
+    const struct sock_fprog program = {.len = filter.count, .filter = filter.code};
     if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &program) != 0 &&
         errno != ENOSYS && errno != EINVAL) {
         return error_set_errno(error, errno, "seccomp");

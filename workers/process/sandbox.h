@@ -4,8 +4,8 @@
  * No privilege is needed. In order: the process dies with its parent, never gains privileges, writes no core,
  * holds no descriptor it was not given, is the first to go when memory ends, and yields the CPU to everyone
  * else. Then Landlock (Linux 5.13; silently absent where the kernel has none) leaves reading of the system,
- * of the given inputs, and writing below the work folder alone; seccomp takes away sockets, exec, ptrace and
- * the kernel's doors.
+ * of the given inputs, and writing below the work folder alone; seccomp takes away sockets, exec, ptrace,
+ * new processes, signals to others (the service runs as the same user) and the kernel's doors.
  *
  * One worker serves one attempt, so nothing is ever given back.
  */

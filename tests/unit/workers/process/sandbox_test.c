@@ -85,6 +85,40 @@ static int run_program(void)
     return errno == EPERM ? 0 : 1;
 }
 
+static int make_a_process(void)
+{
+    pid_t pid = fork();
+    if (pid == 0) {
+        _exit(0);
+    }
+    bool is_refused = pid < 0 && errno == EPERM;
+    return is_refused && syscall(SYS_clone, SIGCHLD, NULL, NULL, NULL, NULL) < 0 && errno == EPERM ? 0 : 1;
+}
+
+static int touch_the_parent(void)
+{
+    const struct rlimit limit = {64, 64};
+    bool is_safe = kill(getppid(), 0) < 0 && errno == EPERM && kill(0, 0) < 0 && errno == EPERM &&
+                   kill(-1, 0) < 0 && errno == EPERM && setpriority(PRIO_PROCESS, (id_t)getppid(), 19) < 0 &&
+                   prlimit(getppid(), RLIMIT_NOFILE, &limit, NULL) < 0 && errno == EPERM;
+    return is_safe ? 0 : 1;
+}
+
+static int signal_myself_and_read_my_limits(void)
+{
+    struct rlimit limit;
+    (void)signal(SIGUSR1, SIG_IGN);
+    return kill(getpid(), 0) == 0 && raise(SIGUSR1) == 0 && getrlimit(RLIMIT_NOFILE, &limit) == 0 &&
+                   prlimit(getpid(), RLIMIT_NOFILE, NULL, &limit) == 0
+               ? 0
+               : 1;
+}
+
+static int end_by_abort(void)
+{
+    abort();
+}
+
 static int open_path(const char *path, int flags)
 {
     int fd = open(path, flags | O_CLOEXEC, 0600);
@@ -166,6 +200,15 @@ static void no_socket_and_no_program_can_be_opened(void **state)
     assert_int_equal(confined(run_program), 0);
 }
 
+static void no_process_is_made_and_no_other_is_touched(void **state)
+{
+    (void)state;
+    assert_int_equal(confined(make_a_process), 0);
+    assert_int_equal(confined(touch_the_parent), 0);
+    assert_int_equal(confined(signal_myself_and_read_my_limits), 0);
+    assert_int_equal(confined(end_by_abort), 1000 + SIGABRT);
+}
+
 static void only_inputs_can_be_read_and_only_the_work_folder_written(void **state)
 {
     (void)state;
@@ -193,6 +236,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(no_socket_and_no_program_can_be_opened),
+        cmocka_unit_test(no_process_is_made_and_no_other_is_touched),
         cmocka_unit_test(only_inputs_can_be_read_and_only_the_work_folder_written),
         cmocka_unit_test(arithmetic_needs_still_work),
         cmocka_unit_test(the_process_is_harmless_and_dies_with_its_parent),
