@@ -15,8 +15,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define PROCESS_BYTES (16u << 20) /* program, libraries, tokenizer, JSON */
-
 struct work {
     const struct recipe_job *job;
     const json_t *spec;
@@ -59,8 +57,7 @@ uint64_t work_plan_memory(const struct inventory *inventory, const json_t *spec,
                  head_reference_bytes(&inventory->config, needed);
     }
     /* Text is held as bytes, tokens, and n-grams of the overlap check. */
-    return PROCESS_BYTES + 8 * text_bytes +
-           model_estimate_bytes(inventory, &inventory->config, threads, rows) + states;
+    return 8 * text_bytes + model_estimate_bytes(inventory, &inventory->config, threads, rows) + states;
 }
 
 uint64_t work_plan_cache(const struct inventory *inventory, const json_t *spec)
