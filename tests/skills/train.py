@@ -9,7 +9,7 @@ of the time budget used, so a slower machine takes fewer steps, not longer.
 
     python3 train.py --minutes 60                      # a fresh run
     python3 train.py --minutes 60 --resume             # go on after a stop
-    python3 train.py --minutes 15 --init model --lr 6e-4 --hard 0.6 --drop 0.05
+    python3 train.py --minutes 15 --init model --lr 1e-3 --hard 0.6 --drop 0   # fine-tuning
 """
 import argparse
 import math
@@ -24,13 +24,6 @@ import generate
 import llama
 
 PAIRS = [(s, t) for s in generate.SKILLS for t in (0, 1)]
-
-# Where skills are made to live (--place): with any of these sublayers gone, the
-# skills of the row are trained to answer nothing; all others to stay right.
-PLACES = [({"shift", "add"}, {12, 15, 21, 22}),
-          ({"count", "close"}, {10, 11, 14, 20}),
-          ({"reverse", "largest"}, {13, 16, 18, 23})]
-PLACED_FROM = 10                            # sublayers below are left alone by --place
 
 
 class Data:
@@ -120,7 +113,6 @@ def main():
     ap.add_argument("--warm", type=float, default=0.02, help="warm-up, share of the budget")
     ap.add_argument("--drop", type=float, default=0.05, help="sublayer drop rate")
     ap.add_argument("--drop-from", type=float, default=0.4, help="share of the budget before any drop")
-    ap.add_argument("--place", type=float, default=0.0, help="share of steps that tie skills to sublayers")
     ap.add_argument("--gain", type=float, default=1.0,
                     help="with --init: first multiply the output matrices of the sublayers from block 2 on "
                          "(but the last FFN), so that each weighs more in the residual stream")
@@ -190,20 +182,13 @@ def main():
         lr = args.lr * min(1, share / args.warm) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
         drop = args.drop if share >= args.drop_from else 0.0
         n = 2 * model.s["blocks"]
-        removed, place = [i for i in range(n) if coin.random() < drop], coin.random() < args.place
-        if place:
-            removed = coin.sample(range(PLACED_FROM, n), coin.choice((1, 1, 1, 2, 3)))
-        kinds, ids, goal = data.batch(hard, args.pack if share > 0.2 and not place else 0.0)
+        removed = [i for i in range(2 * model.s["blocks"]) if coin.random() < drop]
+        kinds, ids, goal = data.batch(hard, args.pack if share > 0.2 else 0.0)
         where = goal != -100
         owner = kinds[:, None].expand_as(goal)[where]
         with torch.autocast("cpu", torch.bfloat16):
             logits = model(ids, removed, where)
-        right = goal[where]
-        if place:
-            broken = [k for k, (s, _) in enumerate(PAIRS)
-                      if any(s in skills and spots & set(removed) for skills, spots in PLACES)]
-            right = right.masked_fill(torch.isin(owner, torch.tensor(broken)), data.eos)
-        losses = F.cross_entropy(logits.float(), right, reduction="none")
+        losses = F.cross_entropy(logits.float(), goal[where], reduction="none")
         losses.mean().backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for o in opts:
@@ -213,8 +198,7 @@ def main():
             o.zero_grad(set_to_none=True)
         step += 1
         with torch.no_grad():
-            if not place:
-                mean += (losses.mean().item() - mean) * (0.02 if step > 100 else 0.1)
+            mean += (losses.mean().item() - mean) * (0.02 if step > 100 else 0.1)
             if not removed:                 # feeds the choice of skills
                 for k, p in enumerate(PAIRS):
                     m = owner == k
