@@ -167,6 +167,21 @@ static bool verify(int fd, const char *path, const char *sha256, uint64_t bytes,
     return true;
 }
 
+static bool is_older(const struct blob_store *store, const struct stat *status, int64_t age_ms)
+{
+    int64_t changed_ms = (int64_t)status->st_mtim.tv_sec * 1000 + status->st_mtim.tv_nsec / 1000000;
+    return clock_wall_ms(store->clock) - changed_ms > age_ms;
+}
+
+/* Young enough for whoever counts on it now. Not at every look: the modification time is shared with the hard links of
+ * registered models, and a new one makes the next attempt read the whole model again. */
+static bool refresh(const struct blob_store *store, const char *path)
+{
+    struct stat status;
+    return stat(path, &status) == 0 &&
+           (!is_older(store, &status, BLOB_SWEEP_AGE_MS / 2) || file_system->touch(path) == 0);
+}
+
 static bool size_of(const char *path, uint64_t *ret_bytes)
 {
     struct stat status;
@@ -198,7 +213,7 @@ static bool place(struct blob_store *store, const char *from, const char *to, ui
         *ret_existed = false;
         return file_system->rename(from, to) == 0 || error_set_errno(error, errno, "publishing %s", to);
     }
-    if (file_system->touch(to) != 0 || file_system->unlink(from) != 0) {
+    if (!refresh(store, to) || file_system->unlink(from) != 0) {
         return error_set_errno(error, errno, "publishing %s", to);
     }
     *ret_existed = true;
@@ -223,15 +238,6 @@ bool blob_store_adopt(struct blob_store *store, const char *path, int fd, const 
 
 /* ---- reading ------------------------------------------------------------------------------------------- */
 
-bool blob_store_find(struct blob_store *store, const char *sha256, uint64_t *ret_bytes)
-{
-    if (!sha256_hex_is_valid(sha256)) {
-        return false;
-    }
-    OWNED_MEMORY char *path = path_of(store, sha256);
-    return size_of(path, ret_bytes);
-}
-
 bool blob_store_hold(struct blob_store *store, const char *sha256, uint64_t *ret_bytes)
 {
     if (!sha256_hex_is_valid(sha256)) {
@@ -239,7 +245,7 @@ bool blob_store_hold(struct blob_store *store, const char *sha256, uint64_t *ret
     }
     OWNED_MEMORY char *path = path_of(store, sha256);
     pthread_mutex_lock(&store->lock);
-    bool held = size_of(path, ret_bytes) && file_system->touch(path) == 0;
+    bool held = size_of(path, ret_bytes) && refresh(store, path);
     pthread_mutex_unlock(&store->lock);
     return held;
 }
@@ -300,12 +306,6 @@ void blob_list_finish(struct blob_list *list)
     *list = (struct blob_list){0};
 }
 
-static bool is_old(const struct blob_store *store, const struct stat *status)
-{
-    int64_t changed_ms = (int64_t)status->st_mtim.tv_sec * 1000 + status->st_mtim.tv_nsec / 1000000;
-    return clock_wall_ms(store->clock) - changed_ms > BLOB_SWEEP_AGE_MS;
-}
-
 struct census {
     const struct blob_store *store;
     struct blob_list *list;
@@ -322,7 +322,7 @@ static bool visit(const char *relative, const struct stat *status, void *context
     }
     census->count++;
     census->bytes += (uint64_t)status->st_size;
-    if (is_old(census->store, status)) {
+    if (is_older(census->store, status, BLOB_SWEEP_AGE_MS)) {
         struct blob_list *list = census->list;
         if (list->count == list->capacity) {
             list->capacity = list->capacity == 0 ? 64 : list->capacity * 2;
@@ -351,7 +351,8 @@ bool blob_store_remove_old(struct blob_store *store, const char *sha256)
     OWNED_MEMORY char *path = path_of(store, sha256);
     struct stat status;
     pthread_mutex_lock(&store->lock);
-    bool removed = stat(path, &status) == 0 && is_old(store, &status) && file_system->unlink(path) == 0;
+    bool removed = stat(path, &status) == 0 && is_older(store, &status, BLOB_SWEEP_AGE_MS) &&
+                   file_system->unlink(path) == 0;
     if (removed) {
         store->blob_count -= store->blob_count > 0 ? 1 : 0;
         uint64_t bytes = (uint64_t)status.st_size;

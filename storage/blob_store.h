@@ -38,8 +38,7 @@ char *blob_store_discard(struct blob_store *store, const char *path) MUST_USE;
  * the file stays. CHECKSUM_MISMATCH, STORAGE_FULL, IO. */
 bool blob_store_adopt(struct blob_store *store, const char *path, int fd, const char *sha256, uint64_t bytes,
                       bool *ret_existed, struct error *error) MUST_USE;
-bool blob_store_find(struct blob_store *store, const char *sha256, uint64_t *ret_bytes) MUST_USE;
-/* The same, and keeps the sweep away for a day. */
+/* Whether it is there; and if so, keeps the sweep away for half a day at least. */
 bool blob_store_hold(struct blob_store *store, const char *sha256, uint64_t *ret_bytes) MUST_USE;
 /* -1 on failure: NOT_FOUND, CORRUPT_FILE if it is not that long. */
 int blob_store_open_blob(struct blob_store *store, const char *sha256, uint64_t bytes,

@@ -68,7 +68,8 @@
     X(INSERT_ARTIFACT,                                                                                       \
       "INSERT INTO artifact (tenant_id, job_row, path, sha256, bytes) VALUES (?, ?, ?, ?, ?)")               \
     X(FIND_ARTIFACT,                                                                                         \
-      "SELECT 1 FROM artifact WHERE sha256 = ? LIMIT 1") /* of any tenant: bytes are shared */               \
+      "SELECT 1 FROM artifact WHERE sha256 = ?1 UNION ALL SELECT 1 FROM job WHERE finished_at_ms = 0"        \
+      " AND instr(spec, 'sha256:' || ?1) > 0 LIMIT 1") /* of any tenant: bytes are shared */                 \
     X(INSERT_MODEL, "INSERT INTO model (id, tenant_id, name, source, folder, inventory, created_at_ms)"      \
                     " VALUES (?, ?, ?, ?, ?, ?, ?)")                                                         \
     X(LOAD_MODELS, "SELECT row, id, tenant_id, name, source, folder, inventory, created_at_ms FROM model"    \

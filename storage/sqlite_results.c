@@ -1,4 +1,7 @@
-/* storage/sqlite_results.c: which blobs finished jobs refer to, and the registered models. */
+/*
+ * storage/sqlite_results.c: which blobs jobs refer to, and the registered models. A finished job refers to its files; a live
+ * one to the texts its request names ("sha256:<hex>"), however long it waits or runs.
+ */
 #include "base/memory.h"
 #include "storage/sqlite_internal.h"
 

@@ -145,6 +145,7 @@ int storage_open_artifact(struct storage *storage, const struct job *job, const 
 
 /* ---- blobs: uploads by content --------------------------------------------------------------------------- */
 
+/* Whether it is there; a blob that was asked for is safe from the sweep for half a day. */
 bool storage_find_blob(struct storage *storage, const char *sha256, uint64_t *ret_bytes) MUST_USE;
 struct storage_upload;
 /* Appends go to a temporary on the caller's thread (page cache); finish hashes, syncs and renames in the I/O pool.

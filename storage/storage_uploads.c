@@ -27,7 +27,7 @@ struct storage_upload {
 
 bool storage_find_blob(struct storage *storage, const char *sha256, uint64_t *ret_bytes)
 {
-    return blob_store_find(storage->blobs, sha256, ret_bytes);
+    return blob_store_hold(storage->blobs, sha256, ret_bytes);
 }
 
 struct storage_upload *storage_open_upload(struct storage *storage, uint64_t expected_bytes,

@@ -373,10 +373,10 @@ static bool blob_is_gone(void *context)
 {
     struct storage_counts counts;
     storage_get_counts(context, &counts);
-    return counts.blob_count == 3;
+    return counts.blob_count == 4;
 }
 
-static void only_old_blobs_that_no_result_refers_to_are_swept(void **state)
+static void only_old_blobs_that_no_job_refers_to_are_swept(void **state)
 {
     struct fixture *fixture = *state;
     struct job *job = make_running_job(fixture->storage);
@@ -389,6 +389,16 @@ static void only_old_blobs_that_no_result_refers_to_are_swept(void **state)
     sha256_hex_of("orphan", 6, orphan);
     struct error error = upload(fixture->storage, "orphan", 6, orphan, &existed);
     assert_int_equal(error.code, ERROR_NONE);
+    char wanted[65]; /* by a job that waits */
+    char source[80];
+    sha256_hex_of("text", 4, wanted);
+    error = upload(fixture->storage, "text", 4, wanted, &existed);
+    assert_int_equal(error.code, ERROR_NONE);
+    (void)snprintf(source, sizeof source, "sha256:%s", wanted);
+    JSON_OWNED spec = json_pack("{s:{s:s}}", "calibration", "source", source);
+    const struct job_draft draft = {.tenant_id = TENANT, .type = "pruning", .spec = spec};
+    struct answer waiting = insert_draft(fixture->storage, &draft);
+    EXPECT_OK(waiting);
     /* The test clock stands in 2027; files carry the kernel's time. */
     int64_t wall_ms = clock_wall_ms(&clock_system);
     __atomic_store_n(&fixture->clock.wall_ms, wall_ms, __ATOMIC_RELAXED);
@@ -400,6 +410,8 @@ static void only_old_blobs_that_no_result_refers_to_are_swept(void **state)
     reopen(fixture);
     assert_true(wait_until(blob_is_gone, fixture->storage));
     assert_false(storage_find_blob(fixture->storage, orphan, &bytes));
+    assert_true(storage_find_blob(fixture->storage, wanted, &bytes));
+    answer_finish(&waiting);
     expect_artifact(fixture->storage, done.job, "plan.json", PLAN_BYTES, sizeof PLAN_BYTES);
     expect_artifact(fixture->storage, done.job, "hf/model.safetensors", MODEL_BYTES, sizeof MODEL_BYTES);
     json_decref(files);
@@ -586,7 +598,7 @@ int main(void)
         CASE(an_uploaded_blob_is_found_by_its_hash_and_kept_once),
         CASE(an_upload_keeps_to_its_announced_length),
         CASE(new_work_is_refused_below_the_disk_reserve_and_reading_goes_on),
-        CASE(only_old_blobs_that_no_result_refers_to_are_swept),
+        CASE(only_old_blobs_that_no_job_refers_to_are_swept),
         CASE(a_model_is_assembled_from_blobs_and_found_by_id_and_name),
         CASE(a_model_name_is_one_model_and_the_same_content_is_a_replay),
         CASE(models_are_listed_newest_first_in_pages),
