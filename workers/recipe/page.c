@@ -21,7 +21,7 @@ static const char page_style[] =
     "\"Segoe UI\",Roboto,sans-serif}main{max-width:1000px;margin:0 auto;padding:32px 20px 64px}"
     "h1{font-size:26px;line-height:1.25;margin:0 0 4px;overflow-wrap:anywhere}h2{font-size:17px;margin:0 0 12px}"
     ".lead{color:var(--soft);margin:0 0 24px}section{background:var(--card);border:1px solid var(--line);border-radius:10px;"
-    "padding:18px 20px;margin:0 0 16px}.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(190px,1fr));gap:12px;"
+    "padding:18px 20px;margin:0 0 16px}.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(165px,1fr));gap:12px;"
     "margin:0 0 16px}.tile{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:14px 16px}"
     ".tile b{display:block;font-size:22px;font-weight:600;font-variant-numeric:tabular-nums}.tile span{color:var(--soft);"
     "font-size:13px}.good{color:var(--good)}.bad{color:var(--bad)}"
