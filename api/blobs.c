@@ -98,8 +98,7 @@ void handle_blob_put(struct request *request)
     }
 }
 
-/* HEAD sends no body, so nothing is ever read from here. The library's type has `bytes` writable. */
-/* NOLINTNEXTLINE(readability-non-const-parameter) */
+/* HEAD sends no body, so nothing is ever read from here. */
 static ssize_t read_nothing(void *context, uint64_t offset, char *bytes, size_t capacity)
 {
     (void)context;

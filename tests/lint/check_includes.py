@@ -43,7 +43,7 @@ MAY_INCLUDE = {
     "tests/tools": ["workers/recipe"] + ENGINE,
     "tests/unit": ["base"],  # helpers shared by unit tests
 }
-# tests/unit/<folder> may include <folder> and what that may include, and helpers that lie in tests/unit itself.
+# tests/unit/<folder> may include <folder> and what that may include, with the fixtures of their tests.
 UNIT = "tests/unit"
 
 # Third-party header (or its first folder) -> the folders that may include it.
@@ -100,22 +100,25 @@ def sources(root):
                 yield os.path.relpath(os.path.join(folder, name), root)
 
 
+def unit_may_include(mirrored, target):
+    """Whether a test of the folder `mirrored` ("" at the top of tests/unit) may include `target`: what the folder
+    itself may, and the fixtures of the folders that it may."""
+    if within(target, UNIT):
+        target = os.path.dirname(target)[len(UNIT) + 1:]
+        if target == "":
+            return True
+    owner = folder_of(mirrored) if mirrored else "base"
+    # The tests of a folder with sub-folders (backends) may drive those too.
+    return owner is not None and any(within(target, folder) for folder in [mirrored, owner] + MAY_INCLUDE[owner])
+
+
 def may_include(path, target):
     """Whether the file at `path` may include the project file `target`."""
     owner, target_owner = folder_of(path), folder_of(target)
     if owner is None or target_owner is None:
         return False
     if owner == UNIT:
-        mirrored = os.path.dirname(path)[len(UNIT) + 1:]
-        mirrored_owner = folder_of(mirrored) if mirrored else None
-        if within(target, UNIT):
-            # Helpers at the top of tests/unit, or beside the test.
-            return os.path.dirname(target) in (UNIT, os.path.dirname(path))
-        if mirrored_owner is None:
-            return target_owner == "base"
-        allowed = [mirrored, mirrored_owner] + MAY_INCLUDE[mirrored_owner]
-        # The tests of a folder with sub-folders (backends) may drive those too.
-        return any(within(target, folder) for folder in allowed)
+        return unit_may_include(os.path.dirname(path)[len(UNIT) + 1:], target)
     if owner == target_owner:
         return True
     if within(target_owner, owner):

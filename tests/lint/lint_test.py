@@ -32,7 +32,8 @@ DOORS = {path: "" for path in (
     "workers/tensor/openblas/openblas.h", "workers/tensor/reference/reference.h", "workers/model/model.h",
     "workers/data/corpus.h", "workers/prune/prune.h", "workers/evaluate/evaluate.h", "workers/export/export.h",
     "workers/recipe/recipe.h", "workers/process/protocol.h", "workers/process/sandbox.h", "daemon/config.h",
-    "client/http.h", "tests/unit/helpers.h", "tests/unit/api/fixture.h")}
+    "client/http.h", "tests/unit/helpers.h", "tests/unit/api/fixture.h",
+    "tests/unit/workers/model/fixture.h")}
 
 
 class Edges(unittest.TestCase):
@@ -78,6 +79,12 @@ class Edges(unittest.TestCase):
                 ("tests/unit/api/x_test.c", "tests/unit/helpers.h", True),
                 ("tests/unit/api/x_test.c", "tests/unit/api/fixture.h", True),
                 ("tests/unit/api/x_test.c", "workers/model/model.h", False),
+                ("tests/unit/workers/evaluate/x_test.c", "tests/unit/workers/model/fixture.h", True),
+                ("tests/unit/workers/data/x_test.c", "tests/unit/workers/model/fixture.h", True),
+                ("tests/unit/workers/model/x_test.c", "tests/unit/api/fixture.h", False),
+                ("tests/unit/workers/tensor/x_test.c", "tests/unit/workers/model/fixture.h", False),
+                ("tests/unit/x_test.c", "base/text.h", True),
+                ("tests/unit/x_test.c", "storage/storage.h", False),
                 ("tests/unit/base/x_test.c", "base/hash_internal.h", True),
                 ("tests/unit/base/x_test.c", "tests/unit/api/fixture.h", False),
                 ("tests/unit/storage/x_test.c", "base/hash_internal.h", False),

@@ -127,8 +127,7 @@ bool inventory_stat_file(int folder_fd, struct inventory_file *file, int *ret_fd
     }
     file->bytes = (uint64_t)status.st_size;
     file->mtime_ns = (int64_t)status.st_mtim.tv_sec * 1000000000 + status.st_mtim.tv_nsec;
-    *ret_fd = fd;
-    fd = -1;
+    *ret_fd = fd_take(&fd);
     return true;
 }
 
