@@ -140,6 +140,14 @@ static void prepare(uv_work_t *work)
 {
     struct attempt *attempt = work->data;
     struct storage *storage = attempt->daemon->storage;
+    uint64_t limit = attempt->daemon->config->memory_bytes;
+    if (attempt->job->memory_bytes > limit) {
+        error_list_add(
+            &attempt->faults, ERROR_OUT_OF_MEMORY, "/model",
+            "the plan needs %llu bytes of memory; this service may give %llu (workers.memory_bytes)",
+            (unsigned long long)attempt->job->memory_bytes, (unsigned long long)limit);
+        return;
+    }
     if (!sources_resolve(storage, attempt->job->tenant_id,
                          (const char *const *)attempt->daemon->config->roots, attempt->job->spec,
                          &attempt->sources, &attempt->faults)) {

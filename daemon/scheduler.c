@@ -121,7 +121,10 @@ void scheduler_wake(struct daemon *daemon)
     scheduler->is_claiming = true;
     struct claim *claim = memory_create(1, sizeof *claim);
     claim->daemon = daemon;
-    storage_claim_job(daemon->storage, daemon->config->memory_bytes - scheduler->reserved_bytes, on_claimed,
+    /* With nothing beside it a job that is larger than all we may give is claimed too, to be told so by its attempt: it was
+     * planned under another limit, and would wait for ever. */
+    uint64_t free_bytes = daemon->config->memory_bytes - scheduler->reserved_bytes;
+    storage_claim_job(daemon->storage, scheduler->busy_count == 0 ? UINT64_MAX : free_bytes, on_claimed,
                       claim);
 }
 

@@ -202,6 +202,23 @@ def a_plan_beyond_the_memory_limit_is_refused(folder):
         assert daemon.stop() == 0
 
 
+def a_job_planned_under_a_larger_limit_does_not_wait_for_ever(folder):
+    daemon, model = service(folder, "--memory-bytes", "1G")
+    first = daemon.submit(spec(model, steps=1000, step_ms=100))["id"]
+    daemon.wait(first, ("running",))
+    large = daemon.submit(spec(model, memory_bytes=200 << 20))["id"]
+    daemon.wait(large, ("queued",))
+    assert daemon.stop() == 0
+    daemon.flags[daemon.flags.index("1G")] = "100M"
+    daemon.start()
+    try:
+        daemon.request("POST", "/v1/jobs/%s/cancel" % first)
+        job = daemon.wait(large)
+        assert job["status"] == "failed" and job["error"]["code"] == "out_of_memory", job
+    finally:
+        assert daemon.stop() == 0
+
+
 def memory_reservations_keep_jobs_apart(folder):
     daemon, model = service(folder, "--memory-bytes", "100M", "--slots", "2")
     try:
@@ -326,6 +343,7 @@ if __name__ == "__main__":
         a_deaf_worker_is_cancelled_within_two_seconds,
         a_bad_plan_is_an_answer,
         a_plan_beyond_the_memory_limit_is_refused,
+        a_job_planned_under_a_larger_limit_does_not_wait_for_ever,
         memory_reservations_keep_jobs_apart,
         a_drain_releases_jobs_and_a_restart_continues_them,
         a_drain_does_not_wait_for_ever_and_a_second_signal_not_at_all,
