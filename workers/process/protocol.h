@@ -47,8 +47,13 @@
     X(CANCEL, "cancel")                                                                                      \
     X(DRAIN, "drain")                                                                                        \
     X(HEARTBEAT, "heartbeat")                                                                                \
-    X(STAGE, "stage") X(PROGRESS, "progress") X(STEP, "step") X(MESSAGE, "message") X(RESULT, "result")      \
-        X(ERROR, "error") X(DRAINED, "drained")
+    X(STAGE, "stage")                                                                                        \
+    X(PROGRESS, "progress")                                                                                  \
+    X(STEP, "step")                                                                                          \
+    X(MESSAGE, "message")                                                                                    \
+    X(RESULT, "result")                                                                                      \
+    X(ERROR, "error")                                                                                        \
+    X(DRAINED, "drained")
 enum protocol_type {
 #define X(name, slug) PROTOCOL_##name,
     PROTOCOL_TYPES(X)
