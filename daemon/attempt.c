@@ -57,9 +57,6 @@ static void on_exit_status(uv_process_t *process, int64_t exit_status, int signa
 static void send_job(struct attempt *attempt)
 {
     const struct config *config = attempt->daemon->config;
-    const json_t *limits = json_object_get(attempt->job->spec, "limits");
-    uint64_t threads = count_of(limits, "threads");
-    uint64_t memory = count_of(limits, "max_memory_bytes");
     JSON_OWNED message = protocol_message(PROTOCOL_JOB);
     json_put_i64(message, "version", PROTOCOL_VERSION);
     json_put_text(message, "job_id", attempt->job->id);
@@ -72,10 +69,7 @@ static void send_job(struct attempt *attempt)
     json_put(message, "model", model);
     json_put(message, "inputs", json_incref(attempt->sources.inputs));
     json_put_text(message, "work_folder", attempt->work_folder);
-    json_put_i64(message, "threads",
-                 (int64_t)(threads > 0 && threads < config->threads ? threads : config->threads));
-    json_put_i64(message, "memory_limit_bytes",
-                 (int64_t)(memory > 0 && memory < config->memory_bytes ? memory : config->memory_bytes));
+    planner_allow(attempt->daemon, attempt->job->spec, message);
     json_put_i64(message, "heartbeat_ms", config->lease_ms / 6);
     attempt_send_frame(attempt, message);
 }

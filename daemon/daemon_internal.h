@@ -72,6 +72,8 @@ struct daemon {
 /* request: as sources_plan_request makes it; taken. The answer is {plan, inventory?}; a plan that needs more
  * memory than the service may give is a fault. A worker that dies is tried once more. */
 void planner_plan(struct daemon *daemon, json_t *request, api_host_done *done, void *done_context);
+/* Puts threads and memory_limit_bytes into a message to a worker: planned and run with the same. */
+void planner_allow(const struct daemon *daemon, const json_t *spec, json_t *message);
 void planner_inspect(struct daemon *daemon, const char *folder, api_host_done *done, void *done_context);
 
 /* ---- validator.c: loop thread -------------------------------------------------------------------------- */

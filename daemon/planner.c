@@ -119,9 +119,25 @@ static struct question *question_create(struct daemon *daemon, const char *mode,
     return question;
 }
 
+/* The smaller of what a request limits itself to and what we may give. */
+static uint64_t smaller(const json_t *spec, const char *name, uint64_t most)
+{
+    json_int_t asked = json_integer_value(json_object_get(json_object_get(spec, "limits"), name));
+    return asked > 0 && (uint64_t)asked < most ? (uint64_t)asked : most;
+}
+
+void planner_allow(const struct daemon *daemon, const json_t *spec, json_t *message)
+{
+    const struct config *config = daemon->config;
+    json_put_i64(message, "threads", (int64_t)smaller(spec, "threads", config->threads));
+    json_put_i64(message, "memory_limit_bytes",
+                 (int64_t)smaller(spec, "max_memory_bytes", config->memory_bytes));
+}
+
 void planner_plan(struct daemon *daemon, json_t *request, api_host_done *done, void *done_context)
 {
     struct question *question = question_create(daemon, "--plan", request, done, done_context);
+    planner_allow(daemon, json_object_get(request, "spec"), request);
     const json_t *model = json_object_get(request, "model");
     const char *job_id = json_string_value(json_object_get(model, "job"));
     if (job_id != NULL) {

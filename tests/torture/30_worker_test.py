@@ -202,6 +202,21 @@ def a_plan_beyond_the_memory_limit_is_refused(folder):
         assert daemon.stop() == 0
 
 
+def a_plan_is_told_what_the_attempt_may_use(folder):
+    daemon, model = service(folder, "--memory-bytes", "100M", "--threads", "3")
+    try:
+        plan = daemon.wait(daemon.submit(spec(model, plan="echo"))["id"])["plan"]
+        assert plan["threads"] == 3 and plan["limit"] == 100 << 20, plan
+        limits = {"threads": 2, "max_memory_bytes": 1 << 20}
+        plan = daemon.wait(daemon.submit(spec(model, limits=limits, plan="echo"))["id"])["plan"]
+        assert plan["threads"] == 2 and plan["limit"] == 1 << 20, plan
+        limits = {"threads": 99, "max_memory_bytes": 1 << 40}
+        plan = daemon.wait(daemon.submit(spec(model, limits=limits, plan="echo"))["id"])["plan"]
+        assert plan["threads"] == 3 and plan["limit"] == 100 << 20, plan
+    finally:
+        assert daemon.stop() == 0
+
+
 def a_job_planned_under_a_larger_limit_does_not_wait_for_ever(folder):
     daemon, model = service(folder, "--memory-bytes", "1G")
     first = daemon.submit(spec(model, steps=1000, step_ms=100))["id"]
@@ -343,6 +358,7 @@ if __name__ == "__main__":
         a_deaf_worker_is_cancelled_within_two_seconds,
         a_bad_plan_is_an_answer,
         a_plan_beyond_the_memory_limit_is_refused,
+        a_plan_is_told_what_the_attempt_may_use,
         a_job_planned_under_a_larger_limit_does_not_wait_for_ever,
         memory_reservations_keep_jobs_apart,
         a_drain_releases_jobs_and_a_restart_continues_them,

@@ -26,9 +26,11 @@ def describe():
         {"name": "steps", "type": "integer", "min": 1, "max": 1000000, "default": 3},
         {"name": "step_ms", "type": "integer", "min": 0, "max": 1000000, "default": 10},
         {"name": "memory_bytes", "type": "integer", "min": 0, "max": 1e15, "default": 1000000},
-        {"name": "plan", "type": "enum", "values": ["good", "bad", "crash", "crash_once", "rubbish"], "default": "good"},
+        {"name": "plan", "type": "enum", "values": ["good", "bad", "crash", "crash_once", "rubbish", "echo"], "default": "good"},
     ]
-    limits = [{"name": "max_seconds", "type": "integer", "min": 1, "max": 100000}]
+    limits = [{"name": "max_seconds", "type": "integer", "min": 1, "max": 100000},
+              {"name": "threads", "type": "integer", "min": 1, "max": 100000},
+              {"name": "max_memory_bytes", "type": "integer", "min": 1, "max": 1e15}]
     body = {"type": "object", "members": [
         {"name": "model", "type": "text", "flags": ["required"], "min": 1, "max": 4096},
         {"name": "name", "type": "text", "min": 1, "max": 200},
@@ -43,6 +45,8 @@ def describe():
 
 def plan(request):
     settings = request["spec"]["method"]["stub"]
+    if settings["plan"] == "echo":  # what the attempt may use, the plan is told
+        return {"plan": {"memory_bytes": 1, "threads": request["threads"], "limit": request["memory_limit_bytes"]}}
     if settings["plan"] == "bad":
         return {"errors": [{"code": "corrupt_file", "field": "/model", "message": "this model is bad"}]}
     once = os.path.join(request["model"]["folder"], "planned")

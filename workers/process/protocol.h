@@ -24,7 +24,8 @@
  * One-shot modes of the same program, JSON on stdin and stdout, exit 0 when an answer was printed:
  *   pruned-worker --describe            -> the catalogue (recipe/catalogue.h)
  *   pruned-worker --inspect             <- {folder}                 -> {inventory} or {errors: [{code, field, message}]}
- *   pruned-worker --plan                <- {spec, model: {folder, inventory}, inputs} -> {plan} or {errors: [...]}
+ *   pruned-worker --plan                <- {spec, model: {folder, inventory}, inputs, threads, memory_limit_bytes}
+ *                                          -> {plan} or {errors: [...]}
  *       plan: {memory_bytes, disk_bytes, output: {...shapes, bytes}, layouts, loaders, stages: [...], warnings: []}
  *       (inventory may be null: the folder is inspected first, and the answer carries it as {inventory} too)
  */

@@ -101,12 +101,15 @@ static json_t *plan(const json_t *request, struct error_list *faults)
         error_list_add_error(faults, &error);
         return NULL;
     }
+    json_int_t threads = json_integer_value(json_object_get(request, "threads"));
+    json_int_t memory = json_integer_value(json_object_get(request, "memory_limit_bytes"));
     const json_t *inventory = json_object_get(model, "inventory");
     const struct recipe_job job = {.spec = spec,
                                    .model_folder = folder,
                                    .inventory = json_is_object(inventory) ? inventory : NULL,
                                    .inputs = inputs,
-                                   .threads = 1};
+                                   .threads = threads > 0 ? (size_t)threads : 1,
+                                   .memory_limit_bytes = memory > 0 ? (uint64_t)memory : 0};
     json_t *found = NULL;
     json_t *planned = NULL;
     if (!confine(folder, inputs, faults) || !recipe_plan(&job, &planned, &found, faults)) {
