@@ -2,6 +2,7 @@
 """Workers that misbehave, one way each, by a stub that speaks the protocol: what the job and the service become."""
 import os
 import signal
+import threading
 import time
 
 from harness import STUB, Refused, Service, main
@@ -193,6 +194,30 @@ def a_bad_plan_is_an_answer(folder):
         assert daemon.stop() == 0
 
 
+def a_full_queue_of_questions_is_said_and_holds_nothing_up(folder):
+    daemon, model = service(folder)
+    answers = []
+
+    def ask():
+        try:
+            daemon.request("POST", "/v1/pruning/jobs?dry_run=true", spec(model), timeout=100)
+            answers.append(200)
+        except Refused as refused:
+            answers.append(refused.status)
+
+    try:
+        threads = [threading.Thread(target=ask) for _ in range(90)]
+        for thread in threads:
+            thread.start()
+        job_id = daemon.submit(spec(model))["id"]  # is planned when there is room again
+        for thread in threads:
+            thread.join()
+        assert answers.count(200) >= 64 and answers.count(200) + answers.count(503) == 90, answers
+        assert daemon.wait(job_id)["status"] == "succeeded"
+    finally:
+        assert daemon.stop() == 0
+
+
 def a_plan_beyond_the_memory_limit_is_refused(folder):
     daemon, model = service(folder, "--memory-bytes", "100M")
     try:
@@ -357,6 +382,7 @@ if __name__ == "__main__":
         a_time_limit_ends_a_job,
         a_deaf_worker_is_cancelled_within_two_seconds,
         a_bad_plan_is_an_answer,
+        a_full_queue_of_questions_is_said_and_holds_nothing_up,
         a_plan_beyond_the_memory_limit_is_refused,
         a_plan_is_told_what_the_attempt_may_use,
         a_job_planned_under_a_larger_limit_does_not_wait_for_ever,
