@@ -50,7 +50,7 @@ static void on_exit_status(uv_process_t *process, int64_t exit_status, int signa
     attempt->exit_status = exit_status;
     attempt->signal_number = signal_number;
     attempt->is_process_started = false;
-    (void)uv_timer_start(&attempt->cancel_timer, on_orphan, ORPHAN_TICK_MS, ORPHAN_TICK_MS);
+    (void)uv_timer_start(&attempt->stop_timer, on_orphan, ORPHAN_TICK_MS, ORPHAN_TICK_MS);
     attempt_part_ended(attempt);
 }
 
@@ -219,10 +219,10 @@ struct attempt *attempt_start(struct daemon *daemon, struct job *job, size_t slo
     attempt->epoch = job->epoch;
     attempt->progress.unit = attempt->unit;
     attempt->progress.ratio = attempt->progress.rate_per_second = attempt->progress.eta_seconds = -1;
-    (void)uv_timer_init(&daemon->loop, &attempt->cancel_timer);
+    (void)uv_timer_init(&daemon->loop, &attempt->stop_timer);
     (void)uv_timer_init(&daemon->loop, &attempt->limit_timer);
     (void)uv_timer_init(&daemon->loop, &attempt->retry_timer);
-    attempt->cancel_timer.data = attempt->limit_timer.data = attempt->retry_timer.data = attempt;
+    attempt->stop_timer.data = attempt->limit_timer.data = attempt->retry_timer.data = attempt;
     attempt->handle_count = 3;
     attempt->work.data = attempt;
     (void)uv_queue_work(&daemon->loop, &attempt->work, prepare, on_prepared);
@@ -257,7 +257,7 @@ static void ask_to_stop(struct attempt *attempt)
     if (attempt->phase == PHASE_RUN && attempt->is_process_started) {
         attempt_hurry(attempt);
         attempt_send_word(attempt, PROTOCOL_CANCEL);
-        (void)uv_timer_start(&attempt->cancel_timer, on_cancel_grace, CANCEL_GRACE_MS, 0);
+        (void)uv_timer_start(&attempt->stop_timer, on_cancel_grace, CANCEL_GRACE_MS, 0);
     }
 }
 

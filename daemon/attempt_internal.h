@@ -39,7 +39,8 @@ struct attempt {
     /* run */
     uv_process_t process;
     uv_pipe_t socket, errors;
-    uv_timer_t cancel_timer, limit_timer, retry_timer;
+    uv_timer_t limit_timer, retry_timer;
+    uv_timer_t stop_timer; /* how long an end may take: after a cancel, after the last word, after the exit */
     bool has_handles, is_process_started;
     bool is_socket_open, is_errors_open; /* we still read them */
     bool is_paused;                      /* the socket is not read while too many events wait for storage */

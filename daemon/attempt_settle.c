@@ -270,7 +270,7 @@ void attempt_check_ended(struct attempt *attempt)
     }
     attempt->phase = PHASE_ENDED;
     scheduler_attempt_ended(attempt->daemon, attempt->slot);
-    close_handle(attempt, (uv_handle_t *)&attempt->cancel_timer);
+    close_handle(attempt, (uv_handle_t *)&attempt->stop_timer);
     close_handle(attempt, (uv_handle_t *)&attempt->limit_timer);
     close_handle(attempt, (uv_handle_t *)&attempt->retry_timer);
     if (attempt->has_handles) {

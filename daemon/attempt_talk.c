@@ -61,6 +61,20 @@ static bool may_log(struct attempt *attempt)
     return attempt->logged_count <= LOGGED_LIMIT;
 }
 
+static void on_overstay(uv_timer_t *timer)
+{
+    attempt_kill(timer->data, KILL_HUNG); /* what it said counts all the same */
+}
+
+/* After the last word only the exit is missing; heartbeats do not put it off. */
+static void expect_exit(struct attempt *attempt)
+{
+    if (attempt->is_process_started && !uv_is_active((uv_handle_t *)&attempt->stop_timer)) {
+        (void)uv_timer_start(&attempt->stop_timer, on_overstay, (uint64_t)attempt->daemon->config->lease_ms,
+                             0);
+    }
+}
+
 static void take_frame(struct attempt *attempt, enum protocol_type type, json_t *message)
 {
     switch (type) {
@@ -96,6 +110,7 @@ static void take_frame(struct attempt *attempt, enum protocol_type type, json_t 
         if (attempt->answer == NULL) {
             attempt->answer = json_incref(message);
             attempt->last_word = type;
+            expect_exit(attempt);
         }
         break;
     case PROTOCOL_JOB:
@@ -147,7 +162,7 @@ static void on_allocate(uv_handle_t *handle, size_t suggested, uv_buf_t *buffer)
 void attempt_part_ended(struct attempt *attempt)
 {
     if (--attempt->open_count == 0) {
-        (void)uv_timer_stop(&attempt->cancel_timer);
+        (void)uv_timer_stop(&attempt->stop_timer);
         (void)uv_timer_stop(&attempt->limit_timer);
         attempt_settle(attempt);
     }

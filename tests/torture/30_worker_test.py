@@ -137,6 +137,11 @@ def a_worker_that_stops_without_being_asked_has_died(folder):
     assert run(folder, "drained")["error"]["code"] == "worker_crash"
 
 
+def a_worker_that_does_not_leave_after_its_last_word_is_ended(folder):
+    job = run(folder, "overstay")
+    assert job["status"] == "succeeded" and job["attempt"] == 1, job
+
+
 def a_permanent_failure_is_not_tried_again(folder):
     job = run(folder, "fail")
     assert job["status"] == "failed" and job["attempt"] == 1, job
@@ -377,6 +382,7 @@ if __name__ == "__main__":
         a_frame_of_no_reasonable_size_is_a_death,
         a_process_that_outlives_its_worker_holds_nothing_up,
         a_worker_that_stops_without_being_asked_has_died,
+        a_worker_that_does_not_leave_after_its_last_word_is_ended,
         a_permanent_failure_is_not_tried_again,
         a_transient_failure_waits_and_is_tried_again,
         a_time_limit_ends_a_job,

@@ -16,7 +16,7 @@ import sys
 import time
 
 BEHAVIOURS = ["work", "crash", "crash_after_step", "exit", "hang", "rubbish", "wrong_epoch", "deaf", "flood", "lie",
-              "fail", "fail_transient", "missing", "chatter", "long_frame", "orphan", "drained"]
+              "fail", "fail_transient", "missing", "chatter", "long_frame", "orphan", "drained", "overstay"]
 
 
 def describe():
@@ -185,6 +185,9 @@ class Worker:
                 os.unlink(os.path.join(out, name))
             files.append({"path": name, "bytes": len(content), "sha256": digest})
         self.send("result", files=files, result={"parameters": 7000})
+        while behaviour == "overstay":
+            self.stop = None
+            self.rest(1000, True)
 
 
 def main():
