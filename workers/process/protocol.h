@@ -19,7 +19,9 @@
  *   result    {epoch, files: [{path, bytes, sha256}], result: {...}}   everything under work_folder/out is synced; then exit 0
  *   error     {epoch, stage, code, field, message, retryable}   then exit 1
  *   drained   {epoch}                                           then exit 0
- * The daemon closes its end after the final frame; a worker whose socket closes exits at once.
+ * result, error and drained are the last word; a worker has one lease to exit after it. Any other frame of a worker has at
+ * most 64 KiB, and of stages and messages the first 1,000 reach the event log. The daemon reads no faster than storage
+ * writes. A worker whose socket closes exits at once.
  *
  * One-shot modes of the same program, JSON on stdin and stdout, exit 0 when an answer was printed:
  *   pruned-worker --describe            -> the catalogue (recipe/catalogue.h)
