@@ -70,7 +70,8 @@ void storage_apply(struct storage *storage, const char *tenant_id, const char *j
  * (a larger one at the head keeps later ones waiting only until a slot would be idle: see storage.c). job NULL: none. */
 void storage_claim_job(struct storage *storage, uint64_t memory_limit_bytes, storage_job_done *done,
                        void *context);
-/* Terminal jobs only (else CONFLICT); its events and artifact rows go, blobs follow in the sweep. */
+/* Terminal jobs only (else CONFLICT); its events and artifact rows go, and the folder its result was laid out in unless a
+ * running job reads it; blobs follow in the sweep. */
 void storage_delete_job(struct storage *storage, const char *tenant_id, const char *job_id,
                         storage_job_done *done, void *context);
 

@@ -12,6 +12,7 @@
 #include "base/cleanup.h"
 #include "base/file.h"
 #include "base/memory.h"
+#include "base/text.h"
 #include "storage/job_internal.h"
 #include "storage/storage_internal.h"
 #include <stdio.h>
@@ -442,11 +443,31 @@ static bool run_delete(struct storage *storage, struct command *base, struct err
     return true;
 }
 
+/* True while an attempt may be reading the result of `job`. No later attempt will: its source is gone. */
+static bool is_result_in_use(struct storage *storage, const struct job *job)
+{
+    unsigned held = 1u << JOB_STATE_RUNNING | 1u << JOB_STATE_CANCELLING;
+    const struct job_filter filter = {.tenant_id = job->tenant_id, .state_mask = held};
+    struct job_list list = {0};
+    bool is_used = !projection_list(storage->projection, &filter, SIZE_MAX, &list);
+    for (size_t i = 0; i < list.count && !is_used; i++) {
+        const char *model = json_string_value(json_object_get(list.jobs[i]->spec, "model"));
+        is_used =
+            model != NULL && text_starts_with(model, "job:") && strcmp(model + strlen("job:"), job->id) == 0;
+    }
+    job_list_finish(&list);
+    return is_used;
+}
+
+/* With the job goes the folder that its result was laid out in as a model, or at the next start. */
 static void publish_delete(struct storage *storage, struct command *base)
 {
     struct job_command *command = (struct job_command *)base;
     projection_remove(storage->projection, command->job);
     storage_remove_work_folder(storage, command->job->id);
+    if (!is_result_in_use(storage, command->job)) {
+        storage_discard_model(storage, command->job->id);
+    }
 }
 
 static const struct command_kind kind_delete = {.writes = true,

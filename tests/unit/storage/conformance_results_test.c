@@ -561,6 +561,38 @@ static void a_result_laid_out_twice_is_one_folder(void **state)
     json_decref(files);
 }
 
+static void a_deleted_result_takes_its_folder_with_it_once_nobody_reads_it(void **state)
+{
+    struct fixture *fixture = *state;
+    char folder[512];
+    char source[64];
+    for (int is_read = 0; is_read < 2; is_read++) {
+        struct job *job = make_running_job(fixture->storage);
+        json_t *files = write_result(fixture->storage, job);
+        struct answer done = publish_files(fixture->storage, job->id, job->epoch, files, NULL);
+        EXPECT_OK(done);
+        assert_int_equal(assemble_model(fixture->storage, job->id, done.job->files, folder).code, ERROR_NONE);
+        (void)snprintf(source, sizeof source, "job:%s", is_read ? job->id : "job_of_another");
+        JSON_OWNED spec = json_pack("{s:s}", "model", source);
+        JSON_OWNED plan = json_object();
+        const struct job_draft draft = {
+            .tenant_id = TENANT, .type = "evaluation", .spec = spec, .plan = plan};
+        struct answer reader = insert_draft(fixture->storage, &draft);
+        EXPECT_OK(reader);
+        struct answer claimed = claim_job(fixture->storage, UINT64_MAX);
+        assert_string_equal(claimed.job->id, reader.job->id);
+        struct answer deleted = delete_job(fixture->storage, job->id);
+        EXPECT_OK(deleted);
+        assert_int_equal(file_exists(folder), is_read == 1);
+        answer_finish(&done);
+        answer_finish(&reader);
+        answer_finish(&claimed);
+        answer_finish(&deleted);
+        json_decref(files);
+        job_release(job);
+    }
+}
+
 static void a_refused_model_leaves_no_folder(void **state)
 {
     struct fixture *fixture = *state;
@@ -603,6 +635,7 @@ int main(void)
         CASE(a_model_name_is_one_model_and_the_same_content_is_a_replay),
         CASE(models_are_listed_newest_first_in_pages),
         CASE(a_result_laid_out_twice_is_one_folder),
+        CASE(a_deleted_result_takes_its_folder_with_it_once_nobody_reads_it),
         CASE(a_refused_model_leaves_no_folder),
     };
     json_start();
