@@ -14,7 +14,12 @@ say() { printf '\n== %s\n' "$1"; }
 die() { echo "quickstart: $1" >&2; exit 1; }
 
 [ -f "$skills/model/model.safetensors" ] || die "$skills/model is not there; run this from a whole clone"
-[ ! -e "$out" ] || [ -z "$(ls -A "$out")" ] || die "$out is not empty; name another folder: sh deploy/quickstart.sh FOLDER"
+# An earlier result of this script is replaced; anything else is not ours to touch.
+if [ -e "$out" ] && [ -n "$(ls -A "$out")" ]; then
+    [ -f "$out/SHA256SUMS" ] && [ -f "$out/plan.json" ] ||
+        die "$out is not empty; name another folder: sh deploy/quickstart.sh FOLDER"
+    (cd "$out" && cut -d' ' -f3- SHA256SUMS | xargs rm -f -- SHA256SUMS report.json report.html)
+fi
 
 # ---- packages and build
 
