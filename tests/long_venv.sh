@@ -4,8 +4,7 @@ set -eu
 cd "$(dirname "$0")/.."
 [ -x venv/bin/python ] || python3 -m venv venv
 if ! venv/bin/python -c 'import torch, transformers, safetensors, tokenizers, numpy' 2>/dev/null; then
-    # The CPU build is a tenth of the size; PyPI's own build computes the same on a CPU.
-    venv/bin/pip install --quiet torch --index-url https://download.pytorch.org/whl/cpu || venv/bin/pip install --quiet torch
+    venv/bin/pip install --quiet torch
     venv/bin/pip install --quiet transformers safetensors tokenizers numpy
 fi
 venv/bin/python -c 'import torch, transformers, tokenizers
