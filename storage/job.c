@@ -424,7 +424,9 @@ static bool apply_fenced(const struct job_event *event, int64_t now_ms, struct j
         effects->changed = !cancelling;
         if (!cancelling) {
             open_step(next, event->stage != NULL ? event->stage : "unnamed", now_ms);
+            double ratio = next->progress_ratio; /* of the whole job: a new stage does not lower it */
             job_clear_progress(next);
+            next->progress_ratio = ratio;
             (void)snprintf(effects->log_type, sizeof effects->log_type, "progress");
             describe(effects, "info", "stage %s", next->stage);
         }

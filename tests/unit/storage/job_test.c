@@ -86,7 +86,9 @@ static void a_job_goes_from_validation_to_success_with_its_stages_as_steps(void 
     assert_int_equal(job->epoch, 1);
     assert_int_equal(job->started_at_ms, NOW_MS + 2000);
     job = step(job, (struct job_event){.kind = JOB_EVENT_STAGE, .stage = "inspect"}, NOW_MS + 3000);
+    job->progress_ratio = 0.25; /* of the whole job: a new stage does not lower it */
     job = step(job, (struct job_event){.kind = JOB_EVENT_STAGE, .stage = "score"}, NOW_MS + 5000);
+    assert_true(job->progress_ratio == 0.25 && job->progress_steps == 0);
     assert_string_equal(job->stage, "score");
     json_t *first = json_array_get(job->steps, 0);
     assert_string_equal(json_string_value(json_object_get(first, "name")), "inspect");
