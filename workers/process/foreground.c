@@ -259,6 +259,12 @@ int foreground_main(int argc, char **argv)
                              .threads = options.threads,
                              .cancel = &interrupt,
                              .observer = {&display, on_stage, on_progress, NULL, on_message}};
+    const json_t *limits = json_object_get(spec, "limits");
+    json_int_t most_threads = json_integer_value(json_object_get(limits, "threads"));
+    if (most_threads > 0 && (size_t)most_threads < job.threads) {
+        job.threads = (size_t)most_threads;
+    }
+    job.memory_limit_bytes = (uint64_t)json_integer_value(json_object_get(limits, "max_memory_bytes"));
     JSON_OWNED plan = NULL;
     JSON_OWNED inventory = NULL;
     if (!recipe_plan(&job, &plan, &inventory, &faults)) {
