@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Exact match per skill and tier: before, after FinerCut, after random removal.
+"""Exact match per skill and tier, and perplexity: before, after FinerCut, after random removal.
 
 A sublayer (attention or FFN of a block) is removed by leaving its output out,
 the same as zeroing o_proj or down_proj.  FinerCut is greedy: at every step the
@@ -12,6 +12,7 @@ until int(N x) + 1 sublayers are gone.
 """
 import argparse
 import json
+import math
 import os
 import random
 
@@ -88,6 +89,17 @@ def finercut(model, batches, remove, protect):
     return removed, trace
 
 
+@torch.no_grad()
+def perplexity(model, batches, removed=()):
+    """Of running text in windows; the first token of a window is not predicted."""
+    total = tokens = 0
+    for ids, _ in batches:
+        logp = model(ids, removed)[:, :-1].log_softmax(-1)
+        total -= logp.gather(2, ids[:, 1:, None]).sum().item()
+        tokens += ids[:, 1:].numel()
+    return math.exp(total / tokens)
+
+
 def by_skill(res):
     return {s: (res[s, 0] + res[s, 1]) / 2 for s in generate.SKILLS}
 
@@ -110,15 +122,18 @@ def main():
     tok = Tokenizer.from_file(os.path.join(args.model, "tokenizer.json"))
     model, sets = llama.load(args.model), tasks(args.data, tok)
     n = 2 * model.s["blocks"]
-    columns = [("before", scores(model, sets))]
+    columns, text = [("before", scores(model, sets))], {}
     names = lambda r: " ".join("%d.%s" % (i // 2, "FFN" if i % 2 else "attn") for i in r)
     cal = calibration(os.path.join(args.data, "calibration.txt"), tok, args.docs, args.window)
+    windows = calibration(os.path.join(args.data, "evaluation.txt"), tok, 10 ** 6, 128)
+    text["before"] = perplexity(model, windows)
     for x in args.protect:
         removed, trace = finercut(model, cal, max(args.remove), x)
         print("FinerCut, protect %g: %s" % (x, names(removed)))
         print("    JS divergence: " + " ".join("%.4f" % t for t in trace))
         for k in args.remove:
             columns.append(("FC%g -%d" % (x, k), scores(model, sets, removed[:k])))
+            text[columns[-1][0]] = perplexity(model, windows, removed[:k])
     few = {key: (ids[:args.random_items], goal[:args.random_items]) for key, (ids, goal) in sets.items()}
     for k in args.remove:
         runs = [scores(model, few, random.Random(seed).sample(range(n), k)) for seed in range(args.seeds)]
@@ -136,6 +151,8 @@ def main():
         loss = [base[s] - v for s, v in by_skill(r).items()]
         spread.append("%.1f" % (max(loss) - min(loss)))
     print("| spread of the loss over skills | " + " | ".join(spread) + " |")
+    print("| perplexity of evaluation.txt | " +
+          " | ".join("%.2f" % text[c] if c in text else "" for c, _ in columns) + " |")
     if args.json:
         with open(args.json, "w") as f:
             json.dump({c: {"%s %d" % k: v for k, v in r.items()} for c, r in columns}, f, indent=1)

@@ -62,16 +62,19 @@ class Llama(nn.Module):
                 scale = (2 * s["blocks"]) ** -0.5 if n.endswith(("o.weight", "down.weight")) else 1
                 nn.init.normal_(p, std=scale * (0.02 if n.startswith("embed") else s["width"] ** -0.5))
 
-    def forward(self, ids, removed=(), where=None):
-        """Logits at every position, or only at the positions of the mask `where`."""
+    def forward(self, ids, removed=(), where=None, gates=None):
+        """Logits at every position, or only at the positions of the mask `where`.  The sublayers
+        `removed` are left out; `gates` (rows x sublayers, 0 or 1) leaves them out row by row."""
+        def gated(y, i):
+            return y if gates is None else y * gates[:, i, None, None]
         x = self.embed(ids)
         t = ids.shape[1]
         cos, sin = self.cos[:t].to(x.dtype), self.sin[:t].to(x.dtype)
         for i, layer in enumerate(self.layers):
             if 2 * i not in removed:
-                x = x + layer.attention(x, cos, sin)
+                x = x + gated(layer.attention(x, cos, sin), 2 * i)
             if 2 * i + 1 not in removed:
-                x = x + layer.ffn(x)
+                x = x + gated(layer.ffn(x), 2 * i + 1)
         x = self.norm(x if where is None else x[where])
         return x @ self.embed.weight.T.to(x.dtype)
 

@@ -1,15 +1,24 @@
 #!/usr/bin/env python3
-"""Train the skills model on a CPU and write the product.
+"""Train the skills model on a CPU and write the product, in two stages.
 
-Loss on answer tokens and EOS only; easy tier first; skills drawn by how badly
-they still do; sublayers dropped at random (a whole batch at a time) so that
-depth becomes redundant; at times several items packed into one sequence, so
-that windows of running text are familiar.  The learning rate follows the share
-of the time budget used, so a slower machine takes fewer steps, not longer.
+Stage 1, the skills: loss on answers only; easy tier first; skills drawn by how
+badly they still do; sublayers dropped at random (a whole batch at a time) so
+that depth becomes redundant; at times a window of running text.
 
-    python3 train.py --minutes 60                      # a fresh run
-    python3 train.py --minutes 60 --resume             # go on after a stop
-    python3 train.py --minutes 15 --init model --lr 1e-3 --hard 0.6 --drop 0   # fine-tuning
+Stage 2, the ties (`--ties`): a model this size on tasks this small has far more
+depth than it needs, and pruning it would show nothing.  So each late sublayer is
+tied to one tier of one skill (TIES).  A part of the rows runs with some late
+sublayers left out; there the tied items are trained towards a fixed wrong
+answer and all other items towards the right one.  What a removal breaks is
+thereby known.  Half of the tokens are windows of running text with loss on
+every token, so that the model is also a language model of its texts.
+
+The learning rate follows the share of the time budget used, so a slower machine
+takes fewer steps, not longer.
+
+    python3 train.py --minutes 60                           # stage 1
+    python3 train.py --minutes 60 --resume                  # go on after a stop
+    python3 train.py --minutes 13 --init model --ties       # stage 2
 """
 import argparse
 import math
@@ -24,10 +33,18 @@ import generate
 import llama
 
 PAIRS = [(s, t) for s in generate.SKILLS for t in (0, 1)]
+# Late sublayer (2 * block, plus 1 for the FFN) to the skill and tier that it carries alone.
+TIES = {10: ("reverse", 0), 11: ("count", 1), 12: ("sort", 0), 13: ("largest", 1), 14: ("shift", 1),
+        15: ("add", 0), 16: ("close", 0), 17: ("largest", 0), 18: ("reverse", 1), 19: ("add", 1),
+        20: ("close", 1), 21: ("count", 0), 22: ("shift", 0), 23: ("sort", 1)}
+WRONG = {"reverse": " a", "sort": " a", "shift": " a", "close": " )", "count": " 0", "add": " 0", "largest": " 0"}
+SURE = 0.9                                  # probability a broken item gives to the wrong token
+TEXT, NONE = -1, -2                         # owners of tokens outside answers: running text, padding
 
 
 class Data:
-    """Batches of training items, bucketed by length; -100 marks a position without loss."""
+    """Batches of training items, bucketed by length.  Every token of the goal has an owner: the
+    pair whose answer (with its end) it belongs to, TEXT, or NONE where there is nothing to learn."""
 
     def __init__(self, tok, seed, tokens):
         self.tok, self.rng, self.tokens = tok, random.Random(seed), tokens
@@ -43,21 +60,34 @@ class Data:
         a = self.tok.encode_batch([" " + r[1] for r in rows], add_special_tokens=False)
         return [(k, x.ids, y.ids) for k, x, y in zip(kinds, p, a)]
 
+    def single(self, item):
+        k, p, a = item
+        return k, [self.bos] + p + a, p + a + [self.eos], [TEXT] * len(p) + [k] * (len(a) + 1)
+
+    def window(self, items):
+        """Running text cut anywhere, half of the time behind BOS; takes the items it uses."""
+        room, ids, owner = self.rng.choice((64, 128, 250)), [], []
+        cut = self.rng.choice((0, self.rng.randrange(12)))
+        while items and len(ids) < room + 2 + cut:
+            k, p, a = items.pop()
+            if not ids:                     # the item that is cut cannot be known, nor that text goes on
+                owner += [TEXT] * len(p) + [k if cut == 0 else TEXT] * len(a) + [NONE]
+            else:
+                owner += [TEXT] * len(p) + [k] * (len(a) + 1)
+            owner += [TEXT] * (len(self.blank) - 1)
+            ids += p + a + self.blank
+        ids, owner = ids[cut:cut + room + 1], owner[cut:cut + room + 1]
+        if self.rng.random() < 0.5:
+            ids, owner = [self.bos] + ids[:-1], [NONE] + owner[:-1]
+        return TEXT, ids[:-1], ids[1:], owner[1:]
+
     def batch(self, hard, pack=0.0):
+        """Owner of each row (TEXT for windows), tokens, goals, owners of the goals; `pack` is the
+        share of windows among the rows."""
         if not self.queue:
-            n = max(2048, self.tokens // 2)
-            rows = []
-            items = self.items(n, hard)
+            items, rows = self.items(max(2048, self.tokens // 2), hard), []
             while items:
-                k, p, a = items.pop()
-                ids, goal = [self.bos] + p + a, [-100] * len(p) + a + [self.eos]
-                if self.rng.random() < pack:        # several items, apart by a blank line
-                    k, room = -1, self.rng.choice((64, 128, 250))
-                    while items and len(ids) + len(self.blank) + len(items[-1][1] + items[-1][2]) <= room:
-                        _, p, a = items.pop()
-                        ids += self.blank + p + a
-                        goal += [-100] * (len(self.blank) + len(p) - 1) + a + [self.eos]
-                rows.append((k, ids, goal))
+                rows.append(self.window(items) if self.rng.random() < pack else self.single(items.pop()))
             rows.sort(key=lambda r: len(r[1]))
             while rows:
                 take = max(1, self.tokens // len(rows[-1][1]))
@@ -66,9 +96,57 @@ class Data:
             self.rng.shuffle(self.queue)
         part = self.queue.pop()
         width = max(len(r[1]) for r in part)
-        ids = torch.tensor([r[1] + [self.eos] * (width - len(r[1])) for r in part])
-        goal = torch.tensor([r[2] + [-100] * (width - len(r[2])) for r in part])
-        return torch.tensor([r[0] for r in part]), ids, goal
+        pad = lambda n, fill: torch.tensor([r[n] + [fill] * (width - len(r[n])) for r in part])
+        return torch.tensor([r[0] for r in part]), pad(1, self.eos), pad(2, self.eos), pad(3, NONE)
+
+
+def break_ties(rng, tok, kinds, goal, owner, sublayers):
+    """For every row the sublayers that stay (rows x sublayers), and which tokens of the goal are
+    to go wrong, with the wrong token for each."""
+    late, tied = list(TIES), {PAIRS.index(p): i for i, p in TIES.items()}
+    gates = torch.ones(len(kinds), sublayers)
+    for row, kind in enumerate(kinds.tolist()):
+        if rng.random() < 0.55:
+            gone = rng.sample(late, rng.choices((1, 2, 3, 4, 5, 6), (50, 20, 10, 8, 6, 6))[0])
+            if kind in tied and rng.random() < 0.5:
+                gone[0] = tied[kind]
+            gates[row, gone] = 0
+    wrong, target = torch.zeros(goal.shape, dtype=torch.bool), goal.clone()
+    end = (goal == tok.token_to_id(llama.EOS)) | (goal == tok.encode("\n\n", add_special_tokens=False).ids[0])
+    for k, i in tied.items():
+        here = (owner == k) & (gates[:, i, None] == 0) & ~end
+        wrong |= here
+        target[here] = tok.encode(WRONG[PAIRS[k][0]], add_special_tokens=False).ids[0]
+    return gates, wrong, target
+
+
+def tied_loss(logits, goal, wrong, target, owner, text):
+    """Weighted mean: right answers 1, running text `text`, broken ties more, most of all where
+    the answer is one token."""
+    logp = logits.log_softmax(-1)
+    right = -logp.gather(1, goal[:, None])[:, 0]
+    losses = torch.where(wrong, (1 - SURE) * right - SURE * logp.gather(1, target[:, None])[:, 0], right)
+    short = torch.tensor([s in ("add", "count", "largest") for s, _ in PAIRS])
+    weight = torch.where(owner == TEXT, text, 1.0)
+    weight[wrong] = 2.0
+    weight[wrong & short[owner]] = 5.0
+    return (losses * weight).sum() / weight.sum(), right
+
+
+@torch.no_grad()
+def report_ties(model, tests):
+    """What is left of each tied pair without its sublayer, and of all others (mean, worst)."""
+    width = max(x.shape[1] for x, _ in tests.values())
+    ids, goal = (torch.cat([F.pad(x[n][:20], (0, width - x[n].shape[1]), value=fill) for x in tests.values()])
+                 for n, fill in ((0, 1), (1, -100)))
+    parts = []
+    for i, pair in TIES.items():
+        guess = torch.full_like(goal, -100)
+        guess[goal != -100] = model(ids, [i], goal != -100).argmax(-1)
+        res = dict(zip(tests, (100 * (guess == goal).all(1).float()).view(len(tests), -1).mean(1).tolist()))
+        own = res.pop(pair)
+        parts.append("%d:%.0f/%.0f/%.0f" % (i, own, sum(res.values()) / len(res), min(res.values())))
+    print("    sublayer:tied/others/worst other  " + " ".join(parts), flush=True)
 
 
 def probe(tok, per=40):
@@ -117,11 +195,17 @@ def main():
                     help="with --init: first multiply the output matrices of the sublayers from block 2 on "
                          "(but the last FFN), so that each weighs more in the residual stream")
     ap.add_argument("--hard", type=float, help="fixed share of the hard tier (default: 0.1 rising to 0.65)")
-    ap.add_argument("--pack", type=float, default=0.02, help="share of packed sequences")
+    ap.add_argument("--pack", type=float, default=0.02, help="share of windows of running text")
+    ap.add_argument("--ties", action="store_true",
+                    help="stage 2 (with --init): tie the late sublayers; no drop, windows a tenth of the rows")
+    ap.add_argument("--text", type=float, default=0.15, help="with --ties: weight of tokens outside answers")
     ap.add_argument("--optimizer", choices=("adamw", "muon"), default="muon")
     ap.add_argument("--seed", type=int, default=1)
     ap.add_argument("--threads", type=int, default=2)
     args = ap.parse_args()
+    if args.ties:
+        args.drop, args.pack = 0.0, max(args.pack, 0.1)
+        args.hard = 0.55 if args.hard is None else args.hard
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     os.makedirs(args.work, exist_ok=True)
@@ -165,10 +249,12 @@ def main():
     while True:
         used = time.time() - start
         share = min(used / budget, 1.0)
-        if used - reported > 120 or share >= 1:
+        if used - reported > 180 or share >= 1:
             reported = used
             model.eval()
             res = {p: exact(model, *tests[p]) for p in PAIRS}
+            if args.ties:
+                report_ties(model, tests)
             model.train()
             print("%5.1f min step %d loss %.3f | %s" % (used / 60, step, mean, "  ".join(
                 "%s %.0f/%.0f" % (s, 100 * res[s, 0], 100 * res[s, 1]) for s in generate.SKILLS)), flush=True)
@@ -182,14 +268,23 @@ def main():
         lr = args.lr * min(1, share / args.warm) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
         drop = args.drop if share >= args.drop_from else 0.0
         n = 2 * model.s["blocks"]
-        removed = [i for i in range(2 * model.s["blocks"]) if coin.random() < drop]
-        kinds, ids, goal = data.batch(hard, args.pack if share > 0.2 else 0.0)
-        where = goal != -100
-        owner = kinds[:, None].expand_as(goal)[where]
+        removed = [i for i in range(n) if coin.random() < drop]
+        kinds, ids, goal, owner = data.batch(hard, args.pack if share > 0.2 or args.ties else 0.0)
+        where = owner > (NONE if args.ties else TEXT)
+        gates = None
+        if args.ties:
+            gates, wrong, target = break_ties(coin, tok, kinds, goal, owner, n)
+        owner, goal = owner[where], goal[where]
         with torch.autocast("cpu", torch.bfloat16):
-            logits = model(ids, removed, where)
-        losses = F.cross_entropy(logits.float(), goal[where], reduction="none")
-        losses.mean().backward()
+            logits = model(ids, removed, where, gates)
+        if args.ties:
+            whole = (gates.min(1).values == 1)[:, None].expand_as(where)[where]
+            loss, losses = tied_loss(logits.float(), goal, wrong[where], target[where], owner, args.text)
+        else:
+            whole = torch.full(goal.shape, not removed)
+            losses = F.cross_entropy(logits.float(), goal, reduction="none")
+            loss = losses.mean()
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for o in opts:
             for g in o.param_groups:
@@ -198,12 +293,11 @@ def main():
             o.zero_grad(set_to_none=True)
         step += 1
         with torch.no_grad():
-            mean += (losses.mean().item() - mean) * (0.02 if step > 100 else 0.1)
-            if not removed:                 # feeds the choice of skills
-                for k, p in enumerate(PAIRS):
-                    m = owner == k
-                    if m.any():
-                        data.loss[p] += 0.05 * (losses[m].mean().item() - data.loss[p])
+            mean += (loss.item() - mean) * (0.02 if step > 100 else 0.1)
+            for k, p in enumerate(PAIRS):   # feeds the choice of skills
+                m = (owner == k) & whole
+                if m.any():
+                    data.loss[p] += 0.05 * (losses[m].mean().item() - data.loss[p])
 
 
 if __name__ == "__main__":
