@@ -7,6 +7,7 @@
 #include "base/memory.h"
 #include "workers/model/architecture.h"
 #include "workers/tensor/dtype.h"
+#include <inttypes.h>
 #include <math.h>
 #include <string.h>
 
@@ -64,8 +65,9 @@ static bool check_finite(const float *values, size_t count, uint64_t first, cons
     }
     for (size_t i = 0; i < count && !is_sound; i++) {
         if (!isfinite(values[i])) {
-            return error_set_field(error, ERROR_NUMERIC, name, "tensor %s holds %s at element %llu", name,
-                                   isnan(values[i]) ? "NaN" : "infinity", (unsigned long long)(first + i));
+            uint64_t element = first + i;
+            return error_set_field(error, ERROR_NUMERIC, name, "tensor %s holds %s at element %" PRIu64, name,
+                                   isnan(values[i]) ? "NaN" : "infinity", element);
         }
     }
     return true;
