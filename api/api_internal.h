@@ -183,27 +183,23 @@ void watch_notify(struct api *api, struct job *job);
 /* Answers those past their deadline; returns the next deadline, or 0. Ticker thread. */
 int64_t watch_expire(struct api *api, int64_t now_mono_ns, bool all);
 
-/* ---- jobs.c
- * ------------------------------------------------------------------------------------------------- */
+/* ---- jobs.c --------------------------------------------------------------------------------------------- */
 
 /* Calls `then` with the job of the path (borrowed), at once or from a storage thread; answers 404 itself. */
 void job_then(struct request *request, void (*then)(struct request *request, struct job *job));
 
-/* ---- job_view.c
- * -------------------------------------------------------------------------------------------- */
+/* ---- job_view.c ----------------------------------------------------------------------------------------- */
 
 json_t *job_view(const struct job *job) MUST_USE; /* owned */
 void job_view_etag(const struct api *api, const struct job *job, char ret_etag[64]);
 /* Answers with the job, its ETag, and 304 where If-None-Match has it. */
 void job_view_answer(struct request *request, unsigned status, const struct job *job);
 
-/* ---- models.c
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- models.c ------------------------------------------------------------------------------------------- */
 
 json_t *model_view(const struct model_record *model) MUST_USE; /* owned */
 
-/* ---- intake.c: from the first byte to the handler
- * ------------------------------------------------------------- */
+/* ---- intake.c: from the first byte to the handler ------------------------------------------------------- */
 
 /* The callbacks of libmicrohttpd; context: the api. */
 void *intake_begin(void *context, const char *raw_target, struct MHD_Connection *connection);
@@ -213,23 +209,20 @@ enum MHD_Result intake_continue(void *context, struct MHD_Connection *connection
 void intake_complete(void *context, struct MHD_Connection *connection, void **state,
                      enum MHD_RequestTerminationCode code);
 
-/* ---- connections.c: every accepted socket, and the end of the slow ones
- * ----------------------------------------- */
+/* ---- connections.c: every accepted socket, and the end of the slow ones --------------------------------- */
 
 void connections_notify(void *context, struct MHD_Connection *connection, void **peer,
                         enum MHD_ConnectionNotificationCode code);
 void connection_set_phase(struct api_connection *peer, enum connection_phase phase); /* NULL is fine */
 void connections_reap(struct api *api, int64_t now_ms);
 
-/* ---- blobs.c
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- blobs.c -------------------------------------------------------------------------------------------- */
 
 /* At the header: opens the upload or decides the answer (request->body_fault). */
 void blob_begin(struct request *request);
 void blob_append(struct request *request, const void *bytes, size_t count);
 
-/* ---- submit.c, methods.c, metrics.c
- * -------------------------------------------------------------------------------- */
+/* ---- submit.c, methods.c, metrics.c --------------------------------------------------------------------- */
 
 bool catalogue_start(struct api *api, struct error *error) MUST_USE;
 void catalogue_finish(struct api *api);

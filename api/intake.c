@@ -186,8 +186,7 @@ static void open_request(struct request *request, const char *method, const char
     }
 }
 
-/* ---- the body
- * ------------------------------------------------------------------------------------------------ */
+/* ---- the body ------------------------------------------------------------------------------------------- */
 
 /* False when the connection has to be cut: nobody listens to an answer behind so much. */
 static bool take_body(struct request *request, const char *bytes, size_t count)
@@ -216,8 +215,7 @@ static bool take_body(struct request *request, const char *bytes, size_t count)
     return true;
 }
 
-/* ---- the handler
- * -------------------------------------------------------------------------------------------------- */
+/* ---- the handler ---------------------------------------------------------------------------------------- */
 
 static void dispatch(struct request *request)
 {

@@ -113,8 +113,7 @@ void handle_job(struct request *request)
     job_release(job);
 }
 
-/* ---- verbs
- * -------------------------------------------------------------------------------------------------- */
+/* ---- verbs ---------------------------------------------------------------------------------------------- */
 
 static void apply(struct request *request, enum job_event_kind kind)
 {
@@ -159,8 +158,7 @@ void handle_job_delete(struct request *request)
     }
 }
 
-/* ---- lists
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- lists ---------------------------------------------------------------------------------------------- */
 
 /* RFC 8288, relative: a proxy may have given us another name. */
 static void add_next_link(struct MHD_Response *response, const struct request *request, const char *last_id)
@@ -283,8 +281,7 @@ void handle_list_evaluation(struct request *request)
     list_jobs(request, "evaluation");
 }
 
-/* ---- events
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- events --------------------------------------------------------------------------------------------- */
 
 static void events_listed(void *context, const struct storage_event *events, size_t count, bool has_more,
                           const struct error *error)

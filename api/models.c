@@ -71,8 +71,7 @@ static void registration_destroy(struct registration *registration)
     free(registration);
 }
 
-/* ---- views
- * ------------------------------------------------------------------------------------------------- */
+/* ---- views ---------------------------------------------------------------------------------------------- */
 
 json_t *model_view(const struct model_record *model)
 {
@@ -143,8 +142,7 @@ void handle_list_models(struct request *request)
     request_answer_json(request, 200, body);
 }
 
-/* ---- registering: the asynchronous half
- * ----------------------------------------------------------------------- */
+/* ---- registering: the asynchronous half ----------------------------------------------------------------- */
 
 /* Ends a registration that came to nothing; the request has its answer. */
 static void give_up(struct registration *registration)
@@ -228,8 +226,7 @@ static void assembled(void *context, const char *folder, const struct error *err
     api->options.host.inspect(api->options.host.context, registration->folder, inspected, registration);
 }
 
-/* ---- registering: the synchronous half
- * -------------------------------------------------------------------------- */
+/* ---- registering: the synchronous half ------------------------------------------------------------------ */
 
 static void check_name(const char *name, struct error_list *faults)
 {

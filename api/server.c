@@ -25,8 +25,7 @@
 #define CONNECTIONS_AT_MOST    16384u
 #define DESCRIPTORS_FOR_OTHERS 128u
 
-/* ---- the listening socket
- * ------------------------------------------------------------------------------------- */
+/* ---- the listening socket ------------------------------------------------------------------------------- */
 
 static bool parse_address(const char *address, uint16_t port, struct sockaddr_storage *ret_address,
                           socklen_t *ret_length)
@@ -90,8 +89,7 @@ static uint16_t port_of(int fd)
                                            : 0;
 }
 
-/* ---- callbacks without a home
- * -------------------------------------------------------------------------------------- */
+/* ---- callbacks without a home --------------------------------------------------------------------------- */
 
 /* We decode the raw target ourselves (target.h). */
 static size_t keep_escapes(void *context, struct MHD_Connection *connection, char *text)

@@ -86,8 +86,9 @@ static void resolve_blob(const struct resolver *resolver, const char *uri, const
     }
 }
 
-static void resolve_source(const struct resolver *resolver, const char *uri, const char *pointer)
+static void resolve_source(void *context, const char *uri, const char *pointer)
 {
+    const struct resolver *resolver = context;
     if (text_starts_with(uri, "file:") || *uri == '/') {
         resolve_file(resolver, uri, pointer);
     } else if (text_starts_with(uri, "sha256:")) {
@@ -95,30 +96,6 @@ static void resolve_source(const struct resolver *resolver, const char *uri, con
     } else {
         error_list_add(resolver->faults, ERROR_UNSUPPORTED, pointer,
                        "\"%.200s\": a source is file:///path or sha256:<hex> of an uploaded blob", uri);
-    }
-}
-
-/* Every member named "source", wherever it stands. Depth is bounded by base/json. */
-static void resolve_tree(const struct resolver *resolver, const json_t *value, const char *pointer)
-{
-    char below[512];
-    if (json_is_object(value)) {
-        const char *name;
-        json_t *member;
-        json_object_foreach((json_t *)(uintptr_t)value, name, member)
-        {
-            (void)snprintf(below, sizeof below, "%s/%s", pointer, name);
-            if (strcmp(name, "source") == 0 && json_is_string(member)) {
-                resolve_source(resolver, json_string_value(member), below);
-            } else if (strcmp(name, "metadata") != 0 && *name != '_') {
-                resolve_tree(resolver, member, below);
-            }
-        }
-    } else if (json_is_array(value)) {
-        for (size_t i = 0; i < json_array_size(value); i++) {
-            (void)snprintf(below, sizeof below, "%s/%zu", pointer, i);
-            resolve_tree(resolver, json_array_get(value, i), below);
-        }
     }
 }
 
@@ -178,14 +155,14 @@ bool sources_resolve(struct storage *storage, const char *tenant_id, const char 
 {
     size_t before = faults->count;
     struct sources sources = {.inputs = json_object()};
-    const struct resolver resolver = {storage, tenant_id, roots, &sources, faults};
+    struct resolver resolver = {storage, tenant_id, roots, &sources, faults};
     const char *model = json_string_value(json_object_get(spec, "model"));
     if (model == NULL) {
         error_list_add(faults, ERROR_MISSING_FIELD, "/model", "a model is needed");
     } else {
         resolve_model(&resolver, model);
     }
-    resolve_tree(&resolver, spec, "");
+    json_visit_texts(spec, "", "source", resolve_source, &resolver);
     if (faults->count != before) {
         sources_finish(&sources);
         return false;

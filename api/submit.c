@@ -34,8 +34,7 @@ static void submission_destroy(struct submission *submission)
     free(submission);
 }
 
-/* ---- the asynchronous half
- * ----------------------------------------------------------------------------------- */
+/* ---- the asynchronous half ------------------------------------------------------------------------------ */
 
 static void inserted(void *context, struct job *job, bool replayed, const struct error *error)
 {
@@ -108,8 +107,7 @@ static void planned(void *context, const json_t *answer, const struct error_list
     request_resume_done(request);
 }
 
-/* ---- the synchronous half
- * ------------------------------------------------------------------------------------- */
+/* ---- the synchronous half ------------------------------------------------------------------------------- */
 
 static bool has_fault_at(const struct error_list *faults, const char *field)
 {

@@ -478,3 +478,27 @@ void json_to_error(const json_t *object, struct error *ret_error)
     const char *message = json_string_value(json_object_get(object, "message"));
     (void)error_set_field(ret_error, error_code_parse(code), field, "%s", message != NULL ? message : "");
 }
+
+void json_visit_texts(const json_t *value, const char *pointer, const char *name,
+                      void (*visit)(void *context, const char *text, const char *pointer), void *context)
+{
+    char below[512];
+    if (json_is_object(value)) {
+        const char *key;
+        json_t *member;
+        json_object_foreach((json_t *)(uintptr_t)value, key, member)
+        {
+            (void)snprintf(below, sizeof below, "%s/%s", pointer, key);
+            if (strcmp(key, name) == 0 && json_is_string(member)) {
+                visit(context, json_string_value(member), below);
+            } else if (strcmp(key, "metadata") != 0 && *key != '_') {
+                json_visit_texts(member, below, name, visit, context);
+            }
+        }
+    } else if (json_is_array(value)) {
+        for (size_t i = 0; i < json_array_size(value); i++) {
+            (void)snprintf(below, sizeof below, "%s/%zu", pointer, i);
+            json_visit_texts(json_array_get(value, i), below, name, visit, context);
+        }
+    }
+}

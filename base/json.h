@@ -80,6 +80,10 @@ bool json_find_bool(const json_t *object, const char *pointer, const char *name,
 const char *json_type_name(const json_t *json);
 /* Appends "/" and the name, with ~ and / escaped (RFC 6901). */
 void json_pointer_append(struct text *pointer, const char *name);
+/* Calls visit for every text member called `name` at any depth of `value`, with its JSON pointer below `pointer`, in key
+ * order of insertion. What stands under "metadata" or a key that starts with "_" is the caller's own and is passed over. */
+void json_visit_texts(const json_t *value, const char *pointer, const char *name,
+                      void (*visit)(void *context, const char *text, const char *pointer), void *context);
 /* Sets a member, taking the value; aborts when memory ends. NULL value: does nothing. Bytes of names and
  * texts that are no UTF-8 (a file's name, say) become U+FFFD. */
 void json_put(json_t *object, const char *name, json_t *value);

@@ -69,29 +69,17 @@ static char *find_path(const char *uri, const char *pointer, struct error_list *
     return resolved;
 }
 
-static void find_sources(const json_t *value, const char *pointer, json_t *inputs, struct error_list *faults)
+struct source_finder {
+    json_t *inputs;
+    struct error_list *faults;
+};
+
+static void find_source(void *context, const char *uri, const char *pointer)
 {
-    char below[512];
-    if (json_is_object(value)) {
-        const char *name;
-        json_t *member;
-        json_object_foreach((json_t *)(uintptr_t)value, name, member)
-        {
-            (void)snprintf(below, sizeof below, "%s/%s", pointer, name);
-            if (strcmp(name, "source") == 0 && json_is_string(member)) {
-                OWNED_MEMORY char *path = find_path(json_string_value(member), below, faults);
-                if (path != NULL) {
-                    json_put_text(inputs, json_string_value(member), path);
-                }
-            } else if (strcmp(name, "metadata") != 0) {
-                find_sources(member, below, inputs, faults);
-            }
-        }
-    } else if (json_is_array(value)) {
-        for (size_t i = 0; i < json_array_size(value); i++) {
-            (void)snprintf(below, sizeof below, "%s/%zu", pointer, i);
-            find_sources(json_array_get(value, i), below, inputs, faults);
-        }
+    const struct source_finder *finder = context;
+    OWNED_MEMORY char *path = find_path(uri, pointer, finder->faults);
+    if (path != NULL) {
+        json_put_text(finder->inputs, uri, path);
     }
 }
 
@@ -104,7 +92,8 @@ bool spec_find_files(const json_t *spec, char **ret_model, json_t **ret_inputs, 
     if (folder != NULL && !file_is_folder(folder)) {
         error_list_add(faults, ERROR_INVALID_ARGUMENT, "/model", "\"%.200s\" is no folder", folder);
     }
-    find_sources(spec, "", inputs, faults);
+    struct source_finder finder = {inputs, faults};
+    json_visit_texts(spec, "", "source", find_source, &finder);
     if (faults->count != before) {
         return false;
     }

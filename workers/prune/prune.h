@@ -29,8 +29,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* ---- targets
- * --------------------------------------------------------------------------------------------------- */
+/* ---- targets -------------------------------------------------------------------------------------------- */
 
 enum prune_target_kind {
     PRUNE_TARGET_SPARSITY,          /* removed prunable / prunable >= ratio */
@@ -58,8 +57,7 @@ double prune_target_achieved(const struct prune_target *target, const struct pla
 bool prune_target_cut(const struct prune_target *target, struct plan *plan, const struct inventory *inventory,
                       struct error *error) MUST_USE;
 
-/* ---- one run
- * --------------------------------------------------------------------------------------------------- */
+/* ---- one run -------------------------------------------------------------------------------------------- */
 
 /* What goes in one step: a sublayer, or all sublayers of a block. Consecutive in residual order. */
 struct prune_unit {
@@ -110,8 +108,7 @@ size_t prune_list_units(const struct prune_run *run, enum prune_granularity gran
 void prune_add_unit(struct plan *plan, const struct prune_unit *unit, double score);
 enum prune_granularity prune_run_granularity(const struct prune_run *run); /* parameter `granularity` */
 
-/* ---- methods
- * --------------------------------------------------------------------------------------------------- */
+/* ---- methods -------------------------------------------------------------------------------------------- */
 
 enum prune_need {
     PRUNE_NEED_CALIBRATION = 1u << 0,   /* calibration text; the others imply it */
@@ -146,8 +143,7 @@ struct prune_method {
 const struct prune_method *const *prune_methods(void);
 const struct prune_method *prune_method_find(const char *name); /* NULL: none */
 
-/* ---- statistics
- * ------------------------------------------------------------------------------------------------ */
+/* ---- statistics ----------------------------------------------------------------------------------------- */
 
 /* Block influence's cosine (ShortGPT): one forward over the batch; ret_cosines [layer_count] = mean over
  * tokens of cos(input, output) of each block, accumulated in double in token order; NAN for a layer without

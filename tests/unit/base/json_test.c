@@ -357,6 +357,24 @@ static int start(void **state)
     return 0;
 }
 
+static void append_visit(void *context, const char *text, const char *pointer)
+{
+    text_append_format(context, "%s=%s;", pointer, text);
+}
+
+static void texts_of_one_name_are_visited_with_their_pointers(void **state)
+{
+    (void)state;
+    static const char body[] =
+        "{\"a\": {\"source\": \"x\"}, \"list\": [{\"source\": \"y\"}, {\"source\": 3}], \"source\": {\"source\": \"z\"}, "
+        "\"metadata\": {\"source\": \"not ours\"}, \"_kept\": {\"source\": \"not ours\"}}";
+    JSON_OWNED json = json_parse(body, sizeof body - 1, JSON_LIMIT_BYTES, NULL);
+    assert_non_null(json);
+    FINISHED(text) seen = {0};
+    json_visit_texts(json, "", "source", append_visit, &seen);
+    assert_string_equal(seen.bytes, "/a/source=x;/list/0/source=y;/source/source=z;");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -375,6 +393,7 @@ int main(void)
         cmocka_unit_test(building_mends_what_json_cannot_say),
         cmocka_unit_test(an_error_travels_both_ways),
         cmocka_unit_test(loading_names_the_file),
+        cmocka_unit_test(texts_of_one_name_are_visited_with_their_pointers),
     };
     return cmocka_run_group_tests(tests, start, NULL);
 }
