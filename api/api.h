@@ -59,7 +59,7 @@ uint16_t api_port(const struct api *api);
 void api_notify(struct api *api, struct job *job);
 /* From now on: readyz 503, new jobs 503 unavailable with Retry-After; reads go on. */
 void api_drain(struct api *api);
-/* Quiesce, resume every suspended connection, wait up to 10 s, stop. NULL is fine. */
+/* Turns new clients away, resumes every suspended connection, waits up to 10 s, stops. NULL is fine. */
 void api_stop(struct api *api);
 
 #endif

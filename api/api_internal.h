@@ -111,6 +111,7 @@ struct api {
     json_t *methods; /* owned; the answer of GET /v1/methods */
     int64_t started_at_ms;
     atomic_bool is_draining;
+    atomic_bool refuses_clients; /* stopping: new connections are turned away */
 
     pthread_mutex_t lock;
     pthread_cond_t wake;      /* of api_stop, which waits for the last request and callback */

@@ -214,12 +214,22 @@ static unsigned connection_limit(void)
     return count < CONNECTIONS_AT_MOST ? (unsigned)count : CONNECTIONS_AT_MOST;
 }
 
+/* Once the API stops, a new client is turned away at once. MHD_quiesce_daemon would leave it in the backlog, but in
+ * libmicrohttpd 0.9.75 it races its own threads for the listening socket and aborts ("Failed to remove listen FD"). */
+static enum MHD_Result may_accept(void *context, const struct sockaddr *address, socklen_t address_bytes)
+{
+    struct api *api = context;
+    (void)address;
+    (void)address_bytes;
+    return atomic_load(&api->refuses_clients) ? MHD_NO : MHD_YES;
+}
+
 static bool start_daemon(struct api *api, struct error *error)
 {
     unsigned flags =
         MHD_USE_EPOLL_INTERNAL_THREAD | MHD_USE_ITC | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG;
     api->daemon = MHD_start_daemon(
-        flags, 0, NULL, NULL, intake_continue, api, MHD_OPTION_EXTERNAL_LOGGER, log_library, NULL,
+        flags, 0, may_accept, api, intake_continue, api, MHD_OPTION_EXTERNAL_LOGGER, log_library, NULL,
         MHD_OPTION_LISTEN_SOCKET, api->listen_fd, MHD_OPTION_THREAD_POOL_SIZE, THREAD_COUNT,
         MHD_OPTION_THREAD_STACK_SIZE, (size_t)STACK_BYTES, MHD_OPTION_CONNECTION_LIMIT, connection_limit(),
         MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)MEMORY_PER_CONNECTION, MHD_OPTION_CONNECTION_TIMEOUT,
@@ -270,9 +280,7 @@ void api_drain(struct api *api)
     atomic_store(&api->is_draining, true);
 }
 
-/* ---- stop
- * -----------------------------------------------------------------------------------------------------------
- */
+/* ---- stop ----------------------------------------------------------------------------------------------- */
 
 /* Under the lock: waits until *count is zero or the time is up. */
 static void wait_for_none(struct api *api, const size_t *count, const struct timespec *until)
@@ -307,7 +315,7 @@ void api_stop(struct api *api)
     }
     struct timespec until;
     api_drain(api);
-    int listen_fd = MHD_quiesce_daemon(api->daemon);
+    atomic_store(&api->refuses_clients, true);
     (void)pthread_mutex_lock(&api->lock);
     api->is_stopping = true;
     (void)pthread_cond_broadcast(&api->tick_wake);
@@ -319,10 +327,7 @@ void api_stop(struct api *api)
     wait_for_none(api, &api->request_count, &until);
     (void)pthread_mutex_unlock(&api->lock);
     refuse_suspended(api);
-    MHD_stop_daemon(api->daemon);
-    if (listen_fd >= 0) {
-        (void)close(listen_fd);
-    }
+    MHD_stop_daemon(api->daemon); /* closes the listening socket */
     if (api->has_ticker) {
         (void)pthread_join(api->ticker, NULL);
     }
