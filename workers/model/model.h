@@ -7,9 +7,10 @@
  *
  * Pre-norm residual: h_{j+1} = h_j + f_j(norm_j(h_j)).
  *
- * Determinism (design section 4): every GEMM works on tiles of TILE_ROWS rows, zero-padded, and each sequence
- * starts a tile; so a row's bits depend on its own sequence only, not on the batch or the threads. Statistics
- * are summed in double, per token, in token order.
+ * With NORM_AFTER families h_{j+1} = norm_j(h_j + f_j(h_j)); in a parallel layer the FFN reads what its attention read.
+ *
+ * Determinism (design section 4): a row's bits depend on its own sequence only, not on the batch, the cut into chunks, the
+ * budget of memory or the threads (backend.h). Statistics are summed in double, per token, in token order.
  *
  * One thread drives a model (it uses the pool inside). All functions poll the cancel flag. Errors: CANCELLED,
  * OUT_OF_MEMORY, NUMERIC (names the sublayer), INPUT_CHANGED / IO from reading weights.
@@ -30,11 +31,12 @@
 struct model;
 
 struct model_options {
-    const char *backend;         /* "reference", "openblas"; NULL: the best there is */
-    struct pool *pool;           /* borrowed for the model's life */
-    const struct cancel *cancel; /* may be NULL */
+    const char *backend;           /* "native", "reference", ...; NULL: the best there is for dtype */
+    enum dtype dtype;              /* what products are made in: DTYPE_F32 or DTYPE_BF16 */
+    uint64_t weights_budget_bytes; /* what weights may take (weights.h); 0: no limit, all resident */
+    struct pool *pool;             /* borrowed for the model's life */
+    const struct cancel *cancel;   /* may be NULL */
 };
-/* inventory is borrowed for the model's life. Weights are read by pread and converted to fp32. */
 struct model *model_open(const struct inventory *inventory, const char *folder,
                          const struct model_options *options, struct error *error) MUST_USE;
 void model_destroy(struct model *model);
@@ -66,29 +68,29 @@ struct token_batch {
     size_t sequence_count;
 };
 
-/* Hidden states of a batch: fp32 rows, each sequence starting at a multiple of TILE_ROWS, padding rows zero.
- */
-struct hidden_tile {
-    size_t sequence, index, first_row, rows; /* index: within the sequence; rows: of it that are tokens */
-};
+/* Hidden states of a batch: fp32 rows in the device's memory, sequence after sequence without gaps. */
 struct hidden {
-    size_t sequence_count, hidden_size, row_count; /* row_count: padded */
-    size_t *token_counts, *first_rows;             /* [sequence_count] */
-    float *rows;                                   /* [row_count, hidden_size] */
-    struct hidden_tile *tiles;                     /* [tile_count], in row order */
-    size_t tile_count;
+    size_t sequence_count, hidden_size, row_count;
+    struct segment *segments; /* [sequence_count]; positions start at 0 */
+    float *rows;              /* [row_count, hidden_size], device memory */
+    /* Parallel families only: what the attention of layer `branch_layer` read, for its FFN. */
+    float *branch;            /* [row_count, hidden_size], device memory; NULL where no layer is parallel */
+    size_t branch_layer;      /* SIZE_MAX: nothing is there */
+    struct model *model;      /* borrowed: whose device it is */
 };
-struct hidden *hidden_create(const struct model *model, const struct token_batch *batch,
-                             struct error *error) MUST_USE;
-void hidden_copy(struct hidden *to, const struct hidden *from); /* same shape */
+struct hidden *hidden_create(struct model *model, const struct token_batch *batch, struct error *error) MUST_USE;
+bool hidden_copy(struct hidden *to, const struct hidden *from, struct error *error) MUST_USE; /* same shape */
 void hidden_destroy(struct hidden *hidden);
 OWNED_DEFINE(hidden)
 uint64_t hidden_bytes(const struct hidden *hidden);
+/* Rows to and from the host, [count, hidden_size]; the branch is left alone. */
+bool hidden_read(const struct hidden *hidden, size_t first_row, size_t count, float *ret_rows, struct error *error) MUST_USE;
+bool hidden_write(struct hidden *hidden, size_t first_row, size_t count, const float *rows, struct error *error) MUST_USE;
 
 /* Token ids must lie in the vocabulary (CHECKed; data/ validates). Positions start at 0 in every sequence. */
 bool model_embed(struct model *model, const struct token_batch *batch, struct hidden *ret_hidden,
                  struct error *error) MUST_USE;
-/* In place: hidden += f_j(norm_j(hidden)). */
+/* In place. */
 bool model_run_sublayer(struct model *model, size_t index, struct hidden *hidden,
                         struct error *error) MUST_USE;
 /* All sublayers in [first, sublayer_count) whose removed[] is false; removed NULL: none is. */
