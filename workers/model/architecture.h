@@ -31,7 +31,7 @@ enum weight_role {
     WEIGHT_EMBEDDING_NORM_BIAS,
     WEIGHT_FINAL_NORM,
     WEIGHT_FINAL_NORM_BIAS,
-    WEIGHT_HEAD, /* absent where it is tied to the embedding, or where there is none (encoders) */
+    WEIGHT_HEAD,           /* absent where it is tied to the embedding, or where there is none (encoders) */
     WEIGHT_ATTENTION_NORM, /* before the sublayer; NORM_AFTER: after it */
     WEIGHT_ATTENTION_NORM_BIAS,
     WEIGHT_Q,
@@ -50,7 +50,7 @@ enum weight_role {
     WEIGHT_FFN_NORM,
     WEIGHT_FFN_NORM_BIAS,
     WEIGHT_GATE,
-    WEIGHT_UP, /* also the first projection of an FFN that is not gated */
+    WEIGHT_UP,      /* also the first projection of an FFN that is not gated */
     WEIGHT_GATE_UP, /* fused, instead of the two */
     WEIGHT_DOWN,
     WEIGHT_GATE_BIAS,
@@ -72,16 +72,18 @@ enum qkv_order { QKV_CONCATENATED, QKV_INTERLEAVED };
 struct architecture {
     const char *model_type; /* of config.json */
     const char *class_name; /* of transformers, as `architectures` in config.json has it */
-    const char *prefix;     /* of every tensor name but the head's, e.g. "model."; checkpoints may lack it, see model_config.prefix */
-    const char *layers;     /* after the prefix, before the layer number: "layers." */
+    const char *
+        prefix; /* of every tensor name but the head's, e.g. "model."; checkpoints may lack it, see model_config.prefix */
+    const char *layers; /* after the prefix, before the layer number: "layers." */
     enum norm_kind norm;
     enum norm_placement norm_placement;
-    bool norm_adds_one;  /* the tensor holds weight - 1 (Gemma) */
-    bool is_transposed;  /* projections are stored [in_features, out_features] (Conv1D); the embedding is not */
+    bool norm_adds_one; /* the tensor holds weight - 1 (Gemma) */
+    bool
+        is_transposed; /* projections are stored [in_features, out_features] (Conv1D); the embedding is not */
     enum qkv_order qkv_order;
-    bool is_gated;       /* the FFN has a gate */
-    bool is_encoder;     /* attention sees all tokens; there is no head */
-    bool is_heterogeneous; /* config.json says per layer what is there (our own export) */
+    bool is_gated;            /* the FFN has a gate */
+    bool is_encoder;          /* attention sees all tokens; there is no head */
+    bool is_heterogeneous;    /* config.json says per layer what is there (our own export) */
     const char *const *names; /* [WEIGHT_ROLE_COUNT]: after "<prefix>" for the model's own, after
                                  "<prefix><layers><n>." for a layer's; "%zu" stands for the expert; NULL: no such tensor.
                                  A bias that config.json decides on is named here and asked for by the config (has_*_bias). */
@@ -92,17 +94,17 @@ const struct architecture *architecture_of(const struct model_config *config);
 struct weight_shape {
     char name[128];
     enum weight_part part;
-    bool is_norm;      /* of its sublayer: goes with it, but is not prunable */
+    bool is_norm;       /* of its sublayer: goes with it, but is not prunable */
     bool is_transposed; /* stored [in, out] */
-    size_t expert;     /* of EXPERT roles */
-    size_t rank;       /* 1 or 2 */
-    uint64_t shape[2]; /* as stored: weights [out_features, in_features], or transposed */
-    uint64_t count;    /* of elements */
+    size_t expert;      /* of EXPERT roles */
+    size_t rank;        /* 1 or 2 */
+    uint64_t shape[2];  /* as stored: weights [out_features, in_features], or transposed */
+    uint64_t count;     /* of elements */
 };
 /* The tensor of this role in this layer (ignored for the model's own) and expert (of EXPERT roles). False: a model with
  * this config has none. */
-bool architecture_tensor(const struct model_config *config, enum weight_role role, size_t layer, size_t expert,
-                         struct weight_shape *ret_shape);
+bool architecture_tensor(const struct model_config *config, enum weight_role role, size_t layer,
+                         size_t expert, struct weight_shape *ret_shape);
 /* Calls visit for every tensor a model with this config has, in checkpoint order: embeddings, layers (experts inside), final
  * norm, head. */
 void architecture_visit(const struct model_config *config,

@@ -43,7 +43,7 @@ struct rope_config {
 enum position_kind { POSITION_ROPE, POSITION_LEARNED, POSITION_NONE };
 struct model_config {
     const char *model_type; /* of the architecture row: static */
-    char prefix[32];        /* of tensor names: the row's, or "" where the files lack it (set by the inventory) */
+    char prefix[32]; /* of tensor names: the row's, or "" where the files lack it (set by the inventory) */
     size_t layer_count, hidden_size, intermediate_size, head_count, kv_head_count, head_size, vocab_size,
         context_tokens;
     double norm_epsilon;
@@ -55,10 +55,10 @@ struct model_config {
     size_t rotary_size;          /* elements of a head that turn; even */
     bool has_tied_head;
     bool has_qkv_bias, has_o_bias, has_ffn_bias; /* that tensors of such roles are there */
-    bool is_parallel;       /* the FFN reads what its layer's attention read */
-    bool normalises_experts; /* weights of the chosen experts are divided by their sum */
-    double embedding_scale;  /* embeddings are multiplied by it, rounded to fp32 as transformers rounds it */
-    double attention_scale;  /* of q k^T */
+    bool is_parallel;                            /* the FFN reads what its layer's attention read */
+    bool normalises_experts;                     /* weights of the chosen experts are divided by their sum */
+    double embedding_scale; /* embeddings are multiplied by it, rounded to fp32 as transformers rounds it */
+    double attention_scale; /* of q k^T */
     double attention_softcap, final_softcap; /* 0: none */
     int32_t bos_token, eos_tokens[8];        /* -1: none */
     size_t eos_token_count;

@@ -1,8 +1,7 @@
 /*
- * workers/model/distance.c: how far a candidate's logits are from the original's. A task is one tile: its
- * rows of logits lie in scratch while log-sum-exp (or norm) and then the distance are taken; the original's
- * logits are kept where they are few enough and made again from its final-normed states otherwise, with the
- * same bits.
+ * workers/model/distance.c: how far a candidate's logits are from the original's. Rows are taken a few at a time: their logits
+ * lie in scratch while log-sum-exp (or norm) and then the distance are taken; the original's logits are kept where they are few
+ * enough and made again from its final-normed states otherwise, with the same bits.
  *
  * Values are taken per token, in double, and added per sequence in token order.
  */
@@ -17,11 +16,12 @@
 
 struct head_reference {
     enum head_metric metric;
-    size_t sequence_count, token_count, vocab_size, hidden_size, tile_count, row_count;
-    size_t *first_tiles; /* [sequence_count + 1] */
-    size_t *token_counts;
-    float *normed;  /* [row_count, hidden_size], final-normed states; NULL where logits are kept */
-    float *logits;  /* [row_count, vocab_size] or NULL */
+    struct model *model; /* borrowed: whose device the rows lie on */
+    size_t sequence_count, row_count, vocab_size, hidden_size;
+    struct segment *segments; /* [sequence_count] */
+    float *
+        normed; /* [row_count, hidden_size], final-normed states; NULL where logits are kept; device memory */
+    float *logits;  /* [row_count, vocab_size] or NULL; device memory */
     double *scales; /* [row_count]: log-sum-exp, or norm */
 };
 
@@ -42,62 +42,105 @@ static enum distance_kind kind_of(enum head_metric metric)
     return DISTANCE_JS_TEXTBOOK;
 }
 
-/* What has to be known about a row before it can be compared. */
-static double scale_of(const struct model *model, enum head_metric metric, const float *logits)
+/* What has to be known about rows of logits before they can be compared. */
+static bool take_scales(struct model *model, enum head_metric metric, size_t rows, const float *logits,
+                        double *ret_scales, struct error *error)
 {
     size_t vocab = model->config->vocab_size;
+    struct head_scan scans[LOGIT_ROWS];
+    struct scan job = {.rows = rows, .count = vocab, .logits = logits, .stride = vocab, .scans = scans};
+    CHECK(rows <= LOGIT_ROWS);
     if (metric == HEAD_METRIC_NORM) {
-        return 0.0;
+        memset(ret_scales, 0, rows * sizeof *ret_scales);
+        return true;
     }
     if (metric == HEAD_METRIC_ANGULAR) {
-        return sqrt(model->backend->squares(vocab, logits));
+        if (!model->backend->squares(&model->exec, rows, vocab, logits, vocab, ret_scales, error)) {
+            return false;
+        }
+        for (size_t r = 0; r < rows; r++) {
+            ret_scales[r] = sqrt(ret_scales[r]);
+        }
+        return true;
     }
-    struct head_scan scan;
-    head_scan_start(&scan);
-    model->backend->scan(vocab, logits, 0, &scan);
-    return head_scan_logsumexp(&scan);
+    if (!model->backend->scan(&model->exec, &job, error)) {
+        return false;
+    }
+    for (size_t r = 0; r < rows; r++) {
+        ret_scales[r] = head_scan_logsumexp(&scans[r]);
+    }
+    return true;
 }
 
-/* ---- the original ---------------------------------------------------------------------------- */
-
-struct reference_run {
-    struct model *model;
-    const struct hidden *hidden;
-    struct head_reference *reference;
-};
-
-static void reference_task(void *context, size_t index, size_t thread)
+uint64_t head_scratch_count(const struct model_config *config)
 {
-    const struct reference_run *run = context;
-    struct head_reference *reference = run->reference;
-    const struct hidden_tile *tile = &run->hidden->tiles[index];
-    size_t row = index * TILE_ROWS;
-    float *scratch = run->model->scratch[thread].values;
-    float *normed = reference->normed != NULL ? reference->normed + row * reference->hidden_size : scratch;
-    float *logits = reference->logits != NULL ? reference->logits + row * reference->vocab_size
-                                              : scratch + TILE_ROWS * reference->hidden_size;
-    norm_tile(run->model, run->hidden, tile, weights_final_norm(run->model->weights), normed);
-    logits_tile(run->model, normed, tile->rows, logits);
-    for (size_t r = 0; r < tile->rows; r++) {
-        reference->scales[row + r] =
-            scale_of(run->model, reference->metric, logits + r * reference->vocab_size);
-    }
+    return (uint64_t)LOGIT_ROWS * (config->hidden_size + 2 * (uint64_t)config->vocab_size) +
+           (uint64_t)CHUNK_ROWS * config->hidden_size;
 }
+
+/* ---- the original ------------------------------------------------------------------------------------------------ */
 
 static bool allocate_reference(struct head_reference *reference, struct error *error)
 {
-    uint64_t bytes = (uint64_t)reference->row_count * reference->vocab_size * sizeof(float);
+    const struct model *model = reference->model;
+    uint64_t logits = (uint64_t)reference->row_count * reference->vocab_size * sizeof(float);
+    size_t states = reference->row_count * reference->hidden_size * sizeof(float);
     reference->scales =
         memory_try_array(reference->row_count + 1, sizeof(double), "the original's log-sum-exps", error);
-    if (bytes <= KEPT_LOGITS_BYTES) {
-        reference->logits =
-            memory_try_array(reference->row_count * reference->vocab_size + 1, sizeof(float), "logits", NULL);
-    }
-    if (reference->logits == NULL) {
-        reference->normed = memory_try_array(reference->row_count * reference->hidden_size + 1, sizeof(float),
-                                             "the original's states", error);
+    if (logits <= KEPT_LOGITS_BYTES) {
+        reference->logits = model->backend->memory_create(model->device, (size_t)logits + 1, "logits", error);
+    } else {
+        reference->normed =
+            model->backend->memory_create(model->device, states + 1, "the original's states", error);
     }
     return reference->scales != NULL && (reference->logits != NULL || reference->normed != NULL);
+}
+
+static bool fill_chunk(struct head_reference *reference, const struct head_weights *head,
+                       const struct hidden *original, const struct chunk *chunk, struct error *error)
+{
+    struct model *model = reference->model;
+    size_t size = reference->hidden_size, vocab = reference->vocab_size, row = chunk->first_row;
+    float *normed = reference->normed != NULL ? reference->normed + row * size : model->scratch;
+    float *logits =
+        reference->logits != NULL ? reference->logits + row * vocab : model->scratch + LOGIT_ROWS * size;
+    return run_final_norm(model, head, chunk->row_count, original->rows + row * size, normed, error) &&
+           run_logits(model, head, chunk->row_count, normed, chunk->segments, chunk->segment_count, logits,
+                      error) &&
+           take_scales(model, reference->metric, chunk->row_count, logits, reference->scales + row, error);
+}
+
+static bool fill_reference(struct head_reference *reference, const struct hidden *original,
+                           struct error *error)
+{
+    struct model *model = reference->model;
+    struct head_weights head;
+    FINISHED(chunk_list) list = {0};
+    chunk_list_create(original->segments, original->sequence_count, LOGIT_ROWS, LOGIT_ROWS, &list);
+    if (!scratch_reserve(model, LOGIT_ROWS * (reference->hidden_size + reference->vocab_size), error) ||
+        !weights_acquire_head(model->weights, &head, error)) {
+        return false;
+    }
+    bool is_done = true;
+    for (size_t i = 0; i < list.count && is_done; i++) {
+        is_done = fill_chunk(reference, &head, original, &list.chunks[i], error);
+    }
+    weights_release_head(model->weights);
+    return is_done;
+}
+
+static bool check_scales(const struct head_reference *reference, struct error *error)
+{
+    for (size_t s = 0; s < reference->sequence_count; s++) {
+        const struct segment *segment = &reference->segments[s];
+        for (size_t r = segment->first_row; r < segment->first_row + segment->count; r++) {
+            if (!isfinite(reference->scales[r])) {
+                return error_set(error, ERROR_NUMERIC,
+                                 "NaN or infinity in the original's logits of sequence %zu", s);
+            }
+        }
+    }
+    return true;
 }
 
 struct head_reference *head_reference_create(struct model *model, const struct hidden *original,
@@ -105,35 +148,17 @@ struct head_reference *head_reference_create(struct model *model, const struct h
 {
     OWNED(head_reference) reference = memory_create(1, sizeof *reference);
     reference->metric = metric;
+    reference->model = model;
     reference->sequence_count = original->sequence_count;
+    reference->row_count = original->row_count;
     reference->vocab_size = model->config->vocab_size;
     reference->hidden_size = original->hidden_size;
-    reference->tile_count = original->tile_count;
-    reference->row_count = original->row_count;
-    reference->first_tiles = memory_create(original->sequence_count + 1, sizeof(size_t));
-    reference->token_counts = memory_create(original->sequence_count + 1, sizeof(size_t));
-    for (size_t s = 0; s < original->sequence_count; s++) {
-        reference->token_counts[s] = original->token_counts[s];
-        reference->token_count += original->token_counts[s];
-        reference->first_tiles[s + 1] =
-            reference->first_tiles[s] + (original->token_counts[s] + TILE_ROWS - 1) / TILE_ROWS;
-    }
-    model->work.token_heads += reference->token_count;
-    struct reference_run run = {model, original, reference};
-    if (!allocate_reference(reference, error) ||
-        !scratch_reserve_threads(model, TILE_ROWS * (reference->hidden_size + reference->vocab_size),
-                                 error) ||
-        !pool_run(model->pool, original->tile_count, reference_task, &run, model->cancel, error)) {
+    reference->segments = memory_create(original->sequence_count + 1, sizeof *reference->segments);
+    memcpy(reference->segments, original->segments, original->sequence_count * sizeof *original->segments);
+    model->work.token_heads += reference->row_count;
+    if (!allocate_reference(reference, error) || !fill_reference(reference, original, error) ||
+        !check_scales(reference, error)) {
         return NULL;
-    }
-    for (size_t i = 0; i < original->tile_count; i++) {
-        for (size_t r = 0; r < original->tiles[i].rows; r++) {
-            if (!isfinite(reference->scales[i * TILE_ROWS + r])) {
-                error_set(error, ERROR_NUMERIC, "NaN or infinity in the original's logits of sequence %zu",
-                          original->tiles[i].sequence);
-                return NULL;
-            }
-        }
     }
     return TAKE(reference);
 }
@@ -143,10 +168,10 @@ void head_reference_destroy(struct head_reference *reference)
     if (reference == NULL) {
         return;
     }
-    free(reference->first_tiles);
-    free(reference->token_counts);
-    free(reference->normed);
-    free(reference->logits);
+    const struct model *model = reference->model;
+    model->backend->memory_destroy(model->device, reference->normed);
+    model->backend->memory_destroy(model->device, reference->logits);
+    free(reference->segments);
     free(reference->scales);
     free(reference);
 }
@@ -158,52 +183,79 @@ uint64_t head_reference_bytes(const struct model_config *config, size_t rows)
     return rows * sizeof(double) + (logits <= KEPT_LOGITS_BYTES ? logits : states);
 }
 
-/* ---- a candidate
- * ---------------------------------------------------------------------------------------------------------
- */
+/* ---- a candidate ------------------------------------------------------------------------------------------------- */
 
-struct distance_run {
+struct comparison {
     struct model *model;
     const struct head_reference *reference;
     const struct hidden *hidden;
-    size_t first_tile;           /* of hidden, that is compared first */
-    size_t reference_first_tile; /* and its counterpart */
-    double *values;              /* [tiles * TILE_ROWS] */
+    size_t hidden_row, reference_row; /* that are compared first */
+    double *values;                   /* [rows] */
 };
 
-static void distance_task(void *context, size_t index, size_t thread)
+static bool compare_chunk(const struct comparison *run, const struct head_weights *head,
+                          const struct chunk *chunk, struct error *error)
 {
-    const struct distance_run *run = context;
     const struct head_reference *reference = run->reference;
-    const struct hidden_tile *tile = &run->hidden->tiles[run->first_tile + index];
-    size_t vocab = reference->vocab_size, row = (run->reference_first_tile + index) * TILE_ROWS;
-    float *normed = run->model->scratch[thread].values, *logits = normed + TILE_ROWS * reference->hidden_size;
-    float *remade = logits + TILE_ROWS * vocab;
-    const float *original = reference->logits != NULL ? reference->logits + row * vocab : remade;
-    if (reference->logits == NULL) {
-        logits_tile(run->model, reference->normed + row * reference->hidden_size, tile->rows, remade);
+    struct model *model = run->model;
+    size_t size = reference->hidden_size, vocab = reference->vocab_size, rows = chunk->row_count;
+    size_t row = run->reference_row + chunk->first_row;
+    float *normed = model->scratch, *logits = normed + LOGIT_ROWS * size,
+          *remade = logits + LOGIT_ROWS * vocab;
+    double scales[LOGIT_ROWS];
+    struct distance job = {.kind = kind_of(reference->metric),
+                           .rows = rows,
+                           .count = vocab,
+                           .original = reference->logits != NULL ? reference->logits + row * vocab : remade,
+                           .candidate = logits,
+                           .original_stride = vocab,
+                           .candidate_stride = vocab,
+                           .original_scales = reference->scales + row,
+                           .candidate_scales = scales,
+                           .distances = run->values + chunk->first_row};
+    if (reference->logits == NULL && !run_logits(model, head, rows, reference->normed + row * size,
+                                                 chunk->segments, chunk->segment_count, remade, error)) {
+        return false;
     }
-    norm_tile(run->model, run->hidden, tile, weights_final_norm(run->model->weights), normed);
-    logits_tile(run->model, normed, tile->rows, logits);
-    for (size_t r = 0; r < tile->rows; r++) {
-        struct distance_row pair = {.count = vocab,
-                                    .original = original + r * vocab,
-                                    .candidate = logits + r * vocab,
-                                    .original_scale = reference->scales[row + r],
-                                    .candidate_scale =
-                                        scale_of(run->model, reference->metric, logits + r * vocab)};
-        run->values[index * TILE_ROWS + r] = run->model->backend->distance(kind_of(reference->metric), &pair);
-    }
+    const float *states = run->hidden->rows + (run->hidden_row + chunk->first_row) * size;
+    return run_final_norm(model, head, rows, states, normed, error) &&
+           run_logits(model, head, rows, normed, chunk->segments, chunk->segment_count, logits, error) &&
+           take_scales(model, reference->metric, rows, logits, scales, error) &&
+           model->backend->distance(&model->exec, &job, error);
 }
 
-static bool sum_terms(const struct distance_run *run, size_t first_sequence, size_t sequence_count,
+static bool compare(const struct comparison *run, const struct segment *segments, size_t count,
+                    struct error *error)
+{
+    struct model *model = run->model;
+    size_t vocab = run->reference->vocab_size, sets = run->reference->logits != NULL ? 1 : 2;
+    struct head_weights head;
+    FINISHED(chunk_list) list = {0};
+    chunk_list_create(segments, count, LOGIT_ROWS, LOGIT_ROWS, &list);
+    if (!scratch_reserve(model, LOGIT_ROWS * (run->reference->hidden_size + sets * vocab), error) ||
+        !weights_acquire_head(model->weights, &head, error)) {
+        return false;
+    }
+    bool is_done = true;
+    for (size_t i = 0; i < list.count && is_done; i++) {
+        /* Chunks start where their first segment does, counted from the first that is compared. */
+        struct chunk chunk = list.chunks[i];
+        chunk.first_row -= segments[0].first_row;
+        is_done = compare_chunk(run, &head, &chunk, error);
+    }
+    weights_release_head(model->weights);
+    return is_done;
+}
+
+static bool sum_terms(const struct comparison *run, size_t first_sequence, size_t sequence_count,
                       double *ret_terms, struct error *error)
 {
     const struct head_reference *reference = run->reference;
     for (size_t s = 0; s < sequence_count; s++) {
-        size_t row = (reference->first_tiles[first_sequence + s] - run->reference_first_tile) * TILE_ROWS;
+        const struct segment *segment = &reference->segments[first_sequence + s];
+        size_t row = segment->first_row - run->reference_row;
         double sum = 0.0;
-        for (size_t t = 0; t < reference->token_counts[first_sequence + s]; t++) {
+        for (size_t t = 0; t < segment->count; t++) {
             sum += run->values[row + t];
         }
         if (!isfinite(sum)) {
@@ -225,26 +277,24 @@ bool head_distance(struct model *model, const struct head_reference *reference, 
     CHECK(first_sequence + sequence_count <= reference->sequence_count);
     bool is_whole = hidden->sequence_count == reference->sequence_count;
     CHECK(is_whole || hidden->sequence_count == sequence_count);
-    size_t first = reference->first_tiles[first_sequence],
-           count = reference->first_tiles[first_sequence + sequence_count] - first;
-    for (size_t s = 0; s < sequence_count; s++) {
-        size_t tokens = reference->token_counts[first_sequence + s];
-        CHECK(hidden->token_counts[is_whole ? first_sequence + s : s] == tokens);
-        model->work.token_heads += tokens;
+    if (sequence_count == 0) {
+        return true;
     }
-    OWNED_MEMORY double *values =
-        memory_try_array(count * TILE_ROWS + 1, sizeof *values, "distances of tokens", error);
-    struct distance_run run = {.model = model,
-                               .reference = reference,
-                               .hidden = hidden,
-                               .first_tile = is_whole ? first : 0,
-                               .reference_first_tile = first,
-                               .values = values};
-    size_t rows_of_logits = reference->logits != NULL ? 1 : 2;
-    return values != NULL &&
-           scratch_reserve_threads(
-               model, TILE_ROWS * (reference->hidden_size + rows_of_logits * reference->vocab_size), error) &&
-           pool_run(model->pool, count, distance_task, &run, model->cancel, error) &&
+    const struct segment *segments = reference->segments + first_sequence;
+    size_t rows = 0;
+    for (size_t s = 0; s < sequence_count; s++) {
+        CHECK(hidden->segments[is_whole ? first_sequence + s : s].count == segments[s].count);
+        rows += segments[s].count;
+    }
+    model->work.token_heads += rows;
+    OWNED_MEMORY double *values = memory_try_array(rows + 1, sizeof *values, "distances of tokens", error);
+    struct comparison run = {.model = model,
+                             .reference = reference,
+                             .hidden = hidden,
+                             .hidden_row = is_whole ? segments[0].first_row : 0,
+                             .reference_row = segments[0].first_row,
+                             .values = values};
+    return values != NULL && compare(&run, segments, sequence_count, error) &&
            sum_terms(&run, first_sequence, sequence_count, ret_terms, error);
 }
 
@@ -254,6 +304,6 @@ double head_distance_total(const struct head_reference *reference, const double 
     for (size_t s = 0; s < reference->sequence_count; s++) {
         sum += terms[s];
     }
-    size_t parts = reference->metric == HEAD_METRIC_NORM ? reference->sequence_count : reference->token_count;
+    size_t parts = reference->metric == HEAD_METRIC_NORM ? reference->sequence_count : reference->row_count;
     return parts > 0 ? sum / (double)parts : 0.0;
 }

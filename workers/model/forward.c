@@ -1,322 +1,555 @@
 /*
- * workers/model/forward.c: embedding and sublayers.
+ * workers/model/forward.c: one sublayer over a span of rows, for every family (the steps: architecture.h), and batches cut into
+ * spans.
  *
- *   attention   x = rmsnorm(h), q k v = x W_in^T, q and k turned by position
- *               per head: softmax(q k^T / sqrt(head_size)) v, causal; h += mixed heads W_o^T
- *   ffn         x = rmsnorm(h), gate up = x W_in^T, h += (silu(gate) * up) W_down^T
- *
- * Both are written over a span of tiles (see model_internal.h). Scratch of a span, in floats per row: normed
- * and result [hidden_size], projections [in_rows], and for attention the mixed heads [out_columns].
+ * Scratch of a span, in floats a row:
+ *   attention   normed, later the result [hidden]; q k v [in_rows]; mixed heads [heads * head_size]
+ *   ffn         normed [hidden]; gate up [in_rows]; result [hidden]
+ *   experts     the same, for the rows that an expert gets, behind one copy of all normed rows; router logits [experts]
  */
 #include "workers/model/model_internal.h"
 
 #include "base/check.h"
 #include "base/memory.h"
+#include <math.h>
 #include <string.h>
 
-bool model_embed(struct model *model, const struct token_batch *batch, struct hidden *ret_hidden,
-                 struct error *error)
-{
-    const float *embedding = weights_embedding(model->weights);
-    size_t size = model->config->hidden_size, longest = 0;
-    CHECK(batch->sequence_count == ret_hidden->sequence_count);
-    for (size_t s = 0; s < batch->sequence_count; s++) {
-        CHECK(batch->sequences[s].count == ret_hidden->token_counts[s]);
-        float *rows = ret_hidden->rows + ret_hidden->first_rows[s] * size;
-        longest = batch->sequences[s].count > longest ? batch->sequences[s].count : longest;
-        for (size_t t = 0; t < batch->sequences[s].count; t++) {
-            int32_t token = batch->sequences[s].tokens[t];
-            CHECK(token >= 0 && (size_t)token < model->config->vocab_size);
-            memcpy(rows + t * size, embedding + (size_t)token * size, size * sizeof *rows);
-        }
-    }
-    return rope_extend(&model->rope, longest, error);
-}
-
-/* ---- a sublayer over a span ------------------------------------------------------------------ */
-
 struct pass {
-    const struct model *model;
+    struct model *model;
+    const struct backend *backend;
+    const struct exec *exec;
     const struct span *span;
-    const struct hidden_tile *tiles; /* [span->count] */
     const struct sublayer_weights *weights;
     const struct model_layer *layer;
-    float *normed, *projected, *mixed, *result; /* [count * TILE_ROWS, ...] */
-    float *scores;                              /* of this thread; NULL: each thread's own scratch */
-    atomic_bool is_unsound;
+    const float *source; /* what the sublayer reads: rows, or the branch */
+    bool is_finite;
 };
 
-void norm_tile(const struct model *model, const struct hidden *hidden, const struct hidden_tile *tile,
-               const float *norm, float *out)
+static bool is_decoding(const struct span *span)
 {
-    size_t size = hidden->hidden_size;
-    model->backend->rmsnorm(tile->rows, size, hidden->rows + tile->first_row * size, size, norm,
-                            (float)model->config->norm_epsilon, out, size);
-    memset(out + tile->rows * size, 0, (TILE_ROWS - tile->rows) * size * sizeof *out);
+    return span->cache != NULL && span->cache->first_rows != NULL;
 }
 
-static void norm_task(void *context, size_t index, size_t thread)
+static bool run_norm(const struct pass *pass, const struct norm_weights *norm, size_t rows, size_t groups,
+                     size_t size, const float *x, size_t x_stride, float *out, size_t out_stride,
+                     struct error *error)
 {
-    (void)thread;
-    const struct pass *pass = context;
-    norm_tile(pass->model, pass->span->hidden, &pass->tiles[index], pass->weights->norm,
-              pass->normed + index * TILE_ROWS * pass->span->hidden->hidden_size);
+    struct norm job = {.kind = pass->model->architecture->norm,
+                       .rows = rows,
+                       .groups = groups,
+                       .size = size,
+                       .x = x,
+                       .x_stride = x_stride,
+                       .weight = norm->weight,
+                       .bias = norm->bias,
+                       .epsilon = (float)pass->model->config->norm_epsilon,
+                       .out = out,
+                       .out_stride = out_stride};
+    return pass->backend->norm(pass->exec, &job, error);
 }
 
-static void add_task(void *context, size_t index, size_t thread)
+static bool run_matmul(const struct pass *pass, size_t rows, const float *x, size_t x_stride,
+                       const struct matrix *w, const float *bias, float *out, size_t out_stride,
+                       struct error *error)
 {
-    (void)thread;
-    struct pass *pass = context;
-    const struct hidden_tile *tile = &pass->tiles[index];
-    size_t size = pass->span->hidden->hidden_size;
-    if (!pass->model->backend->add(tile->rows * size, pass->span->hidden->rows + tile->first_row * size,
-                                   pass->result + index * TILE_ROWS * size)) {
-        atomic_store(&pass->is_unsound, true);
+    /* Rows that experts share out are each alone: which of them meet depends on the batch. */
+    bool is_whole =
+        rows == pass->span->row_count && !is_decoding(pass->span) && pass->layer->expert_count == 0;
+    struct matmul job = {.rows = rows,
+                         .x = x,
+                         .x_stride = x_stride,
+                         .w = w,
+                         .bias = bias,
+                         .out = out,
+                         .out_stride = out_stride,
+                         .segments = is_whole ? pass->span->segments : NULL,
+                         .segment_count = is_whole ? pass->span->segment_count : 0};
+    return pass->backend->matmul(pass->exec, &job, error);
+}
+
+/* Norm before the sublayer into `out`, or the rows as they are where the family has none there. */
+static bool prepare_input(const struct pass *pass, float *out, const float **ret_x, struct error *error)
+{
+    size_t size = pass->model->config->hidden_size;
+    if (pass->model->architecture->norm_placement == NORM_AFTER) {
+        *ret_x = pass->source;
+        return true;
     }
+    *ret_x = out;
+    return run_norm(pass, &pass->weights->norm, pass->span->row_count, 1, size, pass->source, size, out, size,
+                    error);
 }
 
-static void silu_task(void *context, size_t index, size_t thread)
+/* rows += result, with the norms that come after. */
+static bool add_result(struct pass *pass, float *result, struct error *error)
 {
-    (void)thread;
-    const struct pass *pass = context;
-    size_t width = pass->layer->intermediate_size;
-    float *gate = pass->projected + index * TILE_ROWS * 2 * width;
-    pass->model->backend->silu_mul(TILE_ROWS, width, gate, gate + width, 2 * width);
-}
-
-static void rope_task(void *context, size_t index, size_t thread)
-{
-    (void)thread;
-    const struct pass *pass = context;
-    const struct hidden_tile *tile = &pass->tiles[index];
-    const struct rope *rope = &pass->model->rope;
-    size_t head_size = pass->model->config->head_size, stride = pass->weights->in_rows,
-           first = tile->index * TILE_ROWS;
-    float *rows = pass->projected + index * TILE_ROWS * stride;
-    pass->model->backend->rope(tile->rows, pass->layer->head_count + pass->layer->kv_head_count, head_size,
-                               rope->cosines + first * rope->half, rope->sines + first * rope->half, rows,
-                               stride);
-    if (pass->span->sink != NULL) {
-        size_t keys = pass->layer->head_count * head_size, kept = 2 * pass->layer->kv_head_count * head_size;
-        for (size_t r = 0; r < tile->rows; r++) {
-            memcpy(pass->span->sink->rows + (first + r) * kept, rows + r * stride + keys,
-                   kept * sizeof *rows);
-        }
-    }
-}
-
-/* One tile of queries, the heads of one KV head. */
-static void attention_task(void *context, size_t index, size_t thread)
-{
-    const struct pass *pass = context;
-    size_t groups = pass->layer->kv_head_count, heads_per_kv = pass->layer->head_count / groups;
-    size_t tile_index = index / groups, group = index % groups;
-    const struct hidden_tile *tile = &pass->tiles[tile_index];
-    size_t head_size = pass->model->config->head_size, stride = pass->weights->in_rows;
-    const float *sequence = pass->projected + (tile_index - tile->index) * TILE_ROWS * stride;
-    size_t keys = pass->layer->head_count * head_size, values = keys + groups * head_size;
-    struct attention job = {.tile = tile->index,
-                            .rows = tile->rows,
-                            .first_head = group * heads_per_kv,
-                            .head_count = heads_per_kv,
-                            .heads_per_kv = heads_per_kv,
-                            .head_size = head_size,
-                            .q = sequence,
-                            .k = sequence + keys,
-                            .v = sequence + values,
-                            .stride = stride,
-                            .out = pass->mixed + (tile_index - tile->index) * TILE_ROWS * keys,
-                            .out_stride = keys,
-                            .scratch =
-                                pass->scores != NULL ? pass->scores : pass->model->scratch[thread].values};
-    pass->model->backend->attention(&job);
-}
-
-static bool run_matmul(const struct exec *exec, const struct pass *pass, const float *x, size_t x_stride,
-                       const float *w, const float *bias, size_t n, size_t k, float *out, struct error *error)
-{
-    struct tile_matmul job = {.tile_count = pass->span->count,
-                              .n = n,
-                              .k = k,
-                              .tiles = pass->tiles,
-                              .x = x,
-                              .w = w,
-                              .bias = bias,
-                              .out = out,
-                              .x_stride = x_stride,
-                              .out_stride = n};
-    return tile_matmul_run(exec, &job, error);
-}
-
-static bool run_pass(const struct exec *exec, struct pass *pass, bool is_attention, struct error *error)
-{
-    const struct sublayer_weights *w = pass->weights;
-    size_t tiles = pass->span->count, size = pass->span->hidden->hidden_size;
-    if (!exec_run(exec, tiles, norm_task, pass, error) ||
-        !run_matmul(exec, pass, pass->normed, size, w->in, w->in_bias, w->in_rows, size, pass->projected,
-                    error)) {
+    size_t size = pass->model->config->hidden_size, rows = pass->span->row_count;
+    if (pass->weights->post_norm.weight != NULL &&
+        !run_norm(pass, &pass->weights->post_norm, rows, 1, size, result, size, result, size, error)) {
         return false;
     }
-    if (is_attention) {
-        if (!exec_run(exec, tiles, rope_task, pass, error) ||
-            !exec_run(exec, tiles * pass->layer->kv_head_count, attention_task, pass, error)) {
+    struct add job = {.rows = rows,
+                      .size = size,
+                      .to = pass->span->rows,
+                      .to_stride = size,
+                      .from = result,
+                      .from_stride = size};
+    if (!pass->backend->add(pass->exec, &job, &pass->is_finite, error)) {
+        return false;
+    }
+    return pass->model->architecture->norm_placement != NORM_AFTER ||
+           run_norm(pass, &pass->weights->norm, rows, 1, size, pass->span->rows, size, pass->span->rows, size,
+                    error);
+}
+
+/* ---- attention --------------------------------------------------------------------------------------------------- */
+
+static bool is_long(const struct model *model, const struct segment *segment)
+{
+    return segment->position + segment->count > model->config->ropes[0].scaling.original_context_tokens;
+}
+
+/* q and k of a row lie side by side, so they turn together. Sequences that use the same table go in one job. */
+static bool turn(const struct pass *pass, float *projected, size_t stride, struct error *error)
+{
+    const struct model *model = pass->model;
+    const struct rope_table *tables = model->ropes[pass->layer->rope];
+    const struct span *span = pass->span;
+    if (model->config->position_kind != POSITION_ROPE) {
+        return true;
+    }
+    for (size_t first = 0, end = 0; first < span->segment_count; first = end) {
+        bool uses_long = tables[1].half != 0 && is_long(model, &span->segments[first]);
+        end = first + 1;
+        while (end < span->segment_count &&
+               (tables[1].half == 0 || is_long(model, &span->segments[end]) == uses_long)) {
+            end++;
+        }
+        const struct rope_table *table = &tables[uses_long ? 1 : 0];
+        struct rope job = {.segments = span->segments + first,
+                           .segment_count = end - first,
+                           .heads = pass->layer->head_count + pass->layer->kv_head_count,
+                           .head_size = model->config->head_size,
+                           .rotary_size = model->config->rotary_size,
+                           .cosines = table->cosines,
+                           .sines = table->sines,
+                           .x = projected,
+                           .stride = stride};
+        if (!pass->backend->rope(pass->exec, &job, error)) {
             return false;
         }
-    } else if (!exec_run(exec, tiles, silu_task, pass, error)) {
-        return false;
     }
-    const float *inner = is_attention ? pass->mixed : pass->projected;
-    size_t stride = is_attention ? w->out_columns : w->in_rows;
-    return run_matmul(exec, pass, inner, stride, w->out, w->out_bias, size, w->out_columns, pass->result,
-                      error) &&
-           exec_run(exec, tiles, add_task, pass, error);
+    return true;
 }
 
-size_t sublayer_scratch(const struct model *model, size_t index, size_t tile_count)
+static bool normalise_heads(const struct pass *pass, float *projected, size_t stride, struct error *error)
+{
+    size_t head_size = pass->model->config->head_size, rows = pass->span->row_count;
+    float *keys = projected + pass->layer->head_count * head_size;
+    if (pass->weights->q_norm.weight == NULL) {
+        return true;
+    }
+    return run_norm(pass, &pass->weights->q_norm, rows, pass->layer->head_count, head_size, projected, stride,
+                    projected, stride, error) &&
+           run_norm(pass, &pass->weights->k_norm, rows, pass->layer->kv_head_count, head_size, keys, stride,
+                    keys, stride, error);
+}
+
+static bool keep_keys_and_values(const struct pass *pass, const float *keys, size_t stride,
+                                 struct error *error)
+{
+    const struct kv_cache *cache = pass->span->cache;
+    size_t width = 2 * pass->layer->kv_head_count * pass->model->config->head_size;
+    struct copy_rows job = {.rows = pass->span->row_count,
+                            .size = width,
+                            .to = cache != NULL ? cache->rows : NULL,
+                            .to_stride = width,
+                            .from = keys,
+                            .from_stride = stride,
+                            .to_rows = cache != NULL ? cache->to_rows : NULL};
+    return cache == NULL || pass->backend->copy_rows(pass->exec, &job, error);
+}
+
+static bool attend(const struct pass *pass, const float *projected, size_t stride, float *mixed,
+                   struct error *error)
+{
+    const struct model_config *config = pass->model->config;
+    const struct model_layer *layer = pass->layer;
+    const struct span *span = pass->span;
+    size_t heads = layer->head_count * config->head_size, kv = layer->kv_head_count * config->head_size;
+    if (is_decoding(span)) {
+        struct attention_rows job = {.rows = span->row_count,
+                                     .first_rows = span->cache->first_rows,
+                                     .counts = span->cache->counts,
+                                     .head_count = layer->head_count,
+                                     .kv_head_count = layer->kv_head_count,
+                                     .head_size = config->head_size,
+                                     .window = layer->window_tokens,
+                                     .scale = (float)config->attention_scale,
+                                     .softcap = (float)config->attention_softcap,
+                                     .q = projected,
+                                     .q_stride = stride,
+                                     .keys = span->cache->rows,
+                                     .values = span->cache->rows + kv,
+                                     .kv_stride = 2 * kv,
+                                     .out = mixed,
+                                     .out_stride = heads};
+        return pass->backend->attention_rows(pass->exec, &job, error);
+    }
+    struct attention job = {.segments = span->segments,
+                            .segment_count = span->segment_count,
+                            .head_count = layer->head_count,
+                            .kv_head_count = layer->kv_head_count,
+                            .head_size = config->head_size,
+                            .window = layer->window_tokens,
+                            .is_causal = !pass->model->architecture->is_encoder,
+                            .scale = (float)config->attention_scale,
+                            .softcap = (float)config->attention_softcap,
+                            .q = projected,
+                            .k = projected + heads,
+                            .v = projected + heads + kv,
+                            .q_stride = stride,
+                            .kv_stride = stride,
+                            .out = mixed,
+                            .out_stride = heads};
+    return pass->backend->attention(pass->exec, &job, error);
+}
+
+static bool run_attention(struct pass *pass, float *scratch, struct error *error)
+{
+    const struct sublayer_weights *w = pass->weights;
+    size_t rows = pass->span->row_count, size = pass->model->config->hidden_size, stride = w->in.n;
+    float *normed = scratch, *projected = normed + rows * size, *mixed = projected + rows * stride;
+    const float *keys = projected + pass->layer->head_count * pass->model->config->head_size, *x = NULL;
+    return prepare_input(pass, normed, &x, error) &&
+           run_matmul(pass, rows, x, size, &w->in, w->in_bias, projected, stride, error) &&
+           normalise_heads(pass, projected, stride, error) && turn(pass, projected, stride, error) &&
+           keep_keys_and_values(pass, keys, stride, error) && attend(pass, projected, stride, mixed, error) &&
+           run_matmul(pass, rows, mixed, w->out.k, &w->out, w->out_bias, normed, size, error) &&
+           add_result(pass, normed, error);
+}
+
+/* ---- FFN --------------------------------------------------------------------------------------------------------- */
+
+/* out = the FFN of normed rows x */
+static bool run_projections(const struct pass *pass, const struct ffn_weights *w, size_t rows, const float *x,
+                            float *projected, float *out, struct error *error)
+{
+    size_t size = pass->model->config->hidden_size, stride = w->in.n, width = w->out.k;
+    struct activate job = {.kind = pass->model->config->activation,
+                           .rows = rows,
+                           .count = width,
+                           .x = projected,
+                           .up = pass->model->architecture->is_gated ? projected + width : NULL,
+                           .stride = stride};
+    return run_matmul(pass, rows, x, size, &w->in, w->in_bias, projected, stride, error) &&
+           pass->backend->activate(pass->exec, &job, error) &&
+           run_matmul(pass, rows, projected, stride, &w->out, w->out_bias, out, size, error);
+}
+
+static bool run_ffn(struct pass *pass, float *scratch, struct error *error)
+{
+    const struct ffn_weights *w = &pass->weights->ffn;
+    size_t rows = pass->span->row_count, size = pass->model->config->hidden_size;
+    float *normed = scratch, *result = normed + rows * size, *projected = result + rows * size;
+    const float *x = NULL;
+    return prepare_input(pass, normed, &x, error) &&
+           run_projections(pass, w, rows, x, projected, result, error) && add_result(pass, result, error);
+}
+
+/* Which rows go to which expert, with what weight. */
+struct routing {
+    int32_t *experts; /* [rows, active] */
+    float *weights;   /* [rows, active] */
+    int32_t *rows;    /* those of one expert, ascending */
+    float *factors;
+};
+
+static size_t list_rows(const struct routing *routing, size_t rows, size_t active, size_t expert)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < rows * active; i++) {
+        if (routing->experts[i] == (int32_t)expert) {
+            routing->rows[count] = (int32_t)(i / active);
+            routing->factors[count++] = routing->weights[i];
+        }
+    }
+    return count;
+}
+
+/* rows[those of the expert] += weight * expert(normed row) */
+static bool run_expert(struct pass *pass, size_t expert, const struct routing *routing, const float *normed,
+                       float *scratch, struct error *error)
+{
+    size_t size = pass->model->config->hidden_size;
+    size_t count = list_rows(routing, pass->span->row_count, pass->layer->active_expert_count, expert);
+    float *gathered = scratch, *result = gathered + count * size, *projected = result + count * size;
+    struct copy_rows gather = {.rows = count,
+                               .size = size,
+                               .to = gathered,
+                               .to_stride = size,
+                               .from = normed,
+                               .from_stride = size,
+                               .from_rows = routing->rows};
+    struct add scatter = {.rows = count,
+                          .size = size,
+                          .to = pass->span->rows,
+                          .to_stride = size,
+                          .from = result,
+                          .from_stride = size,
+                          .to_rows = routing->rows,
+                          .factors = routing->factors};
+    bool is_finite = true;
+    bool is_done = count == 0 || (pass->backend->copy_rows(pass->exec, &gather, error) &&
+                                  run_projections(pass, &pass->weights->experts[expert], count, gathered,
+                                                  projected, result, error) &&
+                                  pass->backend->add(pass->exec, &scatter, &is_finite, error));
+    pass->is_finite = pass->is_finite && is_finite;
+    return is_done;
+}
+
+static bool run_experts(struct pass *pass, float *scratch, struct error *error)
+{
+    size_t rows = pass->span->row_count, size = pass->model->config->hidden_size,
+           active = pass->layer->active_expert_count, experts = pass->layer->expert_count;
+    OWNED_MEMORY int32_t *chosen = memory_create(rows * active + 1, sizeof *chosen);
+    OWNED_MEMORY float *chosen_weights = memory_create(rows * active + 1, sizeof *chosen_weights);
+    OWNED_MEMORY int32_t *expert_rows = memory_create(rows + 1, sizeof *expert_rows);
+    OWNED_MEMORY float *factors = memory_create(rows + 1, sizeof *factors);
+    struct routing routing = {chosen, chosen_weights, expert_rows, factors};
+    float *normed = scratch, *logits = normed + rows * size, *rest = logits + rows * experts;
+    struct route job = {.rows = rows,
+                        .expert_count = experts,
+                        .active_count = active,
+                        .is_normalised = pass->model->config->normalises_experts,
+                        .logits = logits,
+                        .stride = experts,
+                        .experts = chosen,
+                        .weights = chosen_weights};
+    const float *x = NULL;
+    CHECK(pass->model->architecture->norm_placement == NORM_BEFORE);
+    if (!prepare_input(pass, normed, &x, error) ||
+        !run_matmul(pass, rows, normed, size, &pass->weights->router, NULL, logits, experts, error) ||
+        !pass->backend->route(pass->exec, &job, error)) {
+        return false;
+    }
+    pass->is_finite = true;
+    for (size_t e = 0; e < experts; e++) {
+        if (!run_expert(pass, e, &routing, normed, rest, error)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* ---- a sublayer over a span -------------------------------------------------------------------------------------- */
+
+size_t sublayer_scratch(const struct model *model, size_t index, size_t row_count)
 {
     const struct sublayer *sublayer = &model->sublayers[index];
     const struct model_layer *layer = &model->config->layers[sublayer->layer];
-    size_t heads = layer->head_count * model->config->head_size,
-           kv = layer->kv_head_count * model->config->head_size;
-    size_t widths = sublayer->kind == SUBLAYER_ATTENTION ? 2 * heads + 2 * kv : 2 * layer->intermediate_size;
-    return tile_count * TILE_ROWS * (2 * model->config->hidden_size + widths);
-}
-
-size_t attention_thread_scratch(const struct hidden *hidden, const struct span *span)
-{
-    size_t most = 0;
-    for (size_t i = span->first; i < span->first + span->count; i++) {
-        most = hidden->tiles[i].index > most ? hidden->tiles[i].index : most;
+    size_t size = model->config->hidden_size;
+    if (sublayer->kind == SUBLAYER_ATTENTION) {
+        return row_count *
+               (size + (2 * layer->head_count + 2 * layer->kv_head_count) * model->config->head_size);
     }
-    return attention_scratch(most);
+    size_t projected = (model->architecture->is_gated ? 2 : 1) * layer->intermediate_size;
+    return row_count * (2 * size + projected + (layer->expert_count > 0 ? size + layer->expert_count : 0));
 }
 
-bool run_span(const struct exec *exec, size_t index, const struct span *span, float *scratch, float *scores,
-              struct error *error)
+bool run_span(struct model *model, size_t index, const struct sublayer_weights *weights,
+              const struct span *span, float *scratch, struct error *error)
 {
-    const struct model *model = exec->model;
     const struct sublayer *sublayer = &model->sublayers[index];
     bool is_attention = sublayer->kind == SUBLAYER_ATTENTION;
-    struct sublayer_weights weights;
-    if (!weights_acquire(model->weights, sublayer->layer, is_attention, &weights, error)) {
-        return false;
-    }
-    size_t rows = span->count * TILE_ROWS, size = model->config->hidden_size;
     struct pass pass = {.model = model,
+                        .backend = model->backend,
+                        .exec = &model->exec,
                         .span = span,
-                        .tiles = span->hidden->tiles + span->first,
-                        .weights = &weights,
+                        .weights = weights,
                         .layer = &model->config->layers[sublayer->layer],
-                        .normed = scratch,
-                        .result = scratch + rows * size,
-                        .projected = scratch + 2 * rows * size,
-                        .mixed = scratch + 2 * rows * size + rows * weights.in_rows,
-                        .scores = scores};
-    bool is_done = run_pass(exec, &pass, is_attention, error);
-    weights_release(model->weights, sublayer->layer, is_attention);
-    if (is_done && atomic_load(&pass.is_unsound)) {
+                        .source = span->branch != NULL ? span->branch : span->rows};
+    bool is_done = is_attention                   ? run_attention(&pass, scratch, error)
+                   : pass.layer->expert_count > 0 ? run_experts(&pass, scratch, error)
+                                                  : run_ffn(&pass, scratch, error);
+    if (is_done && !pass.is_finite) {
         return error_set(error, ERROR_NUMERIC, "NaN or infinity after sublayer %zu (%s of layer %zu)", index,
                          is_attention ? "attention" : "ffn", sublayer->layer);
     }
     return is_done;
 }
 
-/* ---- a sublayer over a batch ----------------------------------------------------------------- */
+/* ---- a sublayer over a batch ------------------------------------------------------------------------------------- */
 
-/* Spans that are handed out whole: sequences for attention, tiles for the FFN. */
-struct handout {
-    struct model *model;
-    size_t index;
-    struct hidden *hidden;
-    size_t *first_tiles;  /* [sequence_count + 1] */
-    size_t scratch_count; /* floats before the scores */
-    struct error *errors; /* [thread_count] */
-};
-
-static void span_task(void *context, size_t index, size_t thread)
+/* cache_rows: where keys and values are kept, or NULL. */
+static bool run_chunks(struct model *model, size_t index, const struct sublayer_weights *weights,
+                       struct hidden *hidden, bool reads_branch, float *cache_rows, const int32_t *to_rows,
+                       struct error *error)
 {
-    struct handout *handout = context;
-    struct span span = {.hidden = handout->hidden,
-                        .first = handout->first_tiles != NULL ? handout->first_tiles[index] : index,
-                        .count = 1};
-    if (handout->first_tiles != NULL) {
-        span.count = handout->first_tiles[index + 1] - span.first;
+    FINISHED(chunk_list) list = {0};
+    bool is_attention = model->sublayers[index].kind == SUBLAYER_ATTENTION;
+    chunk_list_create(hidden->segments, hidden->sequence_count, is_attention ? WHOLE : CHUNK_ROWS, CHUNK_ROWS,
+                      &list);
+    if (!scratch_reserve(model, sublayer_scratch(model, index, list.most_rows), error)) {
+        return false;
     }
-    if (span.count == 0 || handout->errors[thread].code != ERROR_NONE) {
-        return;
-    }
-    struct exec exec = {.model = handout->model, .thread = thread};
-    float *scratch = handout->model->scratch[thread].values;
-    if (!run_span(&exec, handout->index, &span, scratch, scratch + handout->scratch_count,
-                  &handout->errors[thread])) {
-        CHECK(handout->errors[thread].code != ERROR_NONE);
-    }
-}
-
-static bool hand_out(struct handout *handout, size_t count, struct error *error)
-{
-    struct model *model = handout->model;
-    bool is_done = pool_run(model->pool, count, span_task, handout, model->cancel, error);
-    for (size_t i = 0; is_done && i < model->thread_count; i++) {
-        if (handout->errors[i].code != ERROR_NONE) {
-            if (error != NULL) {
-                *error = handout->errors[i];
-            }
-            is_done = false;
+    for (size_t i = 0; i < list.count; i++) {
+        const struct chunk *chunk = &list.chunks[i];
+        size_t offset = chunk->first_row * hidden->hidden_size;
+        struct kv_cache cache = {.rows = cache_rows,
+                                 .to_rows = to_rows != NULL ? to_rows + chunk->first_row : NULL};
+        struct span span = {.rows = hidden->rows + offset,
+                            .branch = reads_branch ? hidden->branch + offset : NULL,
+                            .row_count = chunk->row_count,
+                            .segments = chunk->segments,
+                            .segment_count = chunk->segment_count,
+                            .cache = cache_rows != NULL ? &cache : NULL};
+        if (!run_span(model, index, weights, &span, model->scratch, error)) {
+            return false;
         }
     }
-    return is_done;
+    return true;
 }
 
-static size_t list_first_tiles(const struct hidden *hidden, size_t *first_tiles)
+/* A parallel layer's attention leaves what it read for its FFN; any other sublayer's run makes that stale. */
+static bool keep_branch(const struct model *model, const struct sublayer *sublayer, struct hidden *hidden,
+                        bool *ret_reads_branch, struct error *error)
 {
-    size_t most = 0, tile = 0;
-    for (size_t s = 0; s < hidden->sequence_count; s++) {
-        size_t count = (hidden->token_counts[s] + TILE_ROWS - 1) / TILE_ROWS;
-        first_tiles[s] = tile;
-        tile += count;
-        most = count > most ? count : most;
+    *ret_reads_branch = false;
+    if (hidden->branch == NULL) {
+        return true;
     }
-    first_tiles[hidden->sequence_count] = tile;
-    return most;
+    if (sublayer->kind != SUBLAYER_ATTENTION) {
+        *ret_reads_branch = hidden->branch_layer == sublayer->layer;
+        hidden->branch_layer = SIZE_MAX;
+        return true;
+    }
+    hidden->branch_layer = sublayer->layer;
+    return model->backend->memory_copy(model->device, hidden->branch, hidden->rows,
+                                       hidden->row_count * hidden->hidden_size * sizeof *hidden->rows, error);
+}
+
+bool run_sublayer_keeping(struct model *model, size_t index, struct hidden *hidden, float *cache_rows,
+                          const int32_t *to_rows, struct error *error)
+{
+    CHECK(index < model->sublayer_count);
+    const struct sublayer *sublayer = &model->sublayers[index];
+    bool is_attention = sublayer->kind == SUBLAYER_ATTENTION, reads_branch = false;
+    struct sublayer_weights weights;
+    model->work.token_sublayers += hidden->row_count;
+    if (!keep_branch(model, sublayer, hidden, &reads_branch, error) ||
+        !weights_acquire(model->weights, sublayer->layer, is_attention, &weights, error)) {
+        return false;
+    }
+    bool is_done = run_chunks(model, index, &weights, hidden, reads_branch, cache_rows, to_rows, error);
+    weights_release(model->weights, sublayer->layer, is_attention);
+    return is_done;
 }
 
 bool model_run_sublayer(struct model *model, size_t index, struct hidden *hidden, struct error *error)
 {
-    CHECK(index < model->sublayer_count);
-    bool is_attention = model->sublayers[index].kind == SUBLAYER_ATTENTION;
-    size_t pieces = is_attention ? hidden->sequence_count : hidden->tile_count;
-    for (size_t s = 0; s < hidden->sequence_count; s++) {
-        model->work.token_sublayers += hidden->token_counts[s];
-    }
-    if (pieces < model->thread_count) {
-        struct span span = {.hidden = hidden, .count = hidden->tile_count};
-        struct exec exec = {.model = model, .is_shared = true};
-        size_t shared = model->thread_count;
-        return scratch_reserve(model, shared, sublayer_scratch(model, index, hidden->tile_count), error) &&
-               scratch_reserve_threads(model, attention_thread_scratch(hidden, &span), error) &&
-               run_span(&exec, index, &span, model->scratch[shared].values, NULL, error);
-    }
-    OWNED_MEMORY size_t *first_tiles = memory_create(hidden->sequence_count + 1, sizeof *first_tiles);
-    OWNED_MEMORY struct error *errors = memory_create(model->thread_count, sizeof *errors);
-    size_t longest = list_first_tiles(hidden, first_tiles), span_tiles = is_attention ? longest : 1;
-    struct handout handout = {.model = model,
-                              .index = index,
-                              .hidden = hidden,
-                              .first_tiles = is_attention ? first_tiles : NULL,
-                              .scratch_count = sublayer_scratch(model, index, span_tiles),
-                              .errors = errors};
-    return scratch_reserve_threads(model, handout.scratch_count + attention_scratch(longest), error) &&
-           hand_out(&handout, pieces, error);
+    return run_sublayer_keeping(model, index, hidden, NULL, NULL, error);
 }
 
 bool model_run_from(struct model *model, size_t first, const bool *removed, struct hidden *hidden,
                     struct error *error)
 {
+    weights_set_removed(model->weights, removed);
     for (size_t i = first; i < model->sublayer_count; i++) {
         if ((removed == NULL || !removed[i]) && !model_run_sublayer(model, i, hidden, error)) {
             return false;
         }
     }
     return true;
+}
+
+/* ---- embedding --------------------------------------------------------------------------------------------------- */
+
+struct embed_run {
+    const struct model *model;
+    const struct chunk_list *list;
+    const struct token_batch *batch;
+    const size_t *sequences; /* [list->count]: the sequence of a piece */
+    float *rows;             /* host */
+    struct error *errors;    /* [thread_count] */
+};
+
+static void embed_task(void *context, size_t index, size_t thread)
+{
+    const struct embed_run *run = context;
+    const struct chunk *piece = &run->list->chunks[index];
+    const struct token_sequence *sequence = &run->batch->sequences[run->sequences[index]];
+    size_t first = piece->segments[0].position;
+    if (run->errors[thread].code == ERROR_NONE) {
+        (void)weights_embed(run->model->weights, sequence->tokens + first, piece->row_count, first,
+                            run->rows + piece->first_row * run->model->config->hidden_size,
+                            &run->errors[thread]);
+    }
+}
+
+static bool embed_rows(struct model *model, const struct token_batch *batch, const struct hidden *hidden,
+                       float *rows, struct error *error)
+{
+    FINISHED(chunk_list) list = {0};
+    size_t threads = device_thread_count(model->device);
+    chunk_list_create(hidden->segments, hidden->sequence_count, 256, 1, &list); /* 1: every piece apart */
+    OWNED_MEMORY size_t *sequences = memory_create(list.count + 1, sizeof *sequences);
+    OWNED_MEMORY struct error *errors = memory_create(threads, sizeof *errors);
+    for (size_t i = 0, s = 0; i < list.count; i++) {
+        while (list.chunks[i].first_row >= hidden->segments[s].first_row + hidden->segments[s].count) {
+            s++;
+        }
+        sequences[i] = s;
+    }
+    struct embed_run run = {model, &list, batch, sequences, rows, errors};
+    if (!pool_run(model->pool, list.count, embed_task, &run, model->cancel, error)) {
+        return false;
+    }
+    for (size_t i = 0; i < threads; i++) {
+        if (errors[i].code != ERROR_NONE) {
+            if (error != NULL) {
+                *error = errors[i];
+            }
+            return false;
+        }
+    }
+    return true;
+}
+
+bool model_check_length(const struct model *model, size_t count, struct error *error)
+{
+    const struct model_config *config = model->config;
+    if (config->position_kind == POSITION_LEARNED &&
+        count + config->position_offset > config->position_rows) {
+        return error_set(error, ERROR_OUT_OF_RANGE,
+                         "a sequence has %zu tokens; the model has positions for %zu", count,
+                         config->position_rows - config->position_offset);
+    }
+    return true;
+}
+
+bool model_embed(struct model *model, const struct token_batch *batch, struct hidden *ret_hidden,
+                 struct error *error)
+{
+    size_t longest = 0;
+    CHECK(batch->sequence_count == ret_hidden->sequence_count);
+    for (size_t s = 0; s < batch->sequence_count; s++) {
+        const struct token_sequence *sequence = &batch->sequences[s];
+        CHECK(sequence->count == ret_hidden->segments[s].count);
+        longest = sequence->count > longest ? sequence->count : longest;
+        for (size_t t = 0; t < sequence->count; t++) {
+            CHECK(sequence->tokens[t] >= 0 && (size_t)sequence->tokens[t] < model->config->vocab_size);
+        }
+    }
+    ret_hidden->branch_layer = SIZE_MAX;
+    if (!model_check_length(model, longest, error) || !model_extend_ropes(model, longest, error)) {
+        return false;
+    }
+    size_t count = ret_hidden->row_count * ret_hidden->hidden_size;
+    if (model->backend->is_host) {
+        return embed_rows(model, batch, ret_hidden, ret_hidden->rows, error);
+    }
+    OWNED_MEMORY float *rows = memory_try_array(count + 1, sizeof *rows, "embeddings", error);
+    return rows != NULL && embed_rows(model, batch, ret_hidden, rows, error) &&
+           hidden_write(ret_hidden, 0, ret_hidden->row_count, rows, error);
 }

@@ -1,10 +1,9 @@
 /*
- * workers/model/head.c: final norm, vocabulary projection, and what is read off the logits. A row of logits
- * is never whole in memory here: it is made panel by panel and folded into a running log-sum-exp and argmax.
+ * workers/model/head.c: final norm, vocabulary projection, and what is read off the logits. A row of logits is never whole in
+ * memory for a log-likelihood: the device folds it into a log-sum-exp and an argmax piece by piece (backend.h).
  *
- * The vocabulary is cut into segments of SEGMENT_COLUMNS. A task is one tile times one segment, so that a
- * single short sequence over a large vocabulary keeps all threads busy; partial scans are merged in order of
- * the segments, always.
+ * Rows that nobody asks about are left out before the projection. What is asked of a sequence decides how its rows lie, so a
+ * row's bits depend on its own sequence still.
  */
 #include "workers/model/model_internal.h"
 
@@ -13,193 +12,196 @@
 #include <math.h>
 #include <string.h>
 
-#define SEGMENT_COLUMNS ((size_t)16 * PANEL_COLUMNS)
-
-static void panel_matmul(const struct model *model, const float *normed, size_t rows, size_t column,
-                         size_t end, float *out, size_t out_stride)
+bool run_final_norm(struct model *model, const struct head_weights *head, size_t rows, const float *x,
+                    float *out, struct error *error)
 {
     size_t size = model->config->hidden_size;
-    struct matmul piece = {.rows = rows,
-                           .n = end - column < PANEL_COLUMNS ? end - column : PANEL_COLUMNS,
-                           .k = size,
-                           .x = normed,
-                           .w = weights_head(model->weights) + column * size,
-                           .out = out,
-                           .x_stride = size,
-                           .w_stride = size,
-                           .out_stride = out_stride};
-    model->backend->matmul(&piece);
+    struct norm job = {.kind = model->architecture->norm,
+                       .rows = rows,
+                       .groups = 1,
+                       .size = size,
+                       .x = x,
+                       .x_stride = size,
+                       .weight = head->norm.weight,
+                       .bias = head->norm.bias,
+                       .epsilon = (float)model->config->norm_epsilon,
+                       .out = out,
+                       .out_stride = size};
+    CHECK(head->norm.weight != NULL);
+    return model->backend->norm(&model->exec, &job, error);
 }
 
-void logits_tile(const struct model *model, const float *normed, size_t rows, float *out)
+bool run_logits(struct model *model, const struct head_weights *head, size_t rows, const float *normed,
+                const struct segment *segments, size_t segment_count, float *out, struct error *error)
 {
     size_t vocab = model->config->vocab_size;
-    for (size_t column = 0; column < vocab; column += PANEL_COLUMNS) {
-        panel_matmul(model, normed, rows, column, vocab, out + column, vocab);
-    }
+    struct matmul job = {.rows = rows,
+                         .x = normed,
+                         .x_stride = model->config->hidden_size,
+                         .w = &head->matrix,
+                         .out = out,
+                         .out_stride = vocab,
+                         .segments = segments,
+                         .segment_count = segment_count};
+    struct softcap cap = {
+        .rows = rows, .count = vocab, .x = out, .stride = vocab, .cap = (float)model->config->final_softcap};
+    return model->backend->matmul(&model->exec, &job, error) &&
+           (cap.cap <= 0.0f || model->backend->softcap(&model->exec, &cap, error));
 }
 
-/* ---- logits ---------------------------------------------------------------------------------- */
+/* ---- logits ------------------------------------------------------------------------------------------------------ */
 
-struct logits_run {
-    struct model *model;
-    const struct hidden *hidden;
-    const struct hidden_tile *tiles; /* of the sequence */
-    size_t first, count, segment_count;
-    float *logits;
-};
-
-/* [first, end) of the rows of a tile that are asked for. */
-static bool wanted_rows(const struct logits_run *run, const struct hidden_tile *tile, size_t *ret_first,
-                        size_t *ret_end)
+static bool read_logits(struct model *model, const struct head_weights *head, const struct hidden *hidden,
+                        size_t first_row, const struct chunk_list *list, float *ret_logits,
+                        struct error *error)
 {
-    size_t start = tile->index * TILE_ROWS, end = run->first + run->count;
-    *ret_first = run->first > start ? run->first - start : 0;
-    *ret_end = end > start ? (end - start < tile->rows ? end - start : tile->rows) : 0;
-    return *ret_first < *ret_end;
-}
-
-static void logits_task(void *context, size_t index, size_t thread)
-{
-    const struct logits_run *run = context;
-    const struct hidden_tile *tile = &run->tiles[index / run->segment_count];
-    size_t size = run->hidden->hidden_size, vocab = run->model->config->vocab_size, first = 0, end = 0;
-    if (!wanted_rows(run, tile, &first, &end)) {
-        return;
+    size_t size = hidden->hidden_size, vocab = model->config->vocab_size;
+    if (!scratch_reserve(model, list->most_rows * (size + vocab), error)) {
+        return false;
     }
-    float *normed = run->model->scratch[thread].values, *logits = normed + TILE_ROWS * size;
-    size_t column = index % run->segment_count * SEGMENT_COLUMNS;
-    size_t last = column + SEGMENT_COLUMNS < vocab ? column + SEGMENT_COLUMNS : vocab;
-    norm_tile(run->model, run->hidden, tile, weights_final_norm(run->model->weights), normed);
-    for (; column < last; column += PANEL_COLUMNS) {
-        size_t width = last - column < PANEL_COLUMNS ? last - column : PANEL_COLUMNS;
-        panel_matmul(run->model, normed, tile->rows, column, last, logits, PANEL_COLUMNS);
-        for (size_t r = first; r < end; r++) {
-            size_t row = tile->index * TILE_ROWS + r - run->first;
-            memcpy(run->logits + row * vocab + column, logits + r * PANEL_COLUMNS, width * sizeof *logits);
+    for (size_t i = 0; i < list->count; i++) {
+        const struct chunk *chunk = &list->chunks[i];
+        float *normed = model->scratch, *logits = normed + list->most_rows * size;
+        const float *rows = hidden->rows + (first_row + chunk->first_row) * size;
+        if (!run_final_norm(model, head, chunk->row_count, rows, normed, error) ||
+            !run_logits(model, head, chunk->row_count, normed, chunk->segments, chunk->segment_count, logits,
+                        error) ||
+            !model->backend->memory_read(model->device, ret_logits + chunk->first_row * vocab, logits,
+                                         chunk->row_count * vocab * sizeof *logits, error)) {
+            return false;
         }
     }
+    return true;
 }
 
 bool model_logits(struct model *model, const struct hidden *hidden, size_t sequence, size_t first,
                   size_t count, float *ret_logits, struct error *error)
 {
-    CHECK(sequence < hidden->sequence_count && first + count <= hidden->token_counts[sequence]);
-    struct logits_run run = {.model = model,
-                             .hidden = hidden,
-                             .first = first,
-                             .count = count,
-                             .segment_count =
-                                 (model->config->vocab_size + SEGMENT_COLUMNS - 1) / SEGMENT_COLUMNS,
-                             .logits = ret_logits};
-    size_t tile_count = (hidden->token_counts[sequence] + TILE_ROWS - 1) / TILE_ROWS, tile = 0;
-    while (tile < hidden->tile_count && hidden->tiles[tile].sequence != sequence) {
-        tile++;
-    }
-    run.tiles = hidden->tiles + tile;
+    CHECK(sequence < hidden->sequence_count && first + count <= hidden->segments[sequence].count);
+    struct segment segment = {.first_row = 0, .count = count, .position = first};
+    struct head_weights head;
+    FINISHED(chunk_list) list = {0};
+    chunk_list_create(&segment, 1, LOGIT_ROWS, LOGIT_ROWS, &list);
     model->work.token_heads += count;
-    return scratch_reserve_threads(model, (size_t)TILE_ROWS * (hidden->hidden_size + PANEL_COLUMNS), error) &&
-           pool_run(model->pool, tile_count * run.segment_count, logits_task, &run, model->cancel, error);
+    if (!weights_acquire_head(model->weights, &head, error)) {
+        return false;
+    }
+    bool is_done = read_logits(model, &head, hidden, hidden->segments[sequence].first_row + first, &list,
+                               ret_logits, error);
+    weights_release_head(model->weights);
+    return is_done;
 }
 
-/* ---- negative log-likelihood ----------------------------------------------------------------- */
+/* ---- negative log-likelihood ------------------------------------------------------------------------------------- */
 
-struct nll_run {
-    struct model *model;
-    const struct hidden *hidden;
-    const struct target_sequence *targets;
-    size_t *tiles; /* [tile_count]: those with something to score */
-    size_t tile_count, segment_count;
-    struct head_scan *scans; /* [tile_count, segment_count, TILE_ROWS] */
-    float *target_logits;    /* [tile_count, TILE_ROWS] */
+/* The rows that have a target, sequence after sequence. */
+struct scored {
+    int32_t *rows;            /* [count], of the batch */
+    int32_t *targets;         /* [count] */
+    struct segment *segments; /* [segment_count]; positions count scored rows */
+    size_t count, segment_count;
 };
 
-static int32_t target_of(const struct nll_run *run, const struct hidden_tile *tile, size_t row)
+static void scored_finish(struct scored *scored)
 {
-    return run->targets[tile->sequence].targets[tile->index * TILE_ROWS + row];
+    free(scored->rows);
+    free(scored->targets);
+    free(scored->segments);
 }
 
-static void nll_task(void *context, size_t index, size_t thread)
+/* Lists the rows with targets; zeroes what is not scored. */
+static void list_scored(const struct model *model, const struct hidden *hidden,
+                        const struct target_sequence *sequences, struct scored *scored)
 {
-    const struct nll_run *run = context;
-    size_t slot = index / run->segment_count, size = run->hidden->hidden_size,
-           vocab = run->model->config->vocab_size;
-    const struct hidden_tile *tile = &run->hidden->tiles[run->tiles[slot]];
-    float *normed = run->model->scratch[thread].values, *logits = normed + TILE_ROWS * size;
-    struct head_scan *scans = run->scans + index * TILE_ROWS;
-    size_t column = index % run->segment_count * SEGMENT_COLUMNS;
-    size_t last = column + SEGMENT_COLUMNS < vocab ? column + SEGMENT_COLUMNS : vocab;
-    norm_tile(run->model, run->hidden, tile, weights_final_norm(run->model->weights), normed);
-    for (size_t r = 0; r < tile->rows; r++) {
-        head_scan_start(&scans[r]);
-    }
-    for (; column < last; column += PANEL_COLUMNS) {
-        size_t width = last - column < PANEL_COLUMNS ? last - column : PANEL_COLUMNS;
-        panel_matmul(run->model, normed, tile->rows, column, last, logits, PANEL_COLUMNS);
-        for (size_t r = 0; r < tile->rows; r++) {
-            int32_t target = target_of(run, tile, r);
-            if (target < 0) {
-                continue;
-            }
-            run->model->backend->scan(width, logits + r * PANEL_COLUMNS, column, &scans[r]);
-            if ((size_t)target >= column && (size_t)target < column + width) {
-                run->target_logits[slot * TILE_ROWS + r] =
-                    logits[r * PANEL_COLUMNS + (size_t)target - column];
-            }
-        }
-    }
-}
-
-/* Lists the tiles with targets; zeroes what is not scored. */
-static void list_scored_tiles(struct nll_run *run)
-{
-    for (size_t i = 0; i < run->hidden->tile_count; i++) {
-        const struct hidden_tile *tile = &run->hidden->tiles[i];
-        const struct target_sequence *sequence = &run->targets[tile->sequence];
-        bool is_scored = false;
-        for (size_t r = 0; r < tile->rows; r++) {
-            size_t position = tile->index * TILE_ROWS + r;
-            int32_t target = sequence->targets[position];
-            CHECK(target < 0 || (size_t)target < run->model->config->vocab_size);
-            sequence->nll[position] = 0.0;
+    scored->rows = memory_create(hidden->row_count + 1, sizeof *scored->rows);
+    scored->targets = memory_create(hidden->row_count + 1, sizeof *scored->targets);
+    scored->segments = memory_create(hidden->sequence_count + 1, sizeof *scored->segments);
+    for (size_t s = 0; s < hidden->sequence_count; s++) {
+        const struct target_sequence *sequence = &sequences[s];
+        size_t before = scored->count;
+        for (size_t t = 0; t < hidden->segments[s].count; t++) {
+            int32_t target = sequence->targets[t];
+            CHECK(target < 0 || (size_t)target < model->config->vocab_size);
+            sequence->nll[t] = 0.0;
             if (sequence->is_greedy != NULL) {
-                sequence->is_greedy[position] = false;
+                sequence->is_greedy[t] = false;
             }
-            run->model->work.token_heads += target >= 0;
-            is_scored = is_scored || target >= 0;
+            if (target >= 0) {
+                scored->rows[scored->count] = (int32_t)(hidden->segments[s].first_row + t);
+                scored->targets[scored->count++] = target;
+            }
         }
-        if (is_scored) {
-            run->tiles[run->tile_count++] = i;
+        if (scored->count > before) {
+            scored->segments[scored->segment_count++] =
+                (struct segment){.first_row = before, .count = scored->count - before};
         }
     }
 }
 
-static bool finish_nll(const struct nll_run *run, struct error *error)
+static bool scan_chunk(struct model *model, const struct head_weights *head, const struct hidden *hidden,
+                       const struct scored *scored, const struct chunk *chunk, struct head_scan *scans,
+                       float *target_logits, struct error *error)
 {
-    for (size_t slot = 0; slot < run->tile_count; slot++) {
-        const struct hidden_tile *tile = &run->hidden->tiles[run->tiles[slot]];
-        const struct target_sequence *sequence = &run->targets[tile->sequence];
-        for (size_t r = 0; r < tile->rows; r++) {
-            size_t position = tile->index * TILE_ROWS + r;
-            int32_t target = sequence->targets[position];
-            if (target < 0) {
+    size_t size = hidden->hidden_size;
+    struct copy_rows gather = {.rows = chunk->row_count,
+                               .size = size,
+                               .to = model->scratch,
+                               .to_stride = size,
+                               .from = hidden->rows,
+                               .from_stride = size,
+                               .from_rows = scored->rows + chunk->first_row};
+    struct head job = {.rows = chunk->row_count,
+                       .x = model->scratch,
+                       .x_stride = size,
+                       .w = &head->matrix,
+                       .softcap = (float)model->config->final_softcap,
+                       .segments = chunk->segments,
+                       .segment_count = chunk->segment_count,
+                       .targets = scored->targets + chunk->first_row,
+                       .scans = scans + chunk->first_row,
+                       .target_logits = target_logits + chunk->first_row};
+    return model->backend->copy_rows(&model->exec, &gather, error) &&
+           run_final_norm(model, head, chunk->row_count, model->scratch, model->scratch, error) &&
+           model->backend->head(&model->exec, &job, error);
+}
+
+static bool scan_scored(struct model *model, const struct head_weights *head, const struct hidden *hidden,
+                        const struct scored *scored, struct head_scan *scans, float *target_logits,
+                        struct error *error)
+{
+    FINISHED(chunk_list) list = {0};
+    chunk_list_create(scored->segments, scored->segment_count, CHUNK_ROWS, CHUNK_ROWS, &list);
+    if (!scratch_reserve(model, list.most_rows * hidden->hidden_size, error)) {
+        return false;
+    }
+    for (size_t i = 0; i < list.count; i++) {
+        if (!scan_chunk(model, head, hidden, scored, &list.chunks[i], scans, target_logits, error)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool finish_nll(const struct hidden *hidden, const struct target_sequence *sequences,
+                       const struct head_scan *scans, const float *target_logits, struct error *error)
+{
+    size_t i = 0;
+    for (size_t s = 0; s < hidden->sequence_count; s++) {
+        const struct target_sequence *sequence = &sequences[s];
+        for (size_t t = 0; t < hidden->segments[s].count; t++) {
+            if (sequence->targets[t] < 0) {
                 continue;
             }
-            struct head_scan scan;
-            head_scan_start(&scan);
-            for (size_t s = 0; s < run->segment_count; s++) {
-                head_scan_merge(&scan, &run->scans[(slot * run->segment_count + s) * TILE_ROWS + r]);
-            }
-            double nll = head_scan_logsumexp(&scan) - (double)run->target_logits[slot * TILE_ROWS + r];
+            double nll = head_scan_logsumexp(&scans[i]) - (double)target_logits[i];
             if (!isfinite(nll)) {
                 return error_set(error, ERROR_NUMERIC,
-                                 "NaN or infinity in the logits of sequence %zu, token %zu", tile->sequence,
-                                 position);
+                                 "NaN or infinity in the logits of sequence %zu, token %zu", s, t);
             }
-            sequence->nll[position] = nll;
+            sequence->nll[t] = nll;
             if (sequence->is_greedy != NULL) {
-                sequence->is_greedy[position] = scan.index == (size_t)target;
+                sequence->is_greedy[t] = scans[i].index == (size_t)sequence->targets[t];
             }
+            i++;
         }
     }
     return true;
@@ -208,20 +210,17 @@ static bool finish_nll(const struct nll_run *run, struct error *error)
 bool model_nll(struct model *model, const struct hidden *hidden, struct target_sequence *targets,
                struct error *error)
 {
-    struct nll_run run = {.model = model, .hidden = hidden, .targets = targets};
-    OWNED_MEMORY size_t *tiles = memory_create(hidden->tile_count + 1, sizeof *tiles);
-    run.tiles = tiles;
-    run.segment_count = (model->config->vocab_size + SEGMENT_COLUMNS - 1) / SEGMENT_COLUMNS;
-    list_scored_tiles(&run);
-    size_t rows = run.tile_count * TILE_ROWS;
+    FINISHED(scored) scored = {0};
+    list_scored(model, hidden, targets, &scored);
+    model->work.token_heads += scored.count;
     OWNED_MEMORY struct head_scan *scans =
-        memory_try_array(rows * run.segment_count + 1, sizeof *scans, "scans of the head", error);
-    OWNED_MEMORY float *target_logits =
-        memory_try_array(rows + 1, sizeof *target_logits, "target logits", error);
-    run.scans = scans;
-    run.target_logits = target_logits;
-    return scans != NULL && target_logits != NULL &&
-           scratch_reserve_threads(model, (size_t)TILE_ROWS * (hidden->hidden_size + PANEL_COLUMNS), error) &&
-           pool_run(model->pool, run.tile_count * run.segment_count, nll_task, &run, model->cancel, error) &&
-           finish_nll(&run, error);
+        memory_try_array(scored.count + 1, sizeof *scans, "scans of the head", error);
+    OWNED_MEMORY float *logits = memory_try_array(scored.count + 1, sizeof *logits, "target logits", error);
+    struct head_weights head;
+    if (scans == NULL || logits == NULL || !weights_acquire_head(model->weights, &head, error)) {
+        return false;
+    }
+    bool is_done = scan_scored(model, &head, hidden, &scored, scans, logits, error);
+    weights_release_head(model->weights);
+    return is_done && finish_nll(hidden, targets, scans, logits, error);
 }

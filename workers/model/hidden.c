@@ -1,53 +1,69 @@
-/* workers/model/hidden.c: the residual stream of a batch, laid out in tiles. */
+/* workers/model/hidden.c: the residual stream of a batch. */
 #include "workers/model/model_internal.h"
 
 #include "base/check.h"
 #include "base/memory.h"
-#include <string.h>
 
-static void lay_out_tiles(struct hidden *hidden)
+static uint64_t state_bytes(const struct hidden *hidden)
 {
-    size_t tile = 0;
-    for (size_t s = 0; s < hidden->sequence_count; s++) {
-        for (size_t done = 0; done < hidden->token_counts[s]; done += TILE_ROWS) {
-            size_t left = hidden->token_counts[s] - done;
-            hidden->tiles[tile++] = (struct hidden_tile){.sequence = s,
-                                                         .index = done / TILE_ROWS,
-                                                         .first_row = hidden->first_rows[s] + done,
-                                                         .rows = left < TILE_ROWS ? left : TILE_ROWS};
-        }
-    }
-    CHECK(tile == hidden->tile_count);
+    return (uint64_t)hidden->row_count * hidden->hidden_size * sizeof *hidden->rows;
 }
 
-struct hidden *hidden_create(const struct model *model, const struct token_batch *batch, struct error *error)
+struct hidden *hidden_create(struct model *model, const struct token_batch *batch, struct error *error)
 {
     OWNED(hidden) hidden = memory_create(1, sizeof *hidden);
+    hidden->model = model;
     hidden->hidden_size = model->config->hidden_size;
     hidden->sequence_count = batch->sequence_count;
-    hidden->token_counts = memory_create(batch->sequence_count + 1, sizeof *hidden->token_counts);
-    hidden->first_rows = memory_create(batch->sequence_count + 1, sizeof *hidden->first_rows);
+    hidden->segments = memory_create(batch->sequence_count + 1, sizeof *hidden->segments);
+    hidden->branch_layer = SIZE_MAX;
     for (size_t s = 0; s < batch->sequence_count; s++) {
-        size_t tiles = (batch->sequences[s].count + TILE_ROWS - 1) / TILE_ROWS;
-        hidden->token_counts[s] = batch->sequences[s].count;
-        hidden->first_rows[s] = hidden->row_count;
-        hidden->row_count += tiles * TILE_ROWS;
-        hidden->tile_count += tiles;
+        hidden->segments[s] =
+            (struct segment){.first_row = hidden->row_count, .count = batch->sequences[s].count};
+        hidden->row_count += batch->sequences[s].count;
     }
-    hidden->tiles = memory_create(hidden->tile_count + 1, sizeof *hidden->tiles);
-    lay_out_tiles(hidden);
-    hidden->rows = memory_try_array(hidden->row_count * hidden->hidden_size + 1, sizeof *hidden->rows,
-                                    "hidden states", error);
+    size_t bytes = (size_t)state_bytes(hidden) + 64;
+    hidden->rows = model->backend->memory_create(model->device, bytes, "hidden states", error);
     if (hidden->rows == NULL) {
         return NULL;
+    }
+    if (model->config->is_parallel) {
+        hidden->branch = model->backend->memory_create(model->device, bytes, "hidden states", error);
+        if (hidden->branch == NULL) {
+            return NULL;
+        }
     }
     return TAKE(hidden);
 }
 
-void hidden_copy(struct hidden *to, const struct hidden *from)
+bool hidden_copy(struct hidden *to, const struct hidden *from, struct error *error)
 {
     CHECK(to->row_count == from->row_count && to->hidden_size == from->hidden_size);
-    memcpy(to->rows, from->rows, from->row_count * from->hidden_size * sizeof *from->rows);
+    const struct model *model = to->model;
+    size_t bytes = (size_t)state_bytes(from);
+    to->branch_layer = from->branch_layer;
+    return model->backend->memory_copy(model->device, to->rows, from->rows, bytes, error) &&
+           (from->branch_layer == SIZE_MAX ||
+            model->backend->memory_copy(model->device, to->branch, from->branch, bytes, error));
+}
+
+bool hidden_read(const struct hidden *hidden, size_t first_row, size_t count, float *ret_rows,
+                 struct error *error)
+{
+    CHECK(first_row + count <= hidden->row_count);
+    const struct model *model = hidden->model;
+    return model->backend->memory_read(model->device, ret_rows,
+                                       hidden->rows + first_row * hidden->hidden_size,
+                                       count * hidden->hidden_size * sizeof *ret_rows, error);
+}
+
+bool hidden_write(struct hidden *hidden, size_t first_row, size_t count, const float *rows,
+                  struct error *error)
+{
+    CHECK(first_row + count <= hidden->row_count);
+    const struct model *model = hidden->model;
+    return model->backend->memory_write(model->device, hidden->rows + first_row * hidden->hidden_size, rows,
+                                        count * hidden->hidden_size * sizeof *rows, error);
 }
 
 void hidden_destroy(struct hidden *hidden)
@@ -55,16 +71,15 @@ void hidden_destroy(struct hidden *hidden)
     if (hidden == NULL) {
         return;
     }
-    free(hidden->token_counts);
-    free(hidden->first_rows);
-    free(hidden->tiles);
-    free(hidden->rows);
+    const struct model *model = hidden->model;
+    model->backend->memory_destroy(model->device, hidden->rows);
+    model->backend->memory_destroy(model->device, hidden->branch);
+    free(hidden->segments);
     free(hidden);
 }
 
 uint64_t hidden_bytes(const struct hidden *hidden)
 {
-    return sizeof *hidden + hidden->row_count * hidden->hidden_size * sizeof *hidden->rows +
-           hidden->sequence_count * 2 * sizeof *hidden->token_counts +
-           hidden->tile_count * sizeof *hidden->tiles;
+    return sizeof *hidden + state_bytes(hidden) * (hidden->branch != NULL ? 2 : 1) +
+           hidden->sequence_count * sizeof *hidden->segments;
 }

@@ -1,102 +1,59 @@
-/* workers/model/model.c: opening a model, its list of sublayers, and the machinery of work: exec, scratch,
- * tiled matmul. */
+/* workers/model/model.c: opening a model, its list of sublayers, scratch, and what it all takes. */
 #include "workers/model/model_internal.h"
 
 #include "base/check.h"
 #include "base/memory.h"
-#include "workers/model/architecture.h"
 #include <string.h>
 
-/* Measured: a worker that has done nothing yet, and what OpenBLAS packs into per thread. */
-#define PROCESS_BYTES ((uint64_t)16 << 20)
-#define BLAS_BYTES    ((uint64_t)8 << 20)
+/* ---- scratch, positions ------------------------------------------------------------------------------------------ */
 
-/* ---- work ------------------------------------------------------------------------------------ */
-
-bool exec_run(const struct exec *exec, size_t count, void (*task)(void *context, size_t index, size_t thread),
-              void *context, struct error *error)
+bool scratch_reserve(struct model *model, size_t count, struct error *error)
 {
-    if (exec->is_shared) {
-        return pool_run(exec->model->pool, count, task, context, exec->model->cancel, error);
-    }
-    for (size_t i = 0; i < count; i++) {
-        if (!cancel_check_now(exec->model->cancel, error)) {
-            return false;
-        }
-        task(context, i, exec->thread);
-    }
-    return true;
-}
-
-bool scratch_reserve(struct model *model, size_t slot, size_t count, struct error *error)
-{
-    struct scratch *scratch = &model->scratch[slot];
-    if (scratch->count >= count) {
+    if (model->scratch_count >= count) {
         return true;
     }
-    free(scratch->values);
-    *scratch = (struct scratch){0};
-    scratch->values = memory_try_array(count, sizeof *scratch->values, "scratch of the forward pass", error);
-    if (scratch->values == NULL) {
+    model->backend->memory_destroy(model->device, model->scratch);
+    model->scratch_count = 0;
+    model->scratch = model->backend->memory_create(model->device, count * sizeof *model->scratch,
+                                                   "scratch of the forward pass", error);
+    if (model->scratch == NULL) {
         return false;
     }
-    scratch->count = count;
+    model->scratch_count = count;
     return true;
 }
 
-bool scratch_reserve_threads(struct model *model, size_t count, struct error *error)
+bool model_extend_ropes(struct model *model, size_t count, struct error *error)
 {
-    for (size_t i = 0; i < model->thread_count; i++) {
-        if (!scratch_reserve(model, i, count, error)) {
+    for (size_t i = 0; i < 4; i++) {
+        struct rope_table *table = &model->ropes[i / 2][i % 2];
+        if (table->device != NULL && !rope_extend(table, count, error)) {
             return false;
         }
     }
     return true;
 }
 
-struct matmul_context {
-    const struct backend *backend;
-    const struct tile_matmul *job;
-    size_t panel_count;
-};
-
-static void matmul_task(void *context, size_t index, size_t thread)
+static void init_ropes(struct model *model)
 {
-    (void)thread;
-    const struct matmul_context *run = context;
-    const struct tile_matmul *job = run->job;
-    size_t tile = index / run->panel_count, column = index % run->panel_count * PANEL_COLUMNS;
-    size_t row = tile * TILE_ROWS;
-    struct matmul piece = {.rows = job->tiles[tile].rows,
-                           .n = job->n - column < PANEL_COLUMNS ? job->n - column : PANEL_COLUMNS,
-                           .k = job->k,
-                           .x = job->x + row * job->x_stride,
-                           .w = job->w + column * job->k,
-                           .bias = job->bias != NULL ? job->bias + column : NULL,
-                           .out = job->out + row * job->out_stride + column,
-                           .x_stride = job->x_stride,
-                           .w_stride = job->k,
-                           .out_stride = job->out_stride};
-    run->backend->matmul(&piece);
-}
-
-bool tile_matmul_run(const struct exec *exec, const struct tile_matmul *job, struct error *error)
-{
-    struct matmul_context context = {exec->model->backend, job, (job->n + PANEL_COLUMNS - 1) / PANEL_COLUMNS};
-    return exec_run(exec, job->tile_count * context.panel_count, matmul_task, &context, error);
-}
-
-/* ---- the model ------------------------------------------------------------------------------ */
-
-static bool is_zero(const float *values, size_t count)
-{
+    const struct model_config *config = model->config;
+    if (config->position_kind != POSITION_ROPE) {
+        return;
+    }
+    size_t count = 1;
+    for (size_t i = 0; i < config->layer_count; i++) {
+        count = config->layers[i].rope + 1 > count ? config->layers[i].rope + 1 : count;
+    }
     for (size_t i = 0; i < count; i++) {
-        if (values[i] != 0.0f) {
-            return false;
+        const char *kind = config->ropes[i].scaling.kind;
+        rope_init(&model->ropes[i][0], model->device, config, i, false);
+        if (kind != NULL && strcmp(kind, "longrope") == 0) {
+            rope_init(&model->ropes[i][1], model->device, config, i, true);
         }
     }
-    return true;
 }
+
+/* ---- the model --------------------------------------------------------------------------------------------------- */
 
 static void count_parameters(enum weight_role role, size_t layer, const struct weight_shape *shape,
                              void *context)
@@ -129,14 +86,10 @@ static bool list_sublayers(struct model *model, struct error *error)
     architecture_visit(config, count_parameters, model);
     for (size_t i = 0; i < model->sublayer_count; i++) {
         struct sublayer *sublayer = &model->sublayers[i];
-        bool is_attention = sublayer->kind == SUBLAYER_ATTENTION;
-        struct sublayer_weights weights;
-        if (!weights_acquire(model->weights, sublayer->layer, is_attention, &weights, error)) {
+        if (!weights_is_identity(model->weights, sublayer->layer, sublayer->kind == SUBLAYER_ATTENTION,
+                                 &sublayer->is_identity, error)) {
             return false;
         }
-        sublayer->is_identity = is_zero(weights.out, config->hidden_size * weights.out_columns) &&
-                                (weights.out_bias == NULL || is_zero(weights.out_bias, config->hidden_size));
-        weights_release(model->weights, sublayer->layer, is_attention);
     }
     return true;
 }
@@ -147,16 +100,22 @@ struct model *model_open(const struct inventory *inventory, const char *folder,
     OWNED(model) model = memory_create(1, sizeof *model);
     model->inventory = inventory;
     model->config = &inventory->config;
+    model->architecture = architecture_of(model->config);
     model->pool = options->pool;
-    model->thread_count = pool_thread_count(options->pool);
     model->cancel = options->cancel;
-    model->scratch = memory_create(model->thread_count + 1, sizeof *model->scratch);
-    rope_init(&model->rope, model->config);
-    model->backend = backend_open(options->backend, error);
-    if (model->backend == NULL) {
+    model->device = device_open(options->backend, options->dtype, options->pool, options->cancel, error);
+    if (model->device == NULL) {
         return NULL;
     }
-    model->weights = weights_open(inventory, folder, options->cancel, error);
+    model->backend = device_get_backend(model->device);
+    model->exec = (struct exec){.device = model->device, .is_shared = true};
+    init_ropes(model);
+    struct weights_options weights = {.device = model->device,
+                                      .pool = options->pool,
+                                      .dtype = options->dtype,
+                                      .budget_bytes = options->weights_budget_bytes,
+                                      .cancel = options->cancel};
+    model->weights = weights_open(inventory, folder, &weights, error);
     if (model->weights == NULL || !list_sublayers(model, error)) {
         return NULL;
     }
@@ -168,12 +127,14 @@ void model_destroy(struct model *model)
     if (model == NULL) {
         return;
     }
-    for (size_t i = 0; model->scratch != NULL && i <= model->thread_count; i++) {
-        free(model->scratch[i].values);
+    if (model->backend != NULL) {
+        model->backend->memory_destroy(model->device, model->scratch);
     }
-    free(model->scratch);
-    rope_finish(&model->rope);
+    for (size_t i = 0; i < 4; i++) {
+        rope_finish(&model->ropes[i / 2][i % 2]);
+    }
     weights_destroy(model->weights);
+    device_destroy(model->device);
     free(model->sublayers);
     free(model);
 }
@@ -199,26 +160,53 @@ struct model_work model_get_work(const struct model *model)
     return model->work;
 }
 
-uint64_t model_estimate_bytes(const struct inventory *inventory, const struct model_config *config,
-                              size_t threads, size_t rows)
+const char *model_get_identity(const struct model *model)
 {
-    uint64_t widest_in = 0, widest_out = 0;
+    return device_identity(model->device);
+}
+
+struct weights *model_get_weights(const struct model *model)
+{
+    return model->weights;
+}
+
+bool model_is_resident(const struct model *model)
+{
+    return weights_is_resident(model->weights);
+}
+
+/* ---- what it takes ----------------------------------------------------------------------------------------------- */
+
+static uint64_t larger(uint64_t a, uint64_t b)
+{
+    return a > b ? a : b;
+}
+
+void model_measure(const struct inventory *inventory, const char *backend, enum dtype dtype, size_t threads,
+                   size_t longest_tokens, struct model_size *ret_size)
+{
+    const struct model_config *config = &inventory->config;
+    struct weights_size weights;
+    weights_measure(inventory, backend, dtype, &weights);
+    uint64_t attention = 0, ffn = 0, widest = larger(config->hidden_size, config->vocab_size);
     for (size_t i = 0; i < config->layer_count; i++) {
         const struct model_layer *layer = &config->layers[i];
-        uint64_t qkv = (layer->head_count + 2 * layer->kv_head_count) * config->head_size,
-                 heads = layer->head_count * config->head_size;
+        uint64_t mixed = (2 * layer->head_count + 2 * layer->kv_head_count) * config->head_size;
         uint64_t gate_up = 2 * layer->intermediate_size;
-        widest_in = qkv > widest_in ? qkv : widest_in;
-        widest_in = gate_up > widest_in ? gate_up : widest_in;
-        widest_out = heads > widest_out ? heads : widest_out;
+        uint64_t experts = layer->expert_count > 0 ? config->hidden_size + layer->expert_count : 0;
+        attention = larger(attention, config->hidden_size + mixed);
+        ffn = larger(ffn, 2 * config->hidden_size + gate_up + experts);
+        widest = larger(larger(widest, mixed), gate_up);
     }
-    uint64_t per_row =
-        2 * config->hidden_size + widest_in + widest_out; /* normed, result, projections, mixed heads */
-    uint64_t scores = TILE_ROWS * (rows + TILE_ROWS);
-    uint64_t head = (uint64_t)TILE_ROWS *
-                    (2 * config->vocab_size + config->hidden_size); /* a candidate's and the original's */
-    uint64_t per_thread = scores > head ? scores : head;
-    uint64_t process = PROCESS_BYTES + threads * BLAS_BYTES;
-    return process + sizeof(float) * (inventory->parameter_count + rows * (config->hidden_size + per_row) +
-                                      threads * per_thread);
+    uint64_t attention_rows = larger(longest_tokens, CHUNK_ROWS);
+    uint64_t head = head_scratch_count(config);
+    uint64_t ropes = 2 * (uint64_t)(longest_tokens + longest_tokens / 4 + 256) * config->head_size;
+    uint64_t most = larger(larger(attention * attention_rows, ffn * CHUNK_ROWS), head);
+    *ret_size = (struct model_size){
+        .weights_resident_bytes = weights.resident_bytes,
+        .weights_least_bytes = weights.least_bytes,
+        .working_bytes =
+            sizeof(float) * (most + ropes) +
+            device_overhead_bytes(backend, dtype, threads, (size_t)attention_rows, (size_t)widest),
+    };
 }

@@ -74,18 +74,21 @@ struct hidden {
     struct segment *segments; /* [sequence_count]; positions start at 0 */
     float *rows;              /* [row_count, hidden_size], device memory */
     /* Parallel families only: what the attention of layer `branch_layer` read, for its FFN. */
-    float *branch;            /* [row_count, hidden_size], device memory; NULL where no layer is parallel */
-    size_t branch_layer;      /* SIZE_MAX: nothing is there */
-    struct model *model;      /* borrowed: whose device it is */
+    float *branch;       /* [row_count, hidden_size], device memory; NULL where no layer is parallel */
+    size_t branch_layer; /* SIZE_MAX: nothing is there */
+    struct model *model; /* borrowed: whose device it is */
 };
-struct hidden *hidden_create(struct model *model, const struct token_batch *batch, struct error *error) MUST_USE;
+struct hidden *hidden_create(struct model *model, const struct token_batch *batch,
+                             struct error *error) MUST_USE;
 bool hidden_copy(struct hidden *to, const struct hidden *from, struct error *error) MUST_USE; /* same shape */
 void hidden_destroy(struct hidden *hidden);
 OWNED_DEFINE(hidden)
 uint64_t hidden_bytes(const struct hidden *hidden);
 /* Rows to and from the host, [count, hidden_size]; the branch is left alone. */
-bool hidden_read(const struct hidden *hidden, size_t first_row, size_t count, float *ret_rows, struct error *error) MUST_USE;
-bool hidden_write(struct hidden *hidden, size_t first_row, size_t count, const float *rows, struct error *error) MUST_USE;
+bool hidden_read(const struct hidden *hidden, size_t first_row, size_t count, float *ret_rows,
+                 struct error *error) MUST_USE;
+bool hidden_write(struct hidden *hidden, size_t first_row, size_t count, const float *rows,
+                  struct error *error) MUST_USE;
 
 /* Token ids must lie in the vocabulary (CHECKed; data/ validates). Positions start at 0 in every sequence. */
 bool model_embed(struct model *model, const struct token_batch *batch, struct hidden *ret_hidden,
@@ -158,9 +161,25 @@ struct model_work {
     uint64_t token_sublayers, token_heads;
 };
 struct model_work model_get_work(const struct model *model);
-/* Bytes this model holds resident, and what a forward of `rows` padded rows adds: for the plan of the work.
- */
-uint64_t model_estimate_bytes(const struct inventory *inventory, const struct model_config *config,
-                              size_t threads, size_t rows);
+/* What the bits of results depend on (device_identity); whether all weights are held. */
+const char *model_get_identity(const struct model *model);
+bool model_is_resident(const struct model *model);
+struct weights;
+struct weights *model_get_weights(const struct model *model); /* borrowed */
+
+/* For the plan of the work, besides hidden states and head references: what all weights need, the least budget for weights
+ * that works, and what a forward pass and the head take besides (scratch, position tables, the device's own), with sequences of
+ * up to longest_tokens. */
+struct model_size {
+    uint64_t weights_resident_bytes, weights_least_bytes, working_bytes;
+};
+void model_measure(const struct inventory *inventory, const char *backend, enum dtype dtype, size_t threads,
+                   size_t longest_tokens, struct model_size *ret_size);
+
+/* ---- embeddings (encoders; any model's last states) -------------------------------------------------------------- */
+
+/* The mean of a sequence's states, [hidden_size], summed in double in token order; is_normalised: divided by its L2 norm. */
+bool model_mean_pool(const struct hidden *hidden, size_t sequence, bool is_normalised, float *ret_embedding,
+                     struct error *error) MUST_USE;
 
 #endif

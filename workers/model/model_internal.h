@@ -1,84 +1,97 @@
 /*
- * workers/model/model_internal.h: what the files of the forward pass share.
- *
- * Work is cut into tiles and panels in one place (`exec_run` and the matmul below); whether the pieces run on
- * the pool or one after the other in the caller's thread never changes a bit. So a sublayer is written once,
- * over a span of tiles, and is used in two ways: many sequences are handed out whole, one task each, without
- * any waiting inside; a few are split operation by operation.
+ * workers/model/model_internal.h: what the files of the forward pass share. A sublayer is written once, over a span of rows
+ * (forward.c); a batch is cut into spans here, decoding makes a span of one row for each sequence (generate.c).
  */
 #ifndef WORKERS_MODEL_MODEL_INTERNAL_H
 #define WORKERS_MODEL_MODEL_INTERNAL_H
 
+#include "workers/model/architecture.h"
 #include "workers/model/model.h"
 #include "workers/model/rope.h"
 #include "workers/model/weights.h"
 #include "workers/tensor/backend.h"
-#include <stdatomic.h>
 
-struct scratch {
-    float *values;
-    size_t count;
-};
+/* Rows that are worked on at once: activations of a chunk stay near, and weights are read once for it. */
+#define CHUNK_ROWS 768
+#define LOGIT_ROWS 128 /* whose logits are in scratch at once */
+
 struct model {
     const struct inventory *inventory; /* borrowed */
     const struct model_config *config; /* inventory's */
-    const struct backend *backend;
-    struct pool *pool; /* borrowed */
-    size_t thread_count;
-    const struct cancel *cancel; /* borrowed, may be NULL */
+    const struct architecture *architecture;
+    struct device *device;
+    const struct backend *backend; /* the device's */
+    struct exec exec;              /* shared: all of the device */
+    struct pool *pool;             /* borrowed */
+    const struct cancel *cancel;   /* borrowed, may be NULL */
     struct weights *weights;
     struct sublayer *sublayers; /* [sublayer_count] */
     size_t sublayer_count;
-    struct rope rope;
-    struct scratch *scratch; /* [thread_count + 1]: one per thread, and one for work that is split over all */
+    struct rope_table ropes[2][2]; /* [rope][is_long]; only those in use */
+    float *scratch;                /* device memory */
+    size_t scratch_count;
     struct model_work work;
 };
 
-/* Where pieces of work run: on the pool, or here. */
-struct exec {
-    struct model *model;
-    bool is_shared; /* on the pool */
-    size_t thread;  /* if not: this one's scratch slot */
-};
-bool exec_run(const struct exec *exec, size_t count, void (*task)(void *context, size_t index, size_t thread),
-              void *context, struct error *error) MUST_USE;
-/* Makes slot `slot` hold at least `count` floats; call from the driving thread, or for the own slot. Contents
- * are lost. */
-bool scratch_reserve(struct model *model, size_t slot, size_t count, struct error *error) MUST_USE;
-bool scratch_reserve_threads(struct model *model, size_t count, struct error *error) MUST_USE;
+/* Makes model->scratch hold at least `count` floats; contents are lost. */
+bool scratch_reserve(struct model *model, size_t count, struct error *error) MUST_USE;
+/* OUT_OF_RANGE where the model has learned positions and they are fewer than `count`. */
+bool model_check_length(const struct model *model, size_t count, struct error *error) MUST_USE;
+/* Position tables for sequences of up to `count` tokens. */
+bool model_extend_ropes(struct model *model, size_t count, struct error *error) MUST_USE;
 
-/* out[tiles * TILE_ROWS, n] = x[.., k] * w^T + bias, over whole tiles; valid[i] rows of tile i count. */
-struct tile_matmul {
-    size_t tile_count, n, k;
-    const struct hidden_tile *tiles;
-    const float *x, *w, *bias;
-    float *out;
-    size_t x_stride, out_stride;
+/* Keys and values of one attention sublayer, kept for decoding: rows of [k v], 2 * kv_head_count * head_size each. */
+struct kv_cache {
+    float *rows;            /* device memory */
+    const int32_t *to_rows; /* [row_count]: where the keys and values of the span's rows go */
+    /* Decoding: row i of the span sees counts[i] rows from first_rows[i] on. NULL: the span holds whole sequences and attends
+     * to itself. */
+    const size_t *first_rows, *counts;
 };
-bool tile_matmul_run(const struct exec *exec, const struct tile_matmul *job, struct error *error) MUST_USE;
-
-/* Where attention keeps a sequence's keys and values for decoding: rows of [k, v], 2 * kv_head_count *
- * head_size each. */
-struct kv_sink {
-    float *rows; /* [capacity, 2 * kv size]; position t goes to row t */
-};
-/* hidden += f(norm(hidden)) for tiles [first, first + count), which hold whole sequences. sink: NULL, or for
- * a span of one sequence. scratch: sublayer_scratch(...) floats, [count tiles]. */
 struct span {
-    struct hidden *hidden;
-    size_t first, count;
-    struct kv_sink *sink;
+    float *rows;   /* [row_count, hidden_size], changed in place */
+    float *branch; /* same shape; what an FFN reads instead of rows; NULL: rows */
+    size_t row_count;
+    const struct segment *segments; /* [segment_count], rows from 0 on */
+    size_t segment_count;
+    const struct kv_cache *cache; /* attention: NULL: keys and values are not kept */
 };
-size_t sublayer_scratch(const struct model *model, size_t index, size_t tile_count);
-/* Scratch of each thread while a span is split: scores of attention. */
-size_t attention_thread_scratch(const struct hidden *hidden, const struct span *span);
-bool run_span(const struct exec *exec, size_t index, const struct span *span, float *scratch, float *scores,
-              struct error *error) MUST_USE;
+/* One sublayer over a span. Its weights are acquired. scratch: sublayer_scratch(...) floats of device memory. */
+size_t sublayer_scratch(const struct model *model, size_t index, size_t row_count);
+bool run_span(struct model *model, size_t index, const struct sublayer_weights *weights,
+              const struct span *span, float *scratch, struct error *error) MUST_USE;
 
-/* Final norm of one tile into out [TILE_ROWS, hidden_size]; padding rows zero. */
-void norm_tile(const struct model *model, const struct hidden *hidden, const struct hidden_tile *tile,
-               const float *norm, float *out);
-/* All logits of a tile: out [TILE_ROWS, vocab_size]. */
-void logits_tile(const struct model *model, const float *normed, size_t rows, float *out);
+/* model_run_sublayer; attention also leaves the keys and values of row i of the batch in row to_rows[i] of cache_rows (device
+ * memory; NULL: nowhere). */
+bool run_sublayer_keeping(struct model *model, size_t index, struct hidden *hidden, float *cache_rows,
+                          const int32_t *to_rows, struct error *error) MUST_USE;
+
+/* Cuts the rows of a batch into chunks. Segments longer than cut_rows (WHOLE: none) are cut at multiples of it, counted from
+ * their own start: how a sequence is cut depends on nothing else. Neighbours share a chunk while it has at most chunk_rows. */
+#define WHOLE SIZE_MAX
+struct chunk {
+    size_t first_row, row_count; /* of the batch */
+    struct segment *segments;    /* [segment_count], relative to first_row; owned by the list */
+    size_t segment_count;
+};
+struct chunk_list {
+    struct chunk *chunks;
+    size_t count;
+    struct segment *segments; /* owned: all chunks' */
+    size_t most_rows;         /* of a chunk */
+};
+void chunk_list_create(const struct segment *segments, size_t segment_count, size_t cut_rows,
+                       size_t chunk_rows, struct chunk_list *ret_list);
+void chunk_list_finish(struct chunk_list *list);
+
+/* Floats of scratch that the head takes at most, whatever is asked of it. */
+uint64_t head_scratch_count(const struct model_config *config);
+/* Final norm of rows into out; in place is fine. */
+bool run_final_norm(struct model *model, const struct head_weights *head, size_t rows, const float *x,
+                    float *out, struct error *error) MUST_USE;
+/* Logits of normed rows: out [rows, vocab_size], device memory. */
+bool run_logits(struct model *model, const struct head_weights *head, size_t rows, const float *normed,
+                const struct segment *segments, size_t segment_count, float *out,
+                struct error *error) MUST_USE;
 
 #endif

@@ -62,17 +62,18 @@ struct weights_options {
 };
 /* inventory is borrowed for the weights' life; sizes come from its verified tensors. TOO_LARGE where the budget cannot hold what
  * must be held at once (the largest unit), saying how much would do. */
-struct weights *weights_open(const struct inventory *inventory, const char *folder, const struct weights_options *options,
-                             struct error *error) MUST_USE;
+struct weights *weights_open(const struct inventory *inventory, const char *folder,
+                             const struct weights_options *options, struct error *error) MUST_USE;
 void weights_destroy(struct weights *weights);
 OWNED_DEFINE(weights)
 
 /* The driving thread, outside pool tasks. Valid until released. After an acquire the next sublayers in residual order, `removed` ones
  * left out, are read ahead. */
-bool weights_acquire(struct weights *weights, size_t layer, bool is_attention, struct sublayer_weights *ret_weights,
-                     struct error *error) MUST_USE;
+bool weights_acquire(struct weights *weights, size_t layer, bool is_attention,
+                     struct sublayer_weights *ret_weights, struct error *error) MUST_USE;
 void weights_release(struct weights *weights, size_t layer, bool is_attention);
-bool weights_acquire_head(struct weights *weights, struct head_weights *ret_head, struct error *error) MUST_USE;
+bool weights_acquire_head(struct weights *weights, struct head_weights *ret_head,
+                          struct error *error) MUST_USE;
 void weights_release_head(struct weights *weights);
 /* removed[] by sublayer index, borrowed until the next call or NULL: none is. What is removed is not read ahead. */
 void weights_set_removed(struct weights *weights, const bool *removed);
@@ -84,14 +85,15 @@ bool weights_embed(const struct weights *weights, const int32_t *tokens, size_t 
                    float *ret_rows, struct error *error) MUST_USE;
 /* Whether the sublayer's output projection is all zero (an `identity` export): skipping it changes nothing. Reads until the first
  * element that is not. */
-bool weights_is_identity(const struct weights *weights, size_t layer, bool is_attention, bool *ret_is_identity,
-                         struct error *error) MUST_USE;
+bool weights_is_identity(const struct weights *weights, size_t layer, bool is_attention,
+                         bool *ret_is_identity, struct error *error) MUST_USE;
 bool weights_is_resident(const struct weights *weights); /* every unit fits the budget */
 
 /* For the plan of memory: what all units need, and the least budget that works (the two largest neighbours, or the head). */
 struct weights_size {
     uint64_t resident_bytes, least_bytes;
 };
-void weights_measure(const struct inventory *inventory, const char *backend, enum dtype dtype, struct weights_size *ret_size);
+void weights_measure(const struct inventory *inventory, const char *backend, enum dtype dtype,
+                     struct weights_size *ret_size);
 
 #endif

@@ -94,7 +94,8 @@ struct matmul {
     const float *bias; /* [n] or NULL */
     float *out;
     size_t out_stride;
-    const struct segment *segments; /* [segment_count] that cover all rows; NULL: each row is alone (decoding) */
+    const struct segment
+        *segments; /* [segment_count] that cover all rows; NULL: each row is alone (decoding) */
     size_t segment_count;
 };
 
@@ -209,7 +210,7 @@ struct head {
     float softcap;          /* of the logits; 0: none */
     const struct segment *segments;
     size_t segment_count;
-    const int32_t *targets; /* [rows], host; -1: this row is not wanted; NULL: all rows, no targets */
+    const int32_t *targets;  /* [rows], host; -1: this row is not wanted; NULL: all rows, no targets */
     struct head_scan *scans; /* [rows], host, filled */
     float *target_logits;    /* [rows], host, filled where there is a target; NULL without targets */
 };
@@ -250,15 +251,16 @@ struct backend {
     /* Memory of the device; zeroed. write and read: to and from the host; copy: inside. They wait for earlier operations. */
     void *(*memory_create)(struct device *device, size_t bytes, const char *what, struct error *error);
     void (*memory_destroy)(struct device *device, void *memory);
-    bool (*memory_write)(struct device *device, void *to, const void *from, size_t bytes, struct error *error);
+    bool (*memory_write)(struct device *device, void *to, const void *from, size_t bytes,
+                         struct error *error);
     bool (*memory_read)(struct device *device, void *to, const void *from, size_t bytes, struct error *error);
     bool (*memory_copy)(struct device *device, void *to, const void *from, size_t bytes, struct error *error);
 
     size_t (*matrix_bytes)(enum dtype dtype, size_t n, size_t k);
     /* Sets rows [first_row, first_row + row_count) from fp32 rows on the host. Thread-safe for disjoint rows. Padding inside the
      * layout must be zero before the first write (memory_create's memory is; to use memory again: matrix_clear). */
-    bool (*matrix_write)(struct device *device, const struct matrix *matrix, size_t first_row, size_t row_count,
-                         const float *rows, size_t stride, struct error *error);
+    bool (*matrix_write)(struct device *device, const struct matrix *matrix, size_t first_row,
+                         size_t row_count, const float *rows, size_t stride, struct error *error);
 
     bool (*norm)(const struct exec *exec, const struct norm *job, struct error *error);
     bool (*matmul)(const struct exec *exec, const struct matmul *job, struct error *error);
@@ -274,8 +276,8 @@ struct backend {
     bool (*head)(const struct exec *exec, const struct head *job, struct error *error);
     bool (*scan)(const struct exec *exec, const struct scan *job, struct error *error);
     /* ret_squares[r] = sum of x[r]^2, host */
-    bool (*squares)(const struct exec *exec, size_t rows, size_t count, const float *x, size_t stride, double *ret_squares,
-                    struct error *error);
+    bool (*squares)(const struct exec *exec, size_t rows, size_t count, const float *x, size_t stride,
+                    double *ret_squares, struct error *error);
     bool (*distance)(const struct exec *exec, const struct distance *job, struct error *error);
 };
 
@@ -288,7 +290,8 @@ struct backend {
 void *device_state(const struct device *device); /* what open returned */
 /* Bytes a device may take besides what its callers create: scratch of all threads, for jobs of up to `rows` rows and matrices up to
  * `widest` elements a row; for the plan of memory. */
-uint64_t device_overhead_bytes(const char *name, enum dtype dtype, size_t threads, size_t rows, size_t widest);
+uint64_t device_overhead_bytes(const char *name, enum dtype dtype, size_t threads, size_t rows,
+                               size_t widest);
 /* Runs task(context, index, thread) for index < count on the exec. CANCELLED. */
 bool exec_run(const struct exec *exec, size_t count, void (*task)(void *context, size_t index, size_t thread),
               void *context, struct error *error) MUST_USE;
