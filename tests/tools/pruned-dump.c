@@ -158,7 +158,10 @@ static bool open_model(const char *folder, struct dump *dump, struct error *erro
     if (dump->inventory == NULL || dump->pool == NULL) {
         return false;
     }
-    struct model_options options = {.backend = getenv("PRUNED_DUMP_BACKEND"), .pool = dump->pool};
+    const char *dtype = getenv("PRUNED_DUMP_DTYPE");
+    struct model_options options = {.backend = getenv("PRUNED_DUMP_BACKEND"),
+                                    .dtype = dtype != NULL && strcmp(dtype, "bf16") == 0 ? DTYPE_BF16 : DTYPE_F32,
+                                    .pool = dump->pool};
     dump->model = model_open(dump->inventory, folder, &options, error);
     return dump->model != NULL;
 }

@@ -64,7 +64,7 @@ static void compare(const char *name, size_t vocab, size_t step, const char *bac
         }
     }
     if (!(worst <= 2e-5f * largest)) {
-        fail_msg("%s on %s: off by %g, the largest logit is %g", name, backend, (double)worst,
+        fail_msg("%s on %s: off by %g, the largest logit is %g", name, backend != NULL ? backend : "the default", (double)worst,
                  (double)largest);
     }
 }
@@ -72,7 +72,7 @@ static void compare(const char *name, size_t vocab, size_t step, const char *bac
 static void stories260k_has_the_logits_of_transformers(void **state)
 {
     (void)state;
-    compare("stories260K", 512, 1, "openblas");
+    compare("stories260K", 512, 1, NULL);
 }
 
 static void stories260k_has_them_on_the_reference_backend_too(void **state)
@@ -84,7 +84,7 @@ static void stories260k_has_them_on_the_reference_backend_too(void **state)
 static void stories15m_has_the_logits_of_transformers(void **state)
 {
     (void)state;
-    compare("stories15M", 32000, 64, "openblas");
+    compare("stories15M", 32000, 64, NULL);
 }
 
 int main(void)
