@@ -1,163 +1,91 @@
-/* workers/model/weights.c: the resident form. One array holds all weights in fp32; `starts` says where each
- * (role, layer) lies. */
-#include "workers/model/weights.h"
+/* workers/model/weights.c: opening, acquiring and releasing units; see weights.h and weights_internal.h. */
+#include "workers/model/weights_internal.h"
 
 #include "base/check.h"
-#include "base/file.h"
 #include "base/memory.h"
-#include "workers/model/architecture.h"
-#include "workers/tensor/dtype.h"
 #include <inttypes.h>
 #include <math.h>
 #include <string.h>
 
-#define WINDOW_BYTES (1u << 20)
-#define ALIGNMENT    16 /* floats: tensors start on a cache line unless they continue a matrix */
-#define ABSENT       SIZE_MAX
+/* ---- opening ------------------------------------------------------------------------------------- */
 
-struct weights {
-    const struct inventory *inventory; /* borrowed */
-    float *values;                     /* [value_count] */
-    size_t value_count;
-    size_t (*starts)[WEIGHT_ROLE_COUNT]; /* [layer_count + 1]; the model's own tensors in the last row */
-};
-
-static size_t *start_of(const struct weights *weights, enum weight_role role, size_t layer,
-                        enum weight_part part)
+static void measure_windows(struct weights *weights, const struct unit *unit)
 {
-    size_t row = part == WEIGHT_PART_MODEL ? weights->inventory->config.layer_count : layer;
-    return &weights->starts[row][role];
-}
-
-/* Roles whose matrix continues the one before. */
-static bool is_continued(enum weight_role role)
-{
-    return role == WEIGHT_K || role == WEIGHT_V || role == WEIGHT_K_BIAS || role == WEIGHT_V_BIAS ||
-           role == WEIGHT_UP || role == WEIGHT_UP_BIAS;
-}
-
-static void place(enum weight_role role, size_t layer, const struct weight_shape *shape, void *context)
-{
-    struct weights *weights = context;
-    if (!is_continued(role)) {
-        weights->value_count = (weights->value_count + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+    for (size_t i = 0; i < unit->load_count; i++) {
+        const struct load *load = &unit->loads[i];
+        size_t bytes = source_window_bytes(&load->view, load->window_rows);
+        size_t row_bytes = (size_t)(load->window_rows * load->view.columns) * sizeof(float);
+        weights->window_bytes = bytes > weights->window_bytes ? bytes : weights->window_bytes;
+        weights->window_row_bytes =
+            row_bytes > weights->window_row_bytes ? row_bytes : weights->window_row_bytes;
     }
-    *start_of(weights, role, layer, shape->part) = weights->value_count;
-    weights->value_count += (size_t)shape->count;
 }
 
-struct loader {
-    struct weights *weights;
-    const struct cancel *cancel;
-    int folder_fd;
-    int *fds; /* [file_count], -1: not yet open */
-    unsigned char *window;
-    struct error *error;
-    bool has_failed;
-};
-
-static bool check_finite(const float *values, size_t count, uint64_t first, const char *name,
-                         struct error *error)
+static void describe_units(struct weights *weights)
 {
-    bool is_sound = true;
-    for (size_t i = 0; i < count; i++) {
-        is_sound &= fabsf(values[i]) < INFINITY;
+    const struct model_config *config = weights->config;
+    weights->unit_count = unit_count_of(config);
+    weights->units = memory_create(weights->unit_count, sizeof *weights->units);
+    weights->blocks = memory_create(weights->unit_count, sizeof *weights->blocks);
+    weights->sublayer_of_unit = memory_create(weights->unit_count, sizeof *weights->sublayer_of_unit);
+    size_t sublayer = 0;
+    for (size_t i = 0; i < weights->unit_count; i++) {
+        struct unit *unit = &weights->units[i];
+        unit_describe(weights->inventory, i, weights->options.dtype, unit);
+        unit_lay_out(unit, weights->backend->matrix_bytes);
+        measure_windows(weights, unit);
+        weights->total_bytes += unit->bytes;
+        weights->largest_bytes = unit->bytes > weights->largest_bytes ? unit->bytes : weights->largest_bytes;
+        weights->present_count += unit->bytes > 0 ? 1 : 0;
+        bool is_sublayer = i + 1 < weights->unit_count &&
+                           (i % 2 == 0 ? config->layers[i / 2].has_attention : config->layers[i / 2].has_ffn);
+        weights->sublayer_of_unit[i] = is_sublayer ? sublayer++ : SIZE_MAX;
     }
-    for (size_t i = 0; i < count && !is_sound; i++) {
-        if (!isfinite(values[i])) {
-            uint64_t element = first + i;
-            return error_set_field(error, ERROR_NUMERIC, name, "tensor %s holds %s at element %" PRIu64, name,
-                                   isnan(values[i]) ? "NaN" : "infinity", element);
+}
+
+static bool create_windows(struct weights *weights, struct error *error)
+{
+    weights->windows = memory_create(weights->thread_count, sizeof *weights->windows);
+    for (size_t i = 0; i < weights->thread_count; i++) {
+        struct window *window = &weights->windows[i];
+        window->bytes = memory_try_array(weights->window_bytes, 1, "a window of weights", error);
+        window->rows = memory_try_array(weights->window_row_bytes, 1, "a window of weights", error);
+        if (window->bytes == NULL || window->rows == NULL) {
+            return false;
         }
     }
     return true;
 }
 
-static bool open_file(struct loader *loader, size_t file)
+static void destroy_windows(struct weights *weights)
 {
-    if (loader->fds[file] < 0) {
-        const char *path = loader->weights->inventory->files[file].path;
-        loader->fds[file] = file_open_beneath(loader->folder_fd, path, true, loader->error);
+    for (size_t i = 0; weights->windows != NULL && i < weights->thread_count; i++) {
+        free(weights->windows[i].bytes);
+        free(weights->windows[i].rows);
     }
-    return loader->fds[file] >= 0;
-}
-
-static bool read_tensor(struct loader *loader, const struct inventory_tensor *tensor, float *to)
-{
-    uint64_t element = dtype_bytes(tensor->dtype), count = tensor->bytes / element,
-             window = WINDOW_BYTES / element;
-    const char *path = loader->weights->inventory->files[tensor->file].path;
-    if (!open_file(loader, tensor->file)) {
-        return false;
-    }
-    for (uint64_t done = 0; done < count;) {
-        size_t part = (size_t)(count - done < window ? count - done : window);
-        if (!cancel_check_now(loader->cancel, loader->error) ||
-            !file_read_at(loader->fds[tensor->file], loader->window, part * (size_t)element,
-                          tensor->offset_bytes + done * element, path, loader->error)) {
-            return false;
-        }
-        dtype_to_f32(tensor->dtype, loader->window, part, to + done);
-        if (!check_finite(to + done, part, done, tensor->name, loader->error)) {
-            return false;
-        }
-        done += part;
-    }
-    return true;
-}
-
-static void load(enum weight_role role, size_t layer, const struct weight_shape *shape, void *context)
-{
-    struct loader *loader = context;
-    if (loader->has_failed) {
-        return;
-    }
-    const struct inventory_tensor *tensor = inventory_find(loader->weights->inventory, shape->name);
-    CHECK(tensor != NULL &&
-          tensor->bytes == shape->count * dtype_bytes(tensor->dtype)); /* inventory checked it */
-    float *to = loader->weights->values + *start_of(loader->weights, role, layer, shape->part);
-    loader->has_failed = !read_tensor(loader, tensor, to);
-}
-
-static bool load_all(struct weights *weights, const char *folder, const struct cancel *cancel,
-                     struct error *error)
-{
-    const struct inventory *inventory = weights->inventory;
-    OWNED_MEMORY int *fds = memory_create(inventory->file_count + 1, sizeof *fds);
-    OWNED_MEMORY unsigned char *window = memory_create(WINDOW_BYTES, 1);
-    OWNED_FD int folder_fd = file_open_folder(folder, error);
-    if (folder_fd < 0) {
-        return false;
-    }
-    for (size_t i = 0; i < inventory->file_count; i++) {
-        fds[i] = -1;
-    }
-    struct loader loader = {weights, cancel, folder_fd, fds, window, error, false};
-    architecture_visit(&inventory->config, load, &loader);
-    for (size_t i = 0; i < inventory->file_count; i++) {
-        if (fds[i] >= 0) {
-            (void)close(fds[i]);
-        }
-    }
-    return !loader.has_failed;
+    free(weights->windows);
+    weights->windows = NULL;
 }
 
 struct weights *weights_open(const struct inventory *inventory, const char *folder,
-                             const struct cancel *cancel, struct error *error)
+                             const struct weights_options *options, struct error *error)
 {
     OWNED(weights) weights = memory_create(1, sizeof *weights);
-    size_t rows = inventory->config.layer_count + 1;
     weights->inventory = inventory;
-    weights->starts = memory_create(rows, sizeof *weights->starts);
-    for (size_t i = 0; i < rows; i++) {
-        for (size_t role = 0; role < WEIGHT_ROLE_COUNT; role++) {
-            weights->starts[i][role] = ABSENT;
-        }
+    weights->config = &inventory->config;
+    weights->architecture = architecture_of(weights->config);
+    weights->options = *options;
+    weights->backend = device_get_backend(options->device);
+    weights->thread_count = pool_thread_count(options->pool);
+    describe_units(weights);
+    if (options->budget_bytes > 0 && weights->largest_bytes > options->budget_bytes) {
+        error_set(error, ERROR_TOO_LARGE,
+                  "the weights need %" PRIu64 " bytes at once, their budget is %" PRIu64,
+                  weights->largest_bytes, options->budget_bytes);
+        return NULL;
     }
-    architecture_visit(&inventory->config, place, weights);
-    weights->values =
-        memory_try_array(weights->value_count, sizeof *weights->values, "the weights in fp32", error);
-    if (weights->values == NULL || !load_all(weights, folder, cancel, error)) {
+    weights->source = source_open(inventory, folder, error);
+    if (weights->source == NULL || !embed_open(weights, error) || !cache_start(weights, error)) {
         return NULL;
     }
     return TAKE(weights);
@@ -168,57 +96,197 @@ void weights_destroy(struct weights *weights)
     if (weights == NULL) {
         return;
     }
-    free(weights->starts);
-    free(weights->values);
+    cache_destroy(weights);
+    for (size_t i = 0; weights->units != NULL && i < weights->unit_count; i++) {
+        unit_finish(&weights->units[i]);
+    }
+    free(weights->units);
+    free(weights->sublayer_of_unit);
+    destroy_windows(weights);
+    source_destroy(weights->source);
+    free(weights->embedding_norm);
+    free(weights->embedding_norm_bias);
+    free(weights->token_type);
     free(weights);
 }
 
-static const float *find(const struct weights *weights, enum weight_role role, size_t row)
-{
-    size_t start = weights->starts[row][role];
-    return start == ABSENT ? NULL : weights->values + start;
-}
+/* ---- acquiring ----------------------------------------------------------------------------------- */
 
-bool weights_acquire(const struct weights *weights, size_t layer, bool is_attention,
-                     struct sublayer_weights *ret_weights, struct error *error)
+static bool acquire(struct weights *weights, size_t index, struct error *error)
 {
-    (void)error;
-    const struct model_config *config = &weights->inventory->config;
-    const struct model_layer *shape = &config->layers[layer];
-    bool is_at = is_attention;
-    *ret_weights = (struct sublayer_weights){
-        .norm = find(weights, is_at ? WEIGHT_ATTENTION_NORM : WEIGHT_FFN_NORM, layer),
-        .in = find(weights, is_at ? WEIGHT_Q : WEIGHT_GATE, layer),
-        .in_bias = find(weights, is_at ? WEIGHT_Q_BIAS : WEIGHT_GATE_BIAS, layer),
-        .out = find(weights, is_at ? WEIGHT_O : WEIGHT_DOWN, layer),
-        .out_bias = find(weights, is_at ? WEIGHT_O_BIAS : WEIGHT_DOWN_BIAS, layer),
-        .in_rows = is_at ? (shape->head_count + 2 * shape->kv_head_count) * config->head_size
-                         : 2 * shape->intermediate_size,
-        .out_columns = is_at ? shape->head_count * config->head_size : shape->intermediate_size,
-    };
-    CHECK(ret_weights->norm != NULL && ret_weights->in != NULL && ret_weights->out != NULL);
+    struct unit *unit = &weights->units[index];
+    CHECK(unit->bytes > 0);
+    if (unit->block == NULL) {
+        if ((weights->windows == NULL && !create_windows(weights, error)) ||
+            !cache_take_block(weights, index, error)) {
+            return false;
+        }
+        cache_read_ahead(weights, index);
+        if (!unit_load(weights, unit, error)) {
+            cache_drop(weights, unit);
+            return false;
+        }
+        if (weights->loaded_count == weights->present_count) {
+            destroy_windows(weights); /* resident: nothing will be read again */
+        }
+    } else {
+        cache_read_ahead(weights, index);
+    }
+    unit->is_advised = false;
+    unit->acquired_count++;
     return true;
 }
 
-void weights_release(const struct weights *weights, size_t layer, bool is_attention)
+static void release(struct weights *weights, size_t index)
 {
-    (void)weights;
-    (void)layer;
-    (void)is_attention;
+    CHECK(weights->units[index].acquired_count > 0);
+    weights->units[index].acquired_count--;
 }
 
-const float *weights_embedding(const struct weights *weights)
+bool weights_acquire(struct weights *weights, size_t layer, bool is_attention,
+                     struct sublayer_weights *ret_weights, struct error *error)
 {
-    return find(weights, WEIGHT_EMBEDDING, weights->inventory->config.layer_count);
+    size_t index = 2 * layer + (is_attention ? 0 : 1);
+    if (!acquire(weights, index, error)) {
+        return false;
+    }
+    *ret_weights = weights->units[index].sublayer;
+    return true;
 }
 
-const float *weights_head(const struct weights *weights)
+void weights_release(struct weights *weights, size_t layer, bool is_attention)
 {
-    const float *head = find(weights, WEIGHT_HEAD, weights->inventory->config.layer_count);
-    return head != NULL ? head : weights_embedding(weights);
+    release(weights, 2 * layer + (is_attention ? 0 : 1));
 }
 
-const float *weights_final_norm(const struct weights *weights)
+bool weights_acquire_head(struct weights *weights, struct head_weights *ret_head, struct error *error)
 {
-    return find(weights, WEIGHT_FINAL_NORM, weights->inventory->config.layer_count);
+    size_t index = weights->unit_count - 1;
+    weights->is_head_used = true;
+    if (weights->units[index].bytes == 0) { /* an encoder without a final norm */
+        *ret_head = (struct head_weights){0};
+        return true;
+    }
+    if (!acquire(weights, index, error)) {
+        return false;
+    }
+    *ret_head = weights->units[index].head;
+    return true;
+}
+
+void weights_release_head(struct weights *weights)
+{
+    size_t index = weights->unit_count - 1;
+    if (weights->units[index].bytes > 0) {
+        release(weights, index);
+    }
+}
+
+void weights_set_removed(struct weights *weights, const bool *removed)
+{
+    weights->removed = removed;
+}
+
+/* ---- questions ----------------------------------------------------------------------------------- */
+
+bool weights_is_resident(const struct weights *weights)
+{
+    return weights->options.budget_bytes == 0 || weights->total_bytes <= weights->options.budget_bytes;
+}
+
+uint64_t weights_bytes_read(const struct weights *weights)
+{
+    return source_bytes_read(weights->source);
+}
+
+/* Whether all elements are zero; the first window is small, because most tensors say no at once. */
+static bool is_zero(const struct weights *weights, enum weight_role role, size_t layer, size_t expert,
+                    bool *ret_is_zero, struct error *error)
+{
+    struct source_view view;
+    *ret_is_zero = true;
+    if (!weights_view(weights->inventory, role, layer, expert, &view)) {
+        return true;
+    }
+    uint64_t window_rows = view.rows < 64 ? view.rows : 64;
+    OWNED_MEMORY void *window =
+        memory_try_array(source_window_bytes(&view, window_rows), 1, view.tensor->name, error);
+    OWNED_MEMORY float *rows =
+        memory_try_array((size_t)(window_rows * view.columns), sizeof *rows, view.tensor->name, error);
+    if (window == NULL || rows == NULL) {
+        return false;
+    }
+    uint64_t count = 1;
+    for (uint64_t done = 0; done < view.rows && *ret_is_zero; done += count) {
+        count = done == 0 ? 1 : window_rows;
+        count = count < view.rows - done ? count : view.rows - done;
+        if (!source_read_rows(weights->source, &view, done, count, window, rows, error)) {
+            return false;
+        }
+        for (size_t i = 0; i < (size_t)(count * view.columns); i++) {
+            *ret_is_zero = *ret_is_zero && !(fabsf(rows[i]) > 0);
+        }
+    }
+    return true;
+}
+
+bool weights_is_identity(const struct weights *weights, size_t layer, bool is_attention,
+                         bool *ret_is_identity, struct error *error)
+{
+    const struct model_layer *shape = &weights->config->layers[layer];
+    *ret_is_identity = false;
+    if (weights->architecture->norm_placement == NORM_AFTER) {
+        return true; /* what is added is zero, and the sum is normalised all the same */
+    }
+    bool is_all_zero = true;
+    if (!is_zero(weights, is_attention ? WEIGHT_O : WEIGHT_DOWN, layer, 0, &is_all_zero, error)) {
+        return false;
+    }
+    if (is_all_zero &&
+        !is_zero(weights, is_attention ? WEIGHT_O_BIAS : WEIGHT_DOWN_BIAS, layer, 0, &is_all_zero, error)) {
+        return false;
+    }
+    for (size_t i = 0; !is_attention && is_all_zero && i < shape->expert_count; i++) {
+        if (!is_zero(weights, WEIGHT_EXPERT_DOWN, layer, i, &is_all_zero, error)) {
+            return false;
+        }
+    }
+    *ret_is_identity = is_all_zero;
+    return true;
+}
+
+/* ---- the plan of memory -------------------------------------------------------------------------- */
+
+/* At least what any backend's layout takes: panels of up to 64 rows and columns, padded. */
+static size_t bound_matrix_bytes(enum dtype dtype, size_t n, size_t k)
+{
+    return (n + 63) / 64 * 64 * ((k + 63) / 64 * 64) * dtype_bytes(dtype);
+}
+
+void weights_measure(const struct inventory *inventory, const char *backend, enum dtype dtype,
+                     struct weights_size *ret_size)
+{
+    (void)backend; /* the bound holds for all */
+    struct weights_size size = {0};
+    struct weights windows = {0};
+    uint64_t before = 0;
+    size_t count = unit_count_of(&inventory->config);
+    for (size_t i = 0; i < count; i++) {
+        struct unit unit;
+        unit_describe(inventory, i, dtype, &unit);
+        unit_lay_out(&unit, bound_matrix_bytes);
+        measure_windows(&windows, &unit);
+        bool is_head = i + 1 == count;
+        uint64_t least = is_head ? unit.bytes : before + unit.bytes;
+        size.resident_bytes += unit.bytes;
+        size.least_bytes = least > size.least_bytes ? least : size.least_bytes;
+        size.head_bytes = is_head ? unit.bytes : 0;
+        if (!is_head) {
+            size.least_headless_bytes = least > size.least_headless_bytes ? least : size.least_headless_bytes;
+        }
+        before = unit.bytes > 0 ? unit.bytes : before;
+        unit_finish(&unit);
+    }
+    size.window_bytes = (uint64_t)windows.window_bytes + windows.window_row_bytes;
+    *ret_size = size;
 }

@@ -3,15 +3,15 @@
  * sublayer, or the head. Its projections that read the same input lie in one matrix (q, k, v; gate, up), in the device's own
  * layout, so that one GEMM makes them; its norms and biases are fp32 vectors in device memory.
  *
- * Resident or streamed: where the budget holds all units, each is read once and stays. Otherwise units are read when asked for
- * (by pread, never mapped), a thread reads ahead the bytes of those that are asked for next in order, and the longest unused are
- * dropped. At any time at most budget_bytes are held: units in device memory and bytes read ahead together. A unit that is
- * acquired stays until it is released.
+ * Resident or streamed: where the budget holds all units, each is read once, when it is first asked for, and stays. Otherwise
+ * units are read when asked for (by pread, never mapped), a thread has the system read ahead the bytes of those that come next in
+ * residual order (into its page cache, so this costs no memory of ours), and those that are needed last are dropped. Units take at
+ * most budget_bytes together. A unit that is acquired stays until it is released.
  *
  * Embeddings are never kept: rows of the tokens that are asked for are read from the file.
  *
- * Reading converts by windows and refuses NaN and infinity: NUMERIC, naming the tensor and the element. A file that ends early
- * is INPUT_CHANGED.
+ * Reading converts by windows, on the pool, and refuses NaN and infinity: NUMERIC, naming the tensor and the element. A file that
+ * ends early is INPUT_CHANGED. Both are told by the call that reads, not by weights_open, which reads vectors of embeddings only.
  */
 #ifndef WORKERS_MODEL_WEIGHTS_H
 #define WORKERS_MODEL_WEIGHTS_H
@@ -61,7 +61,8 @@ struct weights_options {
     const struct cancel *cancel; /* may be NULL */
 };
 /* inventory is borrowed for the weights' life; sizes come from its verified tensors. TOO_LARGE where the budget cannot hold what
- * must be held at once (the largest unit), saying how much would do. */
+ * must be held at once (the largest unit), saying how much would do; with less than weights_size.least_bytes memory is given
+ * back and taken again for every unit. */
 struct weights *weights_open(const struct inventory *inventory, const char *folder,
                              const struct weights_options *options, struct error *error) MUST_USE;
 void weights_destroy(struct weights *weights);
@@ -89,9 +90,16 @@ bool weights_is_identity(const struct weights *weights, size_t layer, bool is_at
                          bool *ret_is_identity, struct error *error) MUST_USE;
 bool weights_is_resident(const struct weights *weights); /* every unit fits the budget */
 
-/* For the plan of memory: what all units need, and the least budget that works (the two largest neighbours, or the head). */
+/* Bytes of tensors read from files so far. */
+uint64_t weights_bytes_read(const struct weights *weights);
+
+/* For the plan of memory; upper bounds for all backends. */
 struct weights_size {
-    uint64_t resident_bytes, least_bytes;
+    uint64_t resident_bytes; /* all units */
+    uint64_t least_bytes;    /* the least budget that works well: the two largest neighbours, or the head */
+    uint64_t least_headless_bytes; /* the same where the head is never acquired */
+    uint64_t head_bytes;
+    uint64_t window_bytes; /* beside the budget, while units are read: of each thread */
 };
 void weights_measure(const struct inventory *inventory, const char *backend, enum dtype dtype,
                      struct weights_size *ret_size);
