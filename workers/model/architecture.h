@@ -69,6 +69,12 @@ enum norm_placement { NORM_BEFORE, NORM_AFTER, NORM_AROUND };
 /* How the rows of a fused QKV tensor lie: [Q | K | V], or for each head its q, k, v ([heads, 3, head_size]). */
 enum qkv_order { QKV_CONCATENATED, QKV_INTERLEAVED };
 
+/* Another spelling of tensor names: what ends in `ending` is what ends in `canonical`. The inventory knows tensors by their
+ * canonical names alone, whatever their file calls them. */
+struct name_alias {
+    const char *ending, *canonical;
+};
+
 struct architecture {
     const char *model_type; /* of config.json */
     const char *class_name; /* of transformers, as `architectures` in config.json has it */
@@ -81,12 +87,19 @@ struct architecture {
     bool
         is_transposed; /* projections are stored [in_features, out_features] (Conv1D); the embedding is not */
     enum qkv_order qkv_order;
-    bool is_gated;            /* the FFN has a gate */
-    bool is_encoder;          /* attention sees all tokens; there is no head */
-    bool is_heterogeneous;    /* config.json says per layer what is there (our own export) */
-    const char *const *names; /* [WEIGHT_ROLE_COUNT]: after "<prefix>" for the model's own, after
+    bool is_gated;                    /* the FFN has a gate */
+    bool is_encoder;                  /* attention sees all tokens; there is no head */
+    bool is_heterogeneous;            /* config.json says per layer what is there (our own export) */
+    const char *const *names;         /* [WEIGHT_ROLE_COUNT]: after "<prefix>" for the model's own, after
                                  "<prefix><layers><n>." for a layer's; "%zu" stands for the expert; NULL: no such tensor.
                                  A bias that config.json decides on is named here and asked for by the config (has_*_bias). */
+    const struct name_alias *aliases; /* the last one empty; NULL: none */
+    const char *const *
+        ignored; /* endings of names that architecture_ignores, or beginnings of them where the last letter is a
+                                   dot; NULL-terminated; NULL: none */
+    /* All experts in one tensor, as some checkpoints have them, after "<prefix><layers><n>.": [experts, gate and up,
+     * hidden] and [experts, hidden, intermediate]. The inventory takes them apart. NULL: none. */
+    const char *fused_gate_up, *fused_down;
 };
 const struct architecture *architecture_find(const char *model_type); /* NULL: none */
 const struct architecture *architecture_of(const struct model_config *config);
@@ -111,6 +124,10 @@ void architecture_visit(const struct model_config *config,
                         void (*visit)(enum weight_role role, size_t layer, const struct weight_shape *shape,
                                       void *context),
                         void *context);
+/* The role of a layer's tensor of this suffix; false: no role has such a name. *ret_expert: of EXPERT roles, else 0. */
+bool architecture_find_role(const struct model_config *config, const char *suffix, enum weight_role *ret_role,
+                            size_t *ret_expert);
+bool architecture_role_is_output(enum weight_role role); /* the last matmul of a sublayer, or its bias */
 /* Splits "<prefix><layers><n>.<suffix>"; *ret_suffix is borrowed from the name. False: not a layer's tensor. */
 bool architecture_split_name(const struct model_config *config, const char *tensor_name, size_t *ret_layer,
                              const char **ret_suffix);

@@ -1,122 +1,20 @@
 /*
- * workers/model/config.c: config.json, key by key. Keys fall into three groups: those read here, those that
- * are known to change nothing in a forward pass, and all others. One of the others is let through only while
- * it is switched off (null, false, zero, empty): what we do not know could change the arithmetic, and a wrong
- * number is worse than a refusal.
+ * workers/model/config.c: config.json: the shape of the model and what holds for all its layers. How a family spells it, and
+ * what it may say at all, stands in config_family.c; faults are collected as far as they can be judged apart.
  */
-#include "workers/model/config.h"
+#include "workers/model/config_internal.h"
 
-#include "workers/model/architecture.h"
+#include "base/text.h"
 #include <math.h>
 #include <stdarg.h>
 #include <string.h>
 
-struct parser {
-    const json_t *json;
-    struct model_config *config;
-    struct error_list *faults;
-};
+#define TOKEN_MAX ((json_int_t)1 << 21)
 
-static const char *const known_keys[] = {
-    "model_type",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "vocab_size",
-    "max_position_embeddings",
-    "rms_norm_eps",
-    "rope_theta",
-    "rope_scaling",
-    "rope_parameters",
-    "hidden_act",
-    "attention_bias",
-    "mlp_bias",
-    "tie_word_embeddings",
-    "bos_token_id",
-    "eos_token_id",
-    "sliding_window",
-    "use_sliding_window",
-    "layer_types",
-    "pruning",
-    "quantization_config",
-};
-static const char *const harmless_keys[] = {
-    "architectures",
-    "torch_dtype",
-    "dtype",
-    "transformers_version",
-    "use_cache",
-    "pad_token_id",
-    "unk_token_id",
-    "sep_token_id",
-    "initializer_range",
-    "pretraining_tp",
-    "attention_dropout",
-    "hidden_dropout",
-    "auto_map",
-    "max_window_layers",
-    "is_llama_config",
-    "max_sequence_length",
-    "model_max_length",
-    "vocab_pruned",
-    "tokenizer_class",
-    "id2label",
-    "label2id",
-    "return_dict",
-    "output_attentions",
-    "output_hidden_states",
-    "chunk_size_feed_forward",
-    "is_decoder",
-    "is_encoder_decoder",
-    "cross_attention_hidden_size",
-    "add_cross_attention",
-    "temperature",
-    "top_k",
-    "top_p",
-    "typical_p",
-    "repetition_penalty",
-    "length_penalty",
-    "no_repeat_ngram_size",
-    "num_beams",
-    "num_beam_groups",
-    "num_return_sequences",
-    "max_length",
-    "min_length",
-    "diversity_penalty",
-    "early_stopping",
-    "do_sample",
-    "finetuning_task",
-    "problem_type",
-    "task_specific_params",
-    "prefix",
-    "decoder_start_token_id",
-    "exponential_decay_length_penalty",
-    "suppress_tokens",
-    "begin_suppress_tokens",
-    "bad_words_ids",
-    "forced_bos_token_id",
-    "forced_eos_token_id",
-    "remove_invalid_values",
-    "encoder_no_repeat_ngram_size",
-    "torchscript",
-    "tf_legacy_loss",
-    "use_bfloat16",
-    "tie_encoder_decoder",
-    "output_scores",
-    "return_dict_in_generate",
-    "pruned_heads",
-    "transformers.js_config",
-    "unsloth_version",
-    "unsloth_fixed",
-    "attn_implementation",
-};
+/* ---- reading --------------------------------------------------------------------------------- */
 
-static bool fault(struct parser *parser, enum error_code code, const char *key, const char *format, ...)
-    PRINTF(4, 5);
-static bool fault(struct parser *parser, enum error_code code, const char *key, const char *format, ...)
+bool config_fault(struct config_parser *parser, enum error_code code, const char *key, const char *format,
+                  ...)
 {
     char field[128], message[256];
     va_list arguments;
@@ -127,49 +25,51 @@ static bool fault(struct parser *parser, enum error_code code, const char *key, 
     return error_list_add(parser->faults, code, field, "config.json: %s %s", key, message);
 }
 
-/* The member, NULL when absent or null. */
-static const json_t *member(const struct parser *parser, const char *key)
+const json_t *config_member(const struct config_parser *parser, const char *key)
 {
     const json_t *value = json_object_get(parser->json, key);
     return json_is_null(value) ? NULL : value;
 }
 
-/* Leaves ret_value alone when the key is absent and not required. */
-static void read_size(struct parser *parser, const char *key, bool is_required, size_t min, size_t max,
+bool config_has_null(const struct config_parser *parser, const char *key)
+{
+    return json_is_null(json_object_get(parser->json, key));
+}
+
+bool config_read_size(struct config_parser *parser, const char *key, bool is_required, size_t min, size_t max,
                       size_t *ret_value)
 {
-    const json_t *value = member(parser, key);
+    const json_t *value = config_member(parser, key);
     if (value == NULL) {
-        if (is_required) {
-            fault(parser, ERROR_MISSING_FIELD, key, "is missing");
-        }
-        return;
+        return is_required ? config_fault(parser, ERROR_MISSING_FIELD, key, "is missing") : false;
     }
     if (!json_is_integer(value)) {
-        fault(parser, ERROR_WRONG_TYPE, key, "must be an integer");
-        return;
+        return config_fault(parser, ERROR_WRONG_TYPE, key, "must be an integer");
     }
     json_int_t number = json_integer_value(value);
     if (number < (json_int_t)min || number > (json_int_t)max) {
-        fault(parser, ERROR_OUT_OF_RANGE, key, "is %lld; it must lie in %zu..%zu", (long long)number, min,
-              max);
-        return;
+        return config_fault(parser, ERROR_OUT_OF_RANGE, key, "is %lld; it must lie in %zu..%zu",
+                            (long long)number, min, max);
     }
     *ret_value = (size_t)number;
+    return true;
 }
 
-static void read_bool(struct parser *parser, const char *key, bool *ret_value)
+bool config_read_bool(struct config_parser *parser, const char *key, bool *ret_value)
 {
-    const json_t *value = member(parser, key);
-    if (value != NULL && !json_is_boolean(value)) {
-        fault(parser, ERROR_WRONG_TYPE, key, "must be true or false");
-    } else if (value != NULL) {
-        *ret_value = json_is_true(value);
+    const json_t *value = config_member(parser, key);
+    if (value == NULL) {
+        return false;
     }
+    if (!json_is_boolean(value)) {
+        return config_fault(parser, ERROR_WRONG_TYPE, key, "must be true or false");
+    }
+    *ret_value = json_is_true(value);
+    return true;
 }
 
-static bool read_number(struct parser *parser, const json_t *object, const char *key, double min, double max,
-                        double *ret_value)
+bool config_read_number(struct config_parser *parser, const json_t *object, const char *key, double min,
+                        double max, double *ret_value)
 {
     const json_t *value = json_object_get(object, key);
     if (value == NULL || json_is_null(value)) {
@@ -177,93 +77,39 @@ static bool read_number(struct parser *parser, const json_t *object, const char 
     }
     double number = json_number_value(value);
     if (!json_is_number(value)) {
-        fault(parser, ERROR_WRONG_TYPE, key, "must be a number");
-    } else if (!(number > min && number <= max)) {
-        fault(parser, ERROR_OUT_OF_RANGE, key, "is %g; it must be above %g and at most %g", number, min, max);
-    } else {
-        *ret_value = number;
-        return true;
+        return config_fault(parser, ERROR_WRONG_TYPE, key, "must be a number");
     }
-    return false;
+    if (!(number > min && number <= max)) {
+        return config_fault(parser, ERROR_OUT_OF_RANGE, key, "is %g; it must be above %g and at most %g",
+                            number, min, max);
+    }
+    *ret_value = number;
+    return true;
 }
 
-/* ---- rotary position embedding --------------------------------------------------------------- */
-
-static void read_llama3(struct parser *parser, const json_t *object, struct rope_scaling *scaling)
+static bool read_switch(struct config_parser *parser, const struct config_switch *from)
 {
-    double original = 0.0;
-    if (!read_number(parser, object, "low_freq_factor", 0.0, 1e6, &scaling->low_freq_factor) ||
-        !read_number(parser, object, "high_freq_factor", 0.0, 1e6, &scaling->high_freq_factor) ||
-        !read_number(parser, object, "original_max_position_embeddings", 0.0, 1e9, &original)) {
-        fault(parser, ERROR_MISSING_FIELD, "rope_scaling",
-              "of type llama3 needs low_freq_factor, high_freq_factor and original_max_position_embeddings");
-        return;
+    bool value = from->value;
+    if (from->key != NULL) {
+        (void)config_read_bool(parser, from->key, &value);
     }
-    if (!(scaling->low_freq_factor < scaling->high_freq_factor)) {
-        fault(parser, ERROR_OUT_OF_RANGE, "rope_scaling", "needs low_freq_factor below high_freq_factor");
-    }
-    scaling->original_context_tokens = (size_t)original;
+    return value;
 }
 
-/* `rope_scaling` of old configs, `rope_parameters` of new ones (which holds rope_theta as well). */
-static void read_rope_object(struct parser *parser, const char *key, const json_t *object)
-{
-    struct rope_scaling *scaling = &parser->config->rope_scaling;
-    if (!json_is_object(object)) {
-        fault(parser, ERROR_WRONG_TYPE, key, "must be an object or null");
-        return;
-    }
-    (void)read_number(parser, object, "rope_theta", 0.0, 1e15, &parser->config->rope_base);
-    double share = 1.0;
-    if (read_number(parser, object, "partial_rotary_factor", 0.0, 1.0, &share) && share < 1.0) {
-        fault(parser, ERROR_UNSUPPORTED, key, "turns only part of each head (partial_rotary_factor %g)",
-              share);
-    }
-    const json_t *type = json_object_get(object, "rope_type");
-    type = type != NULL ? type : json_object_get(object, "type");
-    const char *name = type == NULL ? "default" : json_string_value(type);
-    if (name == NULL) {
-        fault(parser, ERROR_WRONG_TYPE, key, "has a rope_type that is not a string");
-    } else if (strcmp(name, "linear") == 0 || strcmp(name, "llama3") == 0) {
-        scaling->kind = strcmp(name, "linear") == 0 ? "linear" : "llama3";
-        if (!read_number(parser, object, "factor", 0.0, 1e6, &scaling->factor)) {
-            fault(parser, ERROR_MISSING_FIELD, key, "needs a factor");
-        }
-        if (name[1] == 'l') {
-            read_llama3(parser, object, scaling);
-        }
-    } else if (strcmp(name, "default") != 0) {
-        fault(parser, ERROR_UNSUPPORTED, key, "has rope_type \"%.40s\"; default, linear and llama3 are known",
-              name);
-    }
-}
+/* ---- tokens ---------------------------------------------------------------------------------- */
 
-static void read_rope(struct parser *parser)
-{
-    static const char *const keys[] = {"rope_scaling", "rope_parameters"};
-    parser->config->rope_base = 10000.0;
-    (void)read_number(parser, parser->json, "rope_theta", 0.0, 1e15, &parser->config->rope_base);
-    for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
-        const json_t *object = member(parser, keys[i]);
-        if (object != NULL) {
-            read_rope_object(parser, keys[i], object);
-        }
-    }
-}
-
-/* ---- tokens, layers -------------------------------------------------------------------------- */
-
-static void read_eos(struct parser *parser)
+static void read_eos(struct config_parser *parser)
 {
     struct model_config *config = parser->config;
-    const json_t *value = member(parser, "eos_token_id");
+    const json_t *value = config_member(parser, "eos_token_id");
     size_t count = json_is_array(value) ? json_array_size(value) : value != NULL ? 1 : 0;
     size_t limit = sizeof config->eos_tokens / sizeof config->eos_tokens[0];
     for (size_t i = 0; i < count && i < limit; i++) {
         const json_t *item = json_is_array(value) ? json_array_get(value, i) : value;
         json_int_t token = json_integer_value(item);
-        if (!json_is_integer(item) || token < -1 || token >= (json_int_t)1 << 21) {
-            fault(parser, ERROR_WRONG_TYPE, "eos_token_id", "must be a token id or a list of them");
+        if (!json_is_integer(item) || token < -1 || token >= TOKEN_MAX) {
+            (void)config_fault(parser, ERROR_WRONG_TYPE, "eos_token_id",
+                               "must be a token id or a list of them");
             return;
         }
         if (token >= 0) {
@@ -271,195 +117,204 @@ static void read_eos(struct parser *parser)
         }
     }
     if (count > limit) {
-        fault(parser, ERROR_OUT_OF_RANGE, "eos_token_id", "lists %zu tokens; at most %zu are read", count,
-              limit);
+        (void)config_fault(parser, ERROR_OUT_OF_RANGE, "eos_token_id",
+                           "lists %zu tokens; at most %zu are read", count, limit);
+    }
+    int32_t assumed = parser->family->eos;
+    if (json_object_get(parser->json, "eos_token_id") == NULL && assumed >= 0 &&
+        (size_t)assumed < config->vocab_size) {
+        config->eos_tokens[config->eos_token_count++] = assumed;
     }
 }
 
-static void read_bos(struct parser *parser)
+static void read_bos(struct config_parser *parser)
 {
-    const json_t *value = member(parser, "bos_token_id");
+    const json_t *value = config_member(parser, "bos_token_id");
     json_int_t token = json_is_array(value) ? -1 : json_integer_value(value);
-    parser->config->bos_token = -1;
-    if (value != NULL && (!json_is_integer(value) || token < -1 || token >= (json_int_t)1 << 21)) {
-        fault(parser, ERROR_WRONG_TYPE, "bos_token_id", "must be a token id");
+    int32_t assumed = parser->family->bos;
+    bool is_absent = json_object_get(parser->json, "bos_token_id") == NULL;
+    parser->config->bos_token =
+        is_absent && assumed >= 0 && (size_t)assumed < parser->config->vocab_size ? assumed : -1;
+    if (value != NULL && (!json_is_integer(value) || token < -1 || token >= TOKEN_MAX)) {
+        (void)config_fault(parser, ERROR_WRONG_TYPE, "bos_token_id", "must be a token id");
     } else if (value != NULL) {
         parser->config->bos_token = (int32_t)token;
     }
 }
 
-static void read_layer(struct parser *parser, const json_t *entry, size_t index)
-{
-    struct model_layer *layer = &parser->config->layers[index];
-    const json_t *attention = json_object_get(entry, "attention"), *ffn = json_object_get(entry, "ffn");
-    if (!json_is_boolean(attention) || !json_is_boolean(ffn)) {
-        fault(parser, ERROR_WRONG_TYPE, "pruning", "layers/%zu needs attention and ffn, true or false",
-              index);
-        return;
-    }
-    layer->has_attention = json_is_true(attention);
-    layer->has_ffn = json_is_true(ffn);
-}
+/* ---- arithmetic ------------------------------------------------------------------------------ */
 
-static void read_layers(struct parser *parser, const struct architecture *row)
+static void read_activation(struct config_parser *parser)
 {
-    struct model_config *config = parser->config;
-    for (size_t i = 0; i < config->layer_count; i++) {
-        config->layers[i] = (struct model_layer){.has_attention = true,
-                                                 .has_ffn = true,
-                                                 .head_count = config->head_count,
-                                                 .kv_head_count = config->kv_head_count,
-                                                 .intermediate_size = config->intermediate_size};
-    }
-    const json_t *pruning = member(parser, "pruning");
-    if (!row->is_heterogeneous) {
-        /* Our uniform and identity exports say there what was done; only `layers` changes the arithmetic. */
-        if (json_object_get(pruning, "layers") != NULL) {
-            fault(parser, ERROR_UNSUPPORTED, "pruning",
-                  "has layers, which belong to model_type pruned_llama only");
-        }
-        return;
-    }
-    const json_t *layers = json_object_get(pruning, "layers");
-    if (!json_is_array(layers) || json_array_size(layers) != config->layer_count) {
-        fault(parser, ERROR_MISSING_FIELD, "pruning", "needs layers: one entry for each of %zu layers",
-              config->layer_count);
-        return;
-    }
-    for (size_t i = 0; i < config->layer_count; i++) {
-        read_layer(parser, json_array_get(layers, i), i);
-    }
-}
-
-/* ---- what we cannot do ----------------------------------------------------------------------- */
-
-static bool is_listed(const char *key, const char *const *list, size_t count)
-{
-    for (size_t i = 0; i < count; i++) {
-        if (strcmp(list[i], key) == 0) {
-            return true;
-        }
-    }
-    return false;
-}
-
-static bool is_switched_off(const json_t *value)
-{
-    return json_is_null(value) || json_is_false(value) ||
-           (json_is_number(value) && json_number_value(value) == 0.0) ||
-           (json_is_array(value) && json_array_size(value) == 0) ||
-           (json_is_object(value) && json_object_size(value) == 0) ||
-           (json_is_string(value) && json_string_length(value) == 0);
-}
-
-/* jansson's iterators take a mutable object, though they change nothing. */
-static json_t *iterable(const json_t *json)
-{
-    union {
-        const json_t *from;
-        json_t *to;
-    } pointer = {json};
-    return pointer.to;
-}
-
-static void refuse_unknown_keys(struct parser *parser)
-{
-    json_t *json = iterable(parser->json);
-    for (void *iterator = json_object_iter(json); iterator != NULL;
-         iterator = json_object_iter_next(json, iterator)) {
-        const char *key = json_object_iter_key(iterator);
-        if (key[0] != '_' && !is_listed(key, known_keys, sizeof known_keys / sizeof known_keys[0]) &&
-            !is_listed(key, harmless_keys, sizeof harmless_keys / sizeof harmless_keys[0]) &&
-            !is_switched_off(json_object_iter_value(iterator))) {
-            fault(parser, ERROR_UNSUPPORTED, key, "is not known; it could change what the model computes");
-        }
-    }
-}
-
-static void refuse_what_differs(struct parser *parser)
-{
-    const json_t *act = member(parser, "hidden_act"), *window = member(parser, "sliding_window");
-    const char *name = json_string_value(act);
-    if (act != NULL && (name == NULL || (strcmp(name, "silu") != 0 && strcmp(name, "swish") != 0))) {
-        fault(parser, ERROR_UNSUPPORTED, "hidden_act", "is \"%.40s\"; only silu is known",
-              name != NULL ? name : "(not a string)");
-    }
-    const json_t *use_window = json_object_get(parser->json, "use_sliding_window");
-    bool is_windowed =
-        window != NULL && json_integer_value(window) < (json_int_t)parser->config->context_tokens;
-    if (json_is_true(use_window) || (is_windowed && !json_is_false(use_window))) {
-        fault(parser, ERROR_UNSUPPORTED, "sliding_window",
-              "is shorter than the context; windowed attention is not known");
-    }
-    if (member(parser, "quantization_config") != NULL) {
-        fault(parser, ERROR_UNSUPPORTED, "quantization_config",
-              "is set; the weights must be F32, F16 or BF16");
-    }
-    const json_t *types = member(parser, "layer_types"), *type = NULL;
-    size_t index = 0;
-    json_array_foreach(types, index, type)
-    {
-        const char *kind = json_string_value(type);
-        if (kind == NULL || strcmp(kind, "full_attention") != 0) {
-            fault(parser, ERROR_UNSUPPORTED, "layer_types",
-                  "has \"%.40s\" for layer %zu; only full_attention is known",
-                  kind != NULL ? kind : "(not a string)", index);
+    static const struct {
+        const char *name;
+        enum activation activation;
+    } known[] = {
+        {"silu", ACTIVATION_SILU},
+        {"swish", ACTIVATION_SILU},
+        {"gelu", ACTIVATION_GELU},
+        {"gelu_python", ACTIVATION_GELU},
+        {"gelu_new", ACTIVATION_GELU_TANH},
+        {"gelu_fast", ACTIVATION_GELU_TANH},
+        {"gelu_accurate", ACTIVATION_GELU_TANH},
+        {"gelu_pytorch_tanh", ACTIVATION_GELU_TANH},
+        {"gelu_python_tanh", ACTIVATION_GELU_TANH},
+        {"relu", ACTIVATION_RELU},
+    };
+    const char *key = parser->family->activation;
+    const json_t *value = config_member(parser, key);
+    const char *name = value != NULL ? json_string_value(value) : parser->family->activation_name;
+    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {
+        if (name != NULL && strcmp(known[i].name, name) == 0) {
+            parser->config->activation = known[i].activation;
             return;
         }
     }
+    (void)config_fault(parser, ERROR_UNSUPPORTED, key,
+                       "is \"%.40s\"; silu, relu and the forms of gelu are known",
+                       name != NULL ? name : "(not a string)");
 }
 
-/* ---- the whole
- * -------------------------------------------------------------------------------------------------------------
- */
+static void read_softcap(struct config_parser *parser, const char *key, double assumed, double *ret_cap)
+{
+    *ret_cap = config_has_null(parser, key) ? 0.0 : assumed;
+    (void)config_read_number(parser, parser->json, key, 0.0, 1e6, ret_cap);
+}
 
-static void read_shape(struct parser *parser)
+static void read_scales(struct config_parser *parser)
+{
+    const struct config_family *family = parser->family;
+    struct model_config *config = parser->config;
+    double divisor = (double)config->head_size;
+    bool is_scaled = true;
+    config->embedding_scale =
+        family->scales_embedding ? (double)(float)sqrt((double)config->hidden_size) : 1.0;
+    if (family->has_softcaps) {
+        divisor = 256.0;
+        (void)config_read_number(parser, parser->json, "query_pre_attn_scalar", 0.0, 1e6, &divisor);
+        read_softcap(parser, "attn_logit_softcapping", family->attention_softcap, &config->attention_softcap);
+        read_softcap(parser, "final_logit_softcapping", family->final_softcap, &config->final_softcap);
+    }
+    if (config_family_knows(family, "scale_attn_weights")) {
+        (void)config_read_bool(parser, "scale_attn_weights", &is_scaled);
+    }
+    config->attention_scale = is_scaled && divisor > 0.0 ? 1.0 / sqrt(divisor) : 1.0;
+}
+
+static void read_biases(struct config_parser *parser)
 {
     struct model_config *config = parser->config;
-    read_size(parser, "num_hidden_layers", true, 1, MODEL_LAYERS_MAX, &config->layer_count);
-    read_size(parser, "hidden_size", true, 1, 65536, &config->hidden_size);
-    read_size(parser, "intermediate_size", true, 1, (size_t)1 << 20, &config->intermediate_size);
-    read_size(parser, "num_attention_heads", true, 1, 1024, &config->head_count);
+    config->has_qkv_bias = read_switch(parser, &parser->family->attention_bias);
+    config->has_o_bias = config->has_qkv_bias && parser->family->has_o_bias;
+    config->has_ffn_bias = read_switch(parser, &parser->family->ffn_bias);
+}
+
+/* ---- the shape ------------------------------------------------------------------------------- */
+
+static void read_heads(struct config_parser *parser)
+{
+    const struct config_family *family = parser->family;
+    struct model_config *config = parser->config;
     config->kv_head_count = config->head_count;
-    read_size(parser, "num_key_value_heads", false, 1, 1024, &config->kv_head_count);
-    read_size(parser, "vocab_size", true, 1, (size_t)1 << 21, &config->vocab_size);
-    config->context_tokens = 2048;
-    read_size(parser, "max_position_embeddings", false, 1, (size_t)1 << 24, &config->context_tokens);
-    read_size(parser, "head_dim", false, 2, 1024, &config->head_size);
-    config->norm_epsilon = 1e-6;
-    (void)read_number(parser, parser->json, "rms_norm_eps", 0.0, 1.0, &config->norm_epsilon);
-    if (config->head_count == 0 || config->hidden_size == 0) {
+    if (family->has_kv_heads) {
+        if (family->kv_heads > 0 && !config_has_null(parser, "num_key_value_heads")) {
+            config->kv_head_count = family->kv_heads;
+        }
+        (void)config_read_size(parser, "num_key_value_heads", false, 1, 1024, &config->kv_head_count);
+    }
+    if (family->has_head_size) {
+        config->head_size = config_has_null(parser, "head_dim") ? 0 : family->head_size;
+        (void)config_read_size(parser, "head_dim", false, 2, 1024, &config->head_size);
+    }
+    if (config->head_count == 0 || config->hidden_size == 0 || config->kv_head_count == 0) {
         return; /* said already */
     }
     if (config->head_size == 0 && config->hidden_size % config->head_count != 0) {
-        fault(parser, ERROR_OUT_OF_RANGE, "num_attention_heads",
-              "is %zu, which does not divide hidden_size %zu", config->head_count, config->hidden_size);
+        (void)config_fault(parser, ERROR_OUT_OF_RANGE, family->heads, "is %zu, which does not divide %s %zu",
+                           config->head_count, family->hidden, config->hidden_size);
         return;
     }
     config->head_size = config->head_size != 0 ? config->head_size : config->hidden_size / config->head_count;
     if (config->head_size % 2 != 0 || config->head_size > 1024) {
-        fault(parser, ERROR_OUT_OF_RANGE, "head_dim", "is %zu; it must be even and at most 1024",
-              config->head_size);
+        (void)config_fault(parser, ERROR_OUT_OF_RANGE, "head_dim", "is %zu; it must be even and at most 1024",
+                           config->head_size);
     }
     if (config->head_count % config->kv_head_count != 0) {
-        fault(parser, ERROR_OUT_OF_RANGE, "num_key_value_heads",
-              "is %zu, which does not divide num_attention_heads %zu", config->kv_head_count,
-              config->head_count);
+        (void)config_fault(parser, ERROR_OUT_OF_RANGE, "num_key_value_heads",
+                           "is %zu, which does not divide %s %zu", config->kv_head_count, family->heads,
+                           config->head_count);
     }
 }
 
-static const struct architecture *read_architecture(struct parser *parser)
+/* Tables that are added to the tokens' embeddings. */
+static void read_tables(struct config_parser *parser)
 {
-    const json_t *type = member(parser, "model_type");
+    const struct config_family *family = parser->family;
+    struct model_config *config = parser->config;
+    config->position_kind = family->positions;
+    if (family->positions == POSITION_LEARNED) {
+        config->position_offset = family->position_offset;
+        config->position_rows = config->context_tokens + family->position_offset;
+    }
+    if (architecture_of(config)->names[WEIGHT_TOKEN_TYPE_EMBEDDING] != NULL) {
+        config->token_type_count = 2;
+        (void)config_read_size(parser, "type_vocab_size", false, 1, 1024, &config->token_type_count);
+    }
+    size_t width = config->hidden_size;
+    if (config_family_knows(family, "word_embed_proj_dim") &&
+        config_read_size(parser, "word_embed_proj_dim", false, 1, 65536, &width) &&
+        width != config->hidden_size) {
+        (void)config_fault(parser, ERROR_UNSUPPORTED, "word_embed_proj_dim",
+                           "is %zu, and hidden_size %zu; embeddings that are projected are not known", width,
+                           config->hidden_size);
+    }
+}
+
+static void read_shape(struct config_parser *parser)
+{
+    const struct config_family *family = parser->family;
+    struct model_config *config = parser->config;
+    bool is_ffn_optional =
+        family->ffn[0] == 'n'; /* n_inner of GPT-2: four times the hidden size where absent */
+    config_read_size(parser, family->layers, true, 1, MODEL_LAYERS_MAX, &config->layer_count);
+    config_read_size(parser, family->hidden, true, 1, 65536, &config->hidden_size);
+    config->intermediate_size = is_ffn_optional ? 4 * config->hidden_size : 0;
+    config_read_size(parser, family->ffn, !is_ffn_optional, 1, (size_t)1 << 20, &config->intermediate_size);
+    config_read_size(parser, family->heads, true, 1, 1024, &config->head_count);
+    config_read_size(parser, "vocab_size", true, 1, (size_t)1 << 21, &config->vocab_size);
+    config->context_tokens = family->context_tokens;
+    config_read_size(parser, family->context, false, 1, (size_t)1 << 24, &config->context_tokens);
+    config->norm_epsilon = family->epsilon_value;
+    if (family->epsilon != NULL) {
+        (void)config_read_number(parser, parser->json, family->epsilon, 0.0, 1.0, &config->norm_epsilon);
+    }
+    read_heads(parser);
+    read_tables(parser);
+}
+
+/* ---- the whole ------------------------------------------------------------------------------- */
+
+static const struct architecture *read_architecture(struct config_parser *parser)
+{
+    const json_t *type = config_member(parser, "model_type");
     const char *name = json_string_value(type);
     const struct architecture *row = name != NULL ? architecture_find(name) : NULL;
     if (type == NULL) {
-        fault(parser, ERROR_MISSING_FIELD, "model_type", "is missing");
+        (void)config_fault(parser, ERROR_MISSING_FIELD, "model_type", "is missing");
     } else if (name == NULL) {
-        fault(parser, ERROR_WRONG_TYPE, "model_type", "must be a string");
+        (void)config_fault(parser, ERROR_WRONG_TYPE, "model_type", "must be a string");
+    } else if (row == NULL && json_is_object(config_member(parser, "text_config"))) {
+        (void)config_fault(
+            parser, ERROR_UNSUPPORTED, "model_type",
+            "is \"%.60s\", a model of more than text (text_config lies inside); models of text are known",
+            name);
     } else if (row == NULL) {
-        fault(parser, ERROR_UNSUPPORTED, "model_type",
-              "is \"%.60s\"; llama, mistral, qwen2 and pruned_llama are known", name);
+        FINISHED(text) known = {0};
+        for (const char *const *each = model_config_architectures(); *each != NULL; each++) {
+            text_append_format(&known, "%s%s", known.length > 0 ? ", " : "", *each);
+        }
+        (void)config_fault(parser, ERROR_UNSUPPORTED, "model_type", "is \"%.60s\"; known are %s", name,
+                           known.bytes);
     }
     return row;
 }
@@ -472,21 +327,29 @@ bool model_config_parse(const json_t *json, struct model_config *ret_config, str
     }
     struct model_config *config = ret_config;
     memset(config, 0, sizeof *config);
-    struct parser parser = {json, config, faults};
+    struct config_parser parser = {json, NULL, config, faults};
     const struct architecture *row = read_architecture(&parser);
     if (row == NULL) {
         return false; /* nothing else can be judged */
     }
+    parser.family = config_family_find(row->model_type);
     config->model_type = row->model_type;
+    (void)snprintf(config->prefix, sizeof config->prefix, "%s", row->prefix);
     read_shape(&parser);
-    read_rope(&parser);
-    read_bool(&parser, "tie_word_embeddings", &config->has_tied_head);
-    read_bool(&parser, "attention_bias", &config->has_attention_bias);
-    read_bool(&parser, "mlp_bias", &config->has_mlp_bias);
+    config_read_rope(&parser);
+    config->has_tied_head = parser.family->tied.value;
+    (void)config_read_bool(&parser, "tie_word_embeddings", &config->has_tied_head);
+    config->is_parallel = read_switch(&parser, &parser.family->parallel);
+    read_activation(&parser);
+    read_scales(&parser);
+    read_biases(&parser);
     read_bos(&parser);
     read_eos(&parser);
-    refuse_what_differs(&parser);
-    refuse_unknown_keys(&parser);
-    read_layers(&parser, row);
+    if (config_member(&parser, "quantization_config") != NULL) {
+        (void)config_fault(&parser, ERROR_UNSUPPORTED, "quantization_config",
+                           "is set; the weights must be F32, F16 or BF16");
+    }
+    config_refuse_unknown_keys(&parser);
+    config_read_layers(&parser);
     return faults->count == before;
 }
