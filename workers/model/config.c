@@ -274,12 +274,11 @@ static void read_shape(struct config_parser *parser)
 {
     const struct config_family *family = parser->family;
     struct model_config *config = parser->config;
-    bool is_ffn_optional =
-        family->ffn[0] == 'n'; /* n_inner of GPT-2: four times the hidden size where absent */
     config_read_size(parser, family->layers, true, 1, MODEL_LAYERS_MAX, &config->layer_count);
     config_read_size(parser, family->hidden, true, 1, 65536, &config->hidden_size);
-    config->intermediate_size = is_ffn_optional ? 4 * config->hidden_size : 0;
-    config_read_size(parser, family->ffn, !is_ffn_optional, 1, (size_t)1 << 20, &config->intermediate_size);
+    config->intermediate_size = family->is_ffn_optional ? 4 * config->hidden_size : 0;
+    config_read_size(parser, family->ffn, !family->is_ffn_optional, 1, (size_t)1 << 20,
+                     &config->intermediate_size);
     config_read_size(parser, family->heads, true, 1, 1024, &config->head_count);
     config_read_size(parser, "vocab_size", true, 1, (size_t)1 << 21, &config->vocab_size);
     config->context_tokens = family->context_tokens;

@@ -122,13 +122,9 @@ static const char *const phi3_keys[] = {"original_max_position_embeddings", NULL
 static const char *const gpt2_keys[] = {"n_ctx", "scale_attn_weights", "is_decoder", NULL};
 static const char *const opt_keys[] = {"word_embed_proj_dim", "do_layer_norm_before",
                                        "layer_norm_elementwise_affine", "is_decoder", NULL};
-static const char *const qwen3_moe_keys[] = {"moe_intermediate_size",
-                                             "norm_topk_prob",
-                                             "decoder_sparse_step",
-                                             "mlp_only_layers",
-                                             "max_window_layers",
-                                             "shared_expert_intermediate_size",
-                                             NULL};
+static const char *const qwen3_moe_keys[] = {"moe_intermediate_size", "norm_topk_prob",
+                                             "decoder_sparse_step",   "mlp_only_layers",
+                                             "max_window_layers",     NULL};
 static const char *const bert_keys[] = {"type_vocab_size", "position_embedding_type", NULL};
 
 static const char *const opt_required[] = {"do_layer_norm_before=true", "layer_norm_elementwise_affine=true",
@@ -139,34 +135,44 @@ static const char *const gemma_required[] = {"use_bidirectional_attention=false"
 static const char *const bert_required[] = {"is_decoder=false", "add_cross_attention=false",
                                             "position_embedding_type=absolute", NULL};
 
-#define LLAMA_SPELLING                                                                                       \
+/* The spelling that most families share. */
+#define SIZES                                                                                                \
     .hidden = "hidden_size", .layers = "num_hidden_layers", .heads = "num_attention_heads",                  \
-    .ffn = "intermediate_size", .context = "max_position_embeddings", .epsilon = "rms_norm_eps",             \
-    .activation = "hidden_act", .activation_name = "silu", .epsilon_value = 1e-6, .has_kv_heads = true,      \
-    .has_head_size = true, .rope_base = 10000.0, .rotary_share = 1.0, .has_o_bias = true, .bos = -1,         \
-    .eos = -1
+    .context = "max_position_embeddings"
+#define LLAMA_LIKE                                                                                           \
+    SIZES, .ffn = "intermediate_size", .epsilon = "rms_norm_eps", .has_kv_heads = true,                      \
+           .has_head_size = true, .rotary_share = 1.0
+#define SILU                .activation = "hidden_act", .activation_name = "silu"
+#define TOKENS(first, last) .bos = (first), .eos = (last)
+#define NO_TOKENS           TOKENS(-1, -1)
+#define ALL_BIASES          .attention_bias = {NULL, true}, .ffn_bias = {NULL, true}, .has_o_bias = true
+#define BIAS_KEY            .attention_bias = {"attention_bias", false}, .has_o_bias = true
+
 #define LLAMA                                                                                                \
-    LLAMA_SPELLING, .context_tokens = 2048, .attention_bias = {"attention_bias", false},                     \
-                    .ffn_bias = {"mlp_bias", false}, .keys = decoder_keys
-#define QWEN LLAMA_SPELLING, .context_tokens = 32768, .is_window_optional = true, .window_tokens = 4096
+    LLAMA_LIKE, SILU, TOKENS(1, 2), BIAS_KEY, .ffn_bias = {"mlp_bias", false}, .epsilon_value = 1e-6,        \
+                                              .context_tokens = 2048, .rope_base = 10000.0,                  \
+                                              .keys = decoder_keys
+#define QWEN                                                                                                 \
+    LLAMA_LIKE, SILU, NO_TOKENS, .epsilon_value = 1e-6, .context_tokens = 32768, .rope_base = 10000.0,       \
+                                 .is_window_optional = true, .window_tokens = 4096
 #define GEMMA                                                                                                \
-    LLAMA_SPELLING, .kv_heads = 4, .head_size = 256, .windows = WINDOW_PATTERN, .window_tokens = 4096,       \
-                    .attention_bias = {"attention_bias", false}, .tied = {NULL, true},                       \
-                    .scales_embedding = true, .has_softcaps = true, .keys = gemma_keys,                      \
-                    .required = gemma_required
-#define LAYER_NORM_SPELLING                                                                                  \
-    .hidden = "hidden_size", .layers = "num_hidden_layers", .heads = "num_attention_heads",                  \
-    .ffn = "intermediate_size", .context = "max_position_embeddings", .epsilon = "layer_norm_eps",           \
-    .activation = "hidden_act", .activation_name = "gelu", .epsilon_value = 1e-5, .rotary_share = 1.0,       \
-    .has_o_bias = true, .attention_bias = {NULL, true}, .ffn_bias = {NULL, true}
+    LLAMA_LIKE, TOKENS(2, 1), BIAS_KEY,                                                                      \
+        .activation = "hidden_activation", .activation_name = "gelu_pytorch_tanh", .epsilon_value = 1e-6,    \
+        .kv_heads = 4, .head_size = 256, .windows = WINDOW_PATTERN, .window_tokens = 4096,                   \
+        .tied = {NULL, true}, .scales_embedding = true, .has_softcaps = true, .keys = gemma_keys,            \
+        .required = gemma_required
 
 static const struct config_family families[] = {
     {.model_type = "llama", LLAMA},
     {.model_type = "pruned_llama", LLAMA},
     {.model_type = "mistral",
-     LLAMA_SPELLING,
+     LLAMA_LIKE,
+     SILU,
+     TOKENS(1, 2),
+     .epsilon_value = 1e-6,
      .kv_heads = 8,
      .context_tokens = 131072,
+     .rope_base = 10000.0,
      .windows = WINDOW_EVERYWHERE,
      .window_tokens = 4096,
      .keys = decoder_keys},
@@ -175,119 +181,123 @@ static const struct config_family families[] = {
      .kv_heads = 32,
      .windows = WINDOW_FROM_LAYER,
      .attention_bias = {NULL, true},
-     .has_o_bias = false,
      .keys = decoder_keys},
     {.model_type = "qwen3",
      QWEN,
+     BIAS_KEY,
      .kv_heads = 32,
      .head_size = 128,
      .windows = WINDOW_FROM_LAYER,
-     .attention_bias = {"attention_bias", false},
      .keys = decoder_keys},
     {.model_type = "qwen3_moe",
      QWEN,
+     BIAS_KEY,
      .kv_heads = 4,
      .windows = WINDOW_EVERYWHERE,
-     .attention_bias = {"attention_bias", false},
      .expert_count = 128,
      .active_expert_count = 8,
      .is_expert_sized_apart = true,
      .keys = qwen3_moe_keys},
     {.model_type = "gemma2",
      GEMMA,
-     .activation = "hidden_activation",
-     .activation_name = "gelu_pytorch_tanh",
      .context_tokens = 8192,
+     .rope_base = 10000.0,
      .window_pattern = 2,
      .attention_softcap = 50.0,
-     .final_softcap = 30.0,
-     .bos = 2,
-     .eos = 1},
+     .final_softcap = 30.0},
     {.model_type = "gemma3_text",
      GEMMA,
-     .activation = "hidden_activation",
-     .activation_name = "gelu_pytorch_tanh",
      .context_tokens = 131072,
-     .window_pattern = 6,
      .rope_base = 1000000.0,
      .local_rope_base = 10000.0,
-     .bos = 2,
-     .eos = 1},
+     .window_pattern = 6},
     {.model_type = "phi3",
-     LLAMA_SPELLING,
+     LLAMA_LIKE,
+     SILU,
+     TOKENS(1, 32000),
      .epsilon_value = 1e-5,
      .context_tokens = 4096,
+     .rope_base = 10000.0,
      .rotary_share_key = "partial_rotary_factor",
      .is_rope_longrope_only = true,
      .windows = WINDOW_EVERYWHERE,
-     .bos = 1,
-     .eos = 32000,
      .keys = phi3_keys},
     {.model_type = "mixtral",
-     LLAMA_SPELLING,
-     .kv_heads = 8,
+     LLAMA_LIKE,
+     SILU,
+     TOKENS(1, 2),
      .epsilon_value = 1e-5,
+     .kv_heads = 8,
      .context_tokens = 131072,
      .rope_base = 1000000.0,
      .windows = WINDOW_EVERYWHERE,
      .expert_count = 8,
      .active_expert_count = 2,
-     .bos = 1,
-     .eos = 2,
      .keys = decoder_keys},
     {.model_type = "gpt2",
-     LAYER_NORM_SPELLING,
+     TOKENS(50256, 50256),
+     ALL_BIASES,
      .hidden = "n_embd",
      .layers = "n_layer",
      .heads = "n_head",
      .ffn = "n_inner",
+     .is_ffn_optional = true,
      .context = "n_positions",
      .epsilon = "layer_norm_epsilon",
+     .epsilon_value = 1e-5,
      .activation = "activation_function",
      .activation_name = "gelu_new",
      .context_tokens = 1024,
      .positions = POSITION_LEARNED,
      .tied = {NULL, true},
-     .bos = 50256,
-     .eos = 50256,
      .keys = gpt2_keys,
      .required = gpt2_required},
     {.model_type = "opt",
-     LAYER_NORM_SPELLING,
+     SIZES,
+     TOKENS(2, 2),
+     .attention_bias = {"enable_bias", true},
+     .ffn_bias = {"enable_bias", true},
+     .has_o_bias = true,
      .ffn = "ffn_dim",
-     .epsilon = NULL,
+     .epsilon_value = 1e-5,
      .activation = "activation_function",
      .activation_name = "relu",
      .context_tokens = 2048,
      .positions = POSITION_LEARNED,
      .position_offset = 2,
-     .attention_bias = {"enable_bias", true},
-     .ffn_bias = {"enable_bias", true},
      .tied = {NULL, true},
-     .bos = 2,
-     .eos = 2,
      .keys = opt_keys,
      .required = opt_required},
     {.model_type = "gpt_neox",
-     LAYER_NORM_SPELLING,
+     SIZES,
+     TOKENS(0, 2),
+     .attention_bias = {"attention_bias", true},
+     .ffn_bias = {NULL, true},
+     .has_o_bias = true,
+     .ffn = "intermediate_size",
+     .epsilon = "layer_norm_eps",
+     .epsilon_value = 1e-5,
+     .activation = "hidden_act",
+     .activation_name = "gelu",
      .context_tokens = 2048,
      .rope_base = 10000.0,
      .rope_base_key = "rotary_emb_base",
      .rotary_share_key = "rotary_pct",
      .rotary_share = 0.25,
-     .attention_bias = {"attention_bias", true},
      .parallel = {"use_parallel_residual", true},
-     .bos = 0,
-     .eos = 2,
      .keys = decoder_keys},
     {.model_type = "bert",
-     LAYER_NORM_SPELLING,
+     SIZES,
+     NO_TOKENS,
+     ALL_BIASES,
+     .ffn = "intermediate_size",
+     .epsilon = "layer_norm_eps",
      .epsilon_value = 1e-12,
+     .activation = "hidden_act",
+     .activation_name = "gelu",
      .context_tokens = 512,
      .positions = POSITION_LEARNED,
      .tied = {NULL, true},
-     .bos = -1,
-     .eos = -1,
      .keys = bert_keys,
      .required = bert_required},
 };

@@ -23,6 +23,7 @@ struct config_switch {
 struct config_family {
     const char *model_type;
     const char *hidden, *layers, *heads, *ffn, *context, *epsilon, *activation;
+    bool is_ffn_optional;             /* four times the hidden size where absent */
     bool has_kv_heads, has_head_size; /* num_key_value_heads, head_dim */
     size_t kv_heads, head_size;       /* 0: as many as heads; hidden over heads */
     size_t context_tokens;

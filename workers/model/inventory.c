@@ -189,12 +189,6 @@ static bool add_tensors(struct inspection *inspection, size_t file)
     return is_sound;
 }
 
-static int compare_tensors(const void *a, const void *b)
-{
-    const struct inventory_tensor *left = a, *right = b;
-    return strcmp(left->name, right->name);
-}
-
 static bool read_files(struct inspection *inspection)
 {
     struct inventory *inventory = inspection->inventory;
@@ -254,7 +248,7 @@ static bool collect_tensors(struct inspection *inspection)
     for (size_t i = 0; i < inventory->file_count; i++) {
         is_sound = add_tensors(inspection, i) && is_sound;
     }
-    qsort(inventory->tensors, inventory->tensor_count, sizeof *inventory->tensors, compare_tensors);
+    inventory_sort_tensors(inventory);
     for (size_t i = 1; i < inventory->tensor_count; i++) {
         const char *name = inventory->tensors[i].name;
         if (strcmp(name, inventory->tensors[i - 1].name) == 0) {
@@ -307,25 +301,19 @@ static void check_tensor(enum weight_role role, size_t layer, const struct weigh
     }
 }
 
-/* The layer number of "model.layers.<n>....", or SIZE_MAX. */
-static size_t layer_of(const char *name)
-{
-    static const char prefix[] = "model.layers.";
-    uint64_t number = 0;
-    if (!text_starts_with(name, prefix)) {
-        return SIZE_MAX;
-    }
-    const char *digits = name + sizeof prefix - 1, *dot = strchr(digits, '.');
-    return dot != NULL && text_parse_u64(digits, (size_t)(dot - digits), &number) ? (size_t)number : SIZE_MAX;
-}
-
 static bool is_known_name(const struct model_config *config, const char *name)
 {
     struct weight_shape shape;
-    size_t layer = layer_of(name);
-    for (size_t role = 0; role < WEIGHT_ROLE_COUNT; role++) {
-        if (architecture_tensor(config, (enum weight_role)role, layer, &shape) &&
-            strcmp(shape.name, name) == 0) {
+    size_t layer = 0, expert = 0;
+    const char *suffix = NULL;
+    enum weight_role role = WEIGHT_EMBEDDING;
+    if (architecture_split_name(config, name, &layer, &suffix) &&
+        architecture_find_role(config, suffix, &role, &expert) &&
+        architecture_tensor(config, role, layer, expert, &shape)) {
+        return true;
+    }
+    for (size_t i = 0; i < WEIGHT_ATTENTION_NORM; i++) {
+        if (architecture_tensor(config, (enum weight_role)i, 0, 0, &shape) && strcmp(shape.name, name) == 0) {
             return true;
         }
     }
@@ -341,11 +329,13 @@ static bool check_agreement(struct inventory *inventory, struct error_list *faul
     architecture_visit(&inventory->config, check_tensor, &agreement);
     for (size_t i = 0; i < inventory->tensor_count; i++) {
         struct inventory_tensor *tensor = &inventory->tensors[i];
-        size_t layer = layer_of(tensor->name);
+        size_t layer = 0;
+        const char *suffix = NULL;
         inventory->weight_bytes += tensor->bytes;
         tensor->is_extra = !is_known_name(&inventory->config, tensor->name);
         inventory->extra_tensor_count += tensor->is_extra;
-        if (layer != SIZE_MAX && layer >= inventory->config.layer_count &&
+        if (architecture_split_name(&inventory->config, tensor->name, &layer, &suffix) &&
+            layer >= inventory->config.layer_count &&
             !architecture_ignores(&inventory->config, tensor->name)) {
             error_list_add(faults, ERROR_CONFIG_MISMATCH, tensor->name,
                            "tensor %s belongs to layer %zu; config.json has %zu layers", tensor->name, layer,
@@ -477,6 +467,7 @@ static bool inspect(struct inspection *inspection)
     if (!has_config || !has_files || !collect_tensors(inspection)) {
         return false;
     }
+    inventory_settle_names(inspection->inventory);
     bool agrees = check_agreement(inspection->inventory, inspection->faults);
     return check_tokenizer(inspection) && agrees;
 }

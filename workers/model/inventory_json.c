@@ -213,6 +213,7 @@ struct inventory *inventory_parse(const json_t *json, struct error *error)
     if (!parse_lists(inventory, json, error) || !parse_counts(inventory, json, error)) {
         return NULL;
     }
+    inventory_choose_prefix(inventory);
     return TAKE(inventory);
 }
 

@@ -7,13 +7,15 @@
  *
  * Packing (structured_pruning 15.5): walk the surviving sublayers; an attention directly followed by an FFN
  * is one block, whatever layers they came from. Residual order is untouched, so the packed model computes the
- * same function.
+ * same function. Where attention and FFN of a layer read the same (is_parallel), only these two make a block: an FFN
+ * that read what another attention wrote would not any more.
  */
 #include "workers/model/plan.h"
 
 #include "base/check.h"
 #include "base/memory.h"
 #include "base/text.h"
+#include "workers/model/architecture.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -73,27 +75,21 @@ size_t plan_list_sublayers(const struct model_config *config, struct plan_sublay
 bool plan_find_owner(const struct model_config *config, const char *tensor_name,
                      struct tensor_owner *ret_owner)
 {
-    static const char prefix[] = "model.layers.";
-    if (!text_starts_with(tensor_name, prefix)) {
+    struct tensor_owner owner = {0};
+    enum weight_part part = WEIGHT_PART_ATTENTION;
+    bool is_norm = false;
+    if (!architecture_split_name(config, tensor_name, &owner.layer, &owner.suffix) ||
+        owner.layer >= config->layer_count) {
         return false;
-    }
-    const char *digits = tensor_name + sizeof prefix - 1;
-    const char *dot = strchr(digits, '.');
-    uint64_t layer = 0;
-    if (dot == NULL || !text_parse_u64(digits, (size_t)(dot - digits), &layer) ||
-        layer >= config->layer_count) {
-        return false;
-    }
-    struct tensor_owner owner = {.layer = (size_t)layer, .suffix = dot + 1};
-    if (text_starts_with(owner.suffix, "self_attn.")) {
-        owner.is_attention = true;
-    } else if (text_starts_with(owner.suffix, "input_layernorm.")) {
-        owner.is_attention = true;
-        owner.role = TENSOR_ROLE_NORM;
-    } else if (text_starts_with(owner.suffix, "post_attention_layernorm.")) {
-        owner.role = TENSOR_ROLE_NORM;
     }
     const struct model_layer *home = &config->layers[owner.layer];
+    if (architecture_part(config, owner.suffix, &part, &is_norm)) {
+        owner.is_attention = part == WEIGHT_PART_ATTENTION;
+        owner.role = is_norm ? TENSOR_ROLE_NORM : TENSOR_ROLE_WEIGHT;
+    } else { /* masks and the like: what belongs to a layer travels with its attention */
+        owner.is_attention = home->has_attention;
+        owner.role = TENSOR_ROLE_OTHER;
+    }
     if (owner.is_attention ? !home->has_attention : !home->has_ffn) {
         return false;
     }
@@ -119,7 +115,10 @@ void plan_pack(const struct plan *plan, const struct inventory *inventory, struc
             continue;
         }
         struct plan_block *last = blocks.count > 0 ? &blocks.blocks[blocks.count - 1] : NULL;
-        if (!sublayers[i].is_attention && last != NULL && last->ffn < 0) {
+        bool is_partner =
+            last != NULL && last->ffn < 0 &&
+            (!inventory->config.is_parallel || sublayers[last->attention].layer == sublayers[i].layer);
+        if (!sublayers[i].is_attention && is_partner) {
             last->ffn = (long)i;
         } else {
             struct plan_block block = {-1, -1};
@@ -149,6 +148,11 @@ static uint64_t count_elements(const struct inventory_tensor *tensor)
     return count;
 }
 
+bool plan_is_counted(const struct model_config *config, const struct inventory_tensor *tensor)
+{
+    return !tensor->is_extra && !architecture_ignores(config, tensor->name);
+}
+
 void plan_measure(const struct plan *plan, const struct inventory *inventory, size_t element_bytes,
                   struct plan_size *ret_size)
 {
@@ -166,7 +170,7 @@ void plan_measure(const struct plan *plan, const struct inventory *inventory, si
             size.removed_prunable_count += is_prunable ? elements : 0;
             continue;
         }
-        size.parameter_count += tensor->is_extra ? 0 : elements;
+        size.parameter_count += plan_is_counted(&inventory->config, tensor) ? elements : 0;
         size.prunable_count += is_prunable ? elements : 0;
         size.weight_bytes += element_bytes > 0 ? elements * element_bytes : tensor->bytes;
     }

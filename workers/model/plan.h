@@ -50,20 +50,24 @@ struct plan_sublayer {
 size_t plan_list_sublayers(const struct model_config *config,
                            struct plan_sublayer **ret_sublayers); /* owned (free) */
 
-/* Which sublayer a tensor belongs to, by its name (Llama-type naming). False: to none (embeddings, final
- * norm, head). */
-enum tensor_role { TENSOR_ROLE_WEIGHT, TENSOR_ROLE_NORM };
+/* Which sublayer a tensor belongs to, by its name. False: to none (embeddings, final norm, head). OTHER: no forward pass needs
+ * it (masks); it goes where its layer's attention goes. */
+enum tensor_role { TENSOR_ROLE_WEIGHT, TENSOR_ROLE_NORM, TENSOR_ROLE_OTHER };
 struct tensor_owner {
     size_t sublayer;
     size_t layer;
     enum tensor_role role;
     bool is_attention;
-    const char *suffix; /* borrowed from the name: after "model.layers.<n>." */
+    const char *suffix; /* borrowed from the name: after the layer's number */
 };
 bool plan_find_owner(const struct model_config *config, const char *tensor_name,
                      struct tensor_owner *ret_owner);
 
-/* How a plan packs into blocks: attention followed by FFN is one block, empty blocks disappear. */
+/* Whether it is one of the model's parameters: not one that the architecture lacks or ignores. */
+bool plan_is_counted(const struct model_config *config, const struct inventory_tensor *tensor);
+
+/* How a plan packs into blocks: attention followed by FFN is one block, empty blocks disappear. A block's attributes (window,
+ * rotation) are those of the layer its attention came from. */
 struct plan_block {
     long attention, ffn; /* sublayer indices, -1: absent */
 };
