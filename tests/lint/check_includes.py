@@ -23,6 +23,7 @@ MAY_INCLUDE = {
     "storage": ["base"],
     "workers/tensor": ["base"],
     "workers/tensor/reference": ["workers/tensor", "base"],
+    "workers/tensor/native": ["workers/tensor", "base"],
     "workers/tensor/openblas": ["workers/tensor", "base"],
     "workers/tensor/onednn": ["workers/tensor", "base"],
     "workers/tensor/cuda": ["workers/tensor", "base"],

@@ -14,135 +14,156 @@
  *
  * The angle between logit rows is 2 atan2(|a - b|, |a + b|) of the normalised rows: acos of a dot product
  * near 1 has lost half of its digits. It ends at pi/2, as a cosine clamped to [0, 1] would.
+ *
+ * Matrices are [n, k], row by row, as F32 or BF16; of a BF16 matrix x too is rounded to bf16.
  */
-#include "workers/tensor/backend.h"
+#include "workers/tensor/cpu.h"
 
 #include <math.h>
+#include <string.h>
 
-static void reference_matmul(const struct matmul *job)
+/* ---- products ---------------------------------------------------------------------------------------------------- */
+
+static size_t reference_matrix_bytes(enum dtype dtype, size_t n, size_t k)
 {
-    for (size_t r = 0; r < job->rows; r++) {
-        const float *x = job->x + r * job->x_stride;
-        for (size_t i = 0; i < job->n; i++) {
-            const float *w = job->w + i * job->w_stride;
-            double sum = job->bias != NULL ? (double)job->bias[i] : 0.0;
-            for (size_t j = 0; j < job->k; j++) {
-                sum += (double)x[j] * (double)w[j];
-            }
-            job->out[r * job->out_stride + i] = (float)sum;
-        }
+    return n * k * dtype_bytes(dtype);
+}
+
+static void reference_matrix_write(const struct matrix *matrix, size_t first_row, size_t row_count,
+                                   const float *rows, size_t stride)
+{
+    size_t row_bytes = matrix->k * dtype_bytes(matrix->dtype);
+    for (size_t r = 0; r < row_count; r++) {
+        dtype_from_f32(matrix->dtype, rows + r * stride, matrix->k,
+                       (char *)matrix->data + (first_row + r) * row_bytes);
     }
 }
 
-static void reference_tile_matmul(const struct matmul *job)
+static size_t reference_product_scratch(enum dtype dtype, size_t k)
 {
-    reference_matmul(job);
-    for (size_t r = job->rows; r < TILE_ROWS; r++) {
-        for (size_t i = 0; i < job->n; i++) {
-            job->out[r * job->out_stride + i] = 0.0f;
-        }
-    }
+    return dtype == DTYPE_F32 ? 0 : 2 * k * sizeof(float) + k * sizeof(uint16_t);
 }
 
-static void reference_rmsnorm(size_t rows, size_t size, const float *x, size_t x_stride, const float *w,
-                              float epsilon, float *out, size_t out_stride)
+static double dot(size_t count, const float *x, const float *y)
 {
-    for (size_t r = 0; r < rows; r++) {
-        const float *in = x + r * x_stride;
-        double sum = 0.0;
-        for (size_t i = 0; i < size; i++) {
-            sum += (double)in[i] * (double)in[i];
-        }
-        double factor = 1.0 / sqrt(sum / (double)size + (double)epsilon);
-        for (size_t i = 0; i < size; i++) {
-            out[r * out_stride + i] = (float)((double)in[i] * factor * (double)w[i]);
-        }
-    }
-}
-
-static void reference_rope(size_t rows, size_t heads, size_t head_size, const float *cosines,
-                           const float *sines, float *x, size_t stride)
-{
-    size_t half = head_size / 2;
-    for (size_t r = 0; r < rows; r++) {
-        for (size_t h = 0; h < heads; h++) {
-            float *head = x + r * stride + h * head_size;
-            for (size_t i = 0; i < half; i++) {
-                double c = (double)cosines[r * half + i], s = (double)sines[r * half + i];
-                double a = (double)head[i], b = (double)head[i + half];
-                head[i] = (float)(a * c - b * s);
-                head[i + half] = (float)(b * c + a * s);
-            }
-        }
-    }
-}
-
-/* One query against `count` keys; scratch: [count]. */
-static void attend(const float *q, const float *keys, const float *values, size_t count, size_t stride,
-                   size_t head_size, float *out, float *scratch)
-{
-    double scale = 1.0 / sqrt((double)head_size), max = -INFINITY, sum = 0.0;
-    for (size_t t = 0; t < count; t++) {
-        double dot = 0.0;
-        for (size_t i = 0; i < head_size; i++) {
-            dot += (double)q[i] * (double)keys[t * stride + i];
-        }
-        scratch[t] = (float)(dot * scale);
-        max = fmax(max, (double)scratch[t]);
-    }
-    for (size_t t = 0; t < count; t++) {
-        scratch[t] = (float)exp((double)scratch[t] - max);
-        sum += (double)scratch[t];
-    }
-    for (size_t i = 0; i < head_size; i++) {
-        double mix = 0.0;
-        for (size_t t = 0; t < count; t++) {
-            mix += (double)scratch[t] * (double)values[t * stride + i];
-        }
-        out[i] = (float)(mix / sum);
-    }
-}
-
-static void reference_attention(const struct attention *job)
-{
-    for (size_t r = 0; r < job->rows; r++) {
-        size_t position = job->tile * TILE_ROWS + r;
-        for (size_t h = job->first_head; h < job->first_head + job->head_count; h++) {
-            size_t kv = h / job->heads_per_kv * job->head_size;
-            attend(job->q + position * job->stride + h * job->head_size, job->k + kv, job->v + kv,
-                   position + 1, job->stride, job->head_size,
-                   job->out + position * job->out_stride + h * job->head_size, job->scratch);
-        }
-    }
-}
-
-static void reference_attention_row(const struct attention_row *job)
-{
-    for (size_t h = 0; h < job->head_count; h++) {
-        size_t kv = h / job->heads_per_kv * job->head_size;
-        attend(job->q + h * job->head_size, job->keys + kv, job->values + kv, job->count, job->stride,
-               job->head_size, job->out + h * job->head_size, job->scratch);
-    }
-}
-
-static void reference_silu_mul(size_t rows, size_t count, float *gate, const float *up, size_t stride)
-{
-    for (size_t r = 0; r < rows; r++) {
-        for (size_t i = 0; i < count; i++) {
-            double x = (double)gate[r * stride + i];
-            gate[r * stride + i] = (float)(x / (1.0 + exp(-x)) * (double)up[r * stride + i]);
-        }
-    }
-}
-
-static bool reference_add(size_t count, float *to, const float *from)
-{
-    bool is_sound = true;
+    double sum = 0.0;
     for (size_t i = 0; i < count; i++) {
-        to[i] += from[i];
-        is_sound = is_sound && isfinite(to[i]);
+        sum += (double)x[i] * (double)y[i];
     }
-    return is_sound;
+    return sum;
+}
+
+static void reference_product(const struct product *job)
+{
+    const struct matrix *w = job->w;
+    size_t k = w->k, row_bytes = k * dtype_bytes(w->dtype);
+    float *rounded = job->scratch, *row = rounded + k;
+    for (size_t r = 0; r < job->rows; r++) {
+        const float *x = job->x[r];
+        if (w->dtype != DTYPE_F32) {
+            dtype_from_f32(w->dtype, x, k, row + k);
+            dtype_to_f32(w->dtype, row + k, k, rounded);
+            x = rounded;
+        }
+        for (size_t c = 0; c < job->columns; c++) {
+            size_t column = job->first_column + c;
+            const void *at = (const char *)w->data + column * row_bytes;
+            if (w->dtype != DTYPE_F32) {
+                dtype_to_f32(w->dtype, at, k, row);
+                at = row;
+            }
+            double bias = job->bias != NULL ? (double)job->bias[column] : 0.0;
+            job->out[r * job->out_stride + c] = (float)(dot(k, x, at) + bias);
+        }
+    }
+}
+
+/* ---- rows -------------------------------------------------------------------------------------------------------- */
+
+static void norm_group(const struct norm *job, const float *x, float *out)
+{
+    double mean = 0.0, square = 0.0, size = (double)job->size;
+    if (job->kind == NORM_LAYER) {
+        for (size_t i = 0; i < job->size; i++) {
+            mean += (double)x[i] / size;
+        }
+    }
+    for (size_t i = 0; i < job->size; i++) {
+        square += ((double)x[i] - mean) * ((double)x[i] - mean) / size;
+    }
+    double factor = 1.0 / sqrt(square + (double)job->epsilon);
+    for (size_t i = 0; i < job->size; i++) {
+        double bias = job->bias != NULL ? (double)job->bias[i] : 0.0;
+        out[i] = (float)(((double)x[i] - mean) * factor * (double)job->weight[i] + bias);
+    }
+}
+
+static void reference_norm(const struct norm *job, size_t first_row, size_t row_count)
+{
+    for (size_t r = first_row; r < first_row + row_count; r++) {
+        for (size_t g = 0; g < job->groups; g++) {
+            norm_group(job, job->x + r * job->x_stride + g * job->size,
+                       job->out + r * job->out_stride + g * job->size);
+        }
+    }
+}
+
+static void reference_rope(size_t heads, size_t head_size, size_t rotary_size, const float *cosines,
+                           const float *sines, float *x)
+{
+    size_t half = rotary_size / 2;
+    for (size_t h = 0; h < heads; h++) {
+        float *head = x + h * head_size;
+        for (size_t i = 0; i < half; i++) {
+            double c = (double)cosines[i], s = (double)sines[i];
+            double a = (double)head[i], b = (double)head[i + half];
+            head[i] = (float)(a * c - b * s);
+            head[i + half] = (float)(b * c + a * s);
+        }
+    }
+}
+
+static double activation(enum activation kind, double x)
+{
+    switch (kind) {
+    case ACTIVATION_SILU:
+        return x / (1.0 + exp(-x));
+    case ACTIVATION_GELU:
+        return 0.5 * x * erfc(-x * 0.70710678118654752440);
+    case ACTIVATION_GELU_TANH: /* 1 + tanh(y) = 2 / (1 + e^-2y), which keeps its digits for small results */
+        return x / (1.0 + exp(-2.0 * 0.79788456080286535588 * (x + 0.044715 * x * x * x)));
+    case ACTIVATION_RELU:
+        break;
+    }
+    return fmax(x, 0.0) + (x - x); /* NaN stays NaN */
+}
+
+static void reference_activate(const struct activate *job, size_t first_row, size_t row_count)
+{
+    for (size_t r = first_row; r < first_row + row_count; r++) {
+        for (size_t i = 0; i < job->count; i++) {
+            float *x = &job->x[r * job->stride + i];
+            double up = job->up != NULL ? (double)job->up[r * job->stride + i] : 1.0;
+            *x = (float)(activation(job->kind, (double)*x) * up);
+        }
+    }
+}
+
+static bool reference_add(size_t count, float *to, const float *from, float factor)
+{
+    bool is_finite = true;
+    for (size_t i = 0; i < count; i++) {
+        to[i] = (float)((double)to[i] + (double)factor * (double)from[i]);
+        is_finite = is_finite && isfinite(to[i]);
+    }
+    return is_finite;
+}
+
+static void reference_softcap(size_t count, float *x, float cap)
+{
+    for (size_t i = 0; i < count; i++) {
+        x[i] = (float)((double)cap * tanh((double)x[i] / (double)cap));
+    }
 }
 
 static void reference_scan(size_t count, const float *logits, size_t first, struct head_scan *scan)
@@ -160,6 +181,85 @@ static void reference_scan(size_t count, const float *logits, size_t first, stru
     }
     head_scan_merge(scan, &piece);
 }
+
+/* ---- attention --------------------------------------------------------------------------------------------------- */
+
+static size_t reference_attention_scratch(size_t head_size)
+{
+    return head_size * sizeof(double);
+}
+
+/* One query of one head against keys [first, end). Scores are made twice, so that none has to be kept. */
+struct query {
+    const float *q, *keys, *values;
+    size_t first, end, stride, head_size;
+    double scale, softcap;
+};
+
+static double score_of(const struct query *query, size_t key)
+{
+    double score = query->scale * dot(query->head_size, query->q, query->keys + key * query->stride);
+    return query->softcap > 0.0 ? query->softcap * tanh(score / query->softcap) : score;
+}
+
+static void answer(const struct query *query, double *mix, float *out)
+{
+    double max = -INFINITY, sum = 0.0;
+    for (size_t t = query->first; t < query->end; t++) {
+        max = fmax(max, score_of(query, t));
+    }
+    memset(mix, 0, query->head_size * sizeof *mix);
+    for (size_t t = query->first; t < query->end; t++) {
+        double weight = exp(score_of(query, t) - max);
+        sum += weight;
+        for (size_t i = 0; i < query->head_size; i++) {
+            mix[i] += weight * (double)query->values[t * query->stride + i];
+        }
+    }
+    for (size_t i = 0; i < query->head_size; i++) {
+        out[i] = (float)(mix[i] / sum);
+    }
+}
+
+static void reference_attend(const struct attention_tile *tile)
+{
+    const struct attention *job = tile->job;
+    size_t size = job->head_size, row0 = tile->segment->first_row;
+    for (size_t t = tile->first_query; t < tile->first_query + tile->query_count; t++) {
+        for (size_t h = tile->first_head; h < tile->first_head + tile->head_count; h++) {
+            struct query query = {.q = job->q + (row0 + t) * job->q_stride + h * size,
+                                  .keys = job->k + row0 * job->kv_stride + tile->kv_head * size,
+                                  .values = job->v + row0 * job->kv_stride + tile->kv_head * size,
+                                  .end = job->is_causal ? t + 1 : tile->segment->count,
+                                  .stride = job->kv_stride,
+                                  .head_size = size,
+                                  .scale = (double)job->scale,
+                                  .softcap = (double)job->softcap};
+            query.first = job->window > 0 && t + 1 > job->window ? t + 1 - job->window : 0;
+            answer(&query, tile->scratch, job->out + (row0 + t) * job->out_stride + h * size);
+        }
+    }
+}
+
+static void reference_attend_row(const struct attention_rows *job, const struct attention_tile *tile)
+{
+    size_t row = tile->first_query, size = job->head_size, count = job->counts[row];
+    size_t at = job->first_rows[row] * job->kv_stride + tile->kv_head * size;
+    for (size_t h = tile->first_head; h < tile->first_head + tile->head_count; h++) {
+        struct query query = {.q = job->q + row * job->q_stride + h * size,
+                              .keys = job->keys + at,
+                              .values = job->values + at,
+                              .first = job->window > 0 && count > job->window ? count - job->window : 0,
+                              .end = count,
+                              .stride = job->kv_stride,
+                              .head_size = size,
+                              .scale = (double)job->scale,
+                              .softcap = (double)job->softcap};
+        answer(&query, tile->scratch, job->out + row * job->out_stride + h * size);
+    }
+}
+
+/* ---- distances --------------------------------------------------------------------------------------------------- */
 
 static double reference_squares(size_t count, const float *x)
 {
@@ -216,9 +316,9 @@ static double divergence(enum distance_kind kind, const struct distance_row *row
     return sum;
 }
 
-static double reference_distance(enum distance_kind kind, const struct distance_row *row)
+static double reference_distance(const struct distance_row *row)
 {
-    switch (kind) {
+    switch (row->kind) {
     case DISTANCE_SQUARES:
         return squared_difference(row);
     case DISTANCE_ANGULAR:
@@ -228,21 +328,48 @@ static double reference_distance(enum distance_kind kind, const struct distance_
     case DISTANCE_JS_TEXTBOOK:
         break;
     }
-    return divergence(kind, row);
+    return divergence(row->kind, row);
 }
 
-const struct backend backend_reference = {
+const struct kernels kernels_reference = {
     .name = "reference",
-    .summary = "Plain C, every operation, summed in double: the truth the others are tested against.",
-    .matmul = reference_tile_matmul,
-    .rows_matmul = reference_matmul,
-    .rmsnorm = reference_rmsnorm,
+    .matrix_bytes = reference_matrix_bytes,
+    .matrix_write = reference_matrix_write,
+    .product_scratch = reference_product_scratch,
+    .product = reference_product,
+    .norm = reference_norm,
     .rope = reference_rope,
-    .attention = reference_attention,
-    .attention_row = reference_attention_row,
-    .silu_mul = reference_silu_mul,
+    .activate = reference_activate,
     .add = reference_add,
+    .softcap = reference_softcap,
     .scan = reference_scan,
     .squares = reference_squares,
     .distance = reference_distance,
+    .attention_queries = 16,
+    .attention_scratch = reference_attention_scratch,
+    .attend = reference_attend,
+    .attend_row = reference_attend_row,
+};
+
+static bool reference_open(struct backend *self, struct pool *pool, void **ret_state, struct error *error)
+{
+    (void)self;
+    (void)error;
+    *ret_state = cpu_create(&kernels_reference, pool);
+    return true;
+}
+
+static bool reference_supports(void *state, enum dtype dtype)
+{
+    (void)state;
+    return dtype == DTYPE_F32;
+}
+
+const struct backend backend_reference = {
+    CPU_OPERATIONS,
+    .name = "reference",
+    .summary = "Plain C, every operation, summed in double: the truth the others are tested against.",
+    .open = reference_open,
+    .supports = reference_supports,
+    .matrix_bytes = reference_matrix_bytes,
 };

@@ -1,0 +1,55 @@
+/*
+ * workers/tensor/native/micro.h: the heart of products: MICRO_ROWS x MICRO_COLUMNS accumulators in registers, one
+ * multiply-add per element of k, in the order of k. What an element comes out as depends on its row, its column and the length alone.
+ */
+#ifndef WORKERS_TENSOR_NATIVE_MICRO_H
+#define WORKERS_TENSOR_NATIVE_MICRO_H
+
+#include "workers/tensor/native/vector.h"
+
+#if LANES == 16
+#define MICRO_ROWS 14
+#elif LANES == 8
+#define MICRO_ROWS 6
+#else
+#define MICRO_ROWS 6
+#endif
+#define MICRO_COLUMNS (2 * LANES)
+
+#if defined(__clang__)
+#define UNROLL _Pragma("unroll")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+
+struct tile_sums {
+    vf sums[MICRO_ROWS][2];
+};
+
+/* sums[r][...] = a[r * a_stride + j] * b[j * b_stride + ...], summed over j < k; r < rows, which is a constant. */
+static ALWAYS_INLINE void micro(size_t rows, size_t k, const float *a, size_t a_stride, const float *b,
+                                size_t b_stride, struct tile_sums *ret)
+{
+    vf sums[MICRO_ROWS][2];
+    UNROLL
+    for (size_t r = 0; r < rows; r++) {
+        sums[r][0] = splat(0.0f);
+        sums[r][1] = splat(0.0f);
+    }
+    for (size_t j = 0; j < k; j++) {
+        vf low = load(b + j * b_stride), high = load(b + j * b_stride + LANES);
+        UNROLL
+        for (size_t r = 0; r < rows; r++) {
+            vf x = splat(a[r * a_stride + j]);
+            sums[r][0] = multiply_add(x, low, sums[r][0]);
+            sums[r][1] = multiply_add(x, high, sums[r][1]);
+        }
+    }
+    UNROLL
+    for (size_t r = 0; r < rows; r++) {
+        ret->sums[r][0] = sums[r][0];
+        ret->sums[r][1] = sums[r][1];
+    }
+}
+
+#endif

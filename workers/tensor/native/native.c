@@ -1,0 +1,137 @@
+/* workers/tensor/native/native.c: our own kernels for everything, chosen by what the CPU has, or as PRUNED_ISA says. */
+#include "workers/tensor/native/native.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+size_t native_matrix_bytes(enum dtype dtype, size_t n, size_t k)
+{
+    size_t depth = dtype == DTYPE_BF16 ? (k + 1) / 2 * 2 : k;
+    return (n + PANEL - 1) / PANEL * PANEL * depth * dtype_bytes(dtype);
+}
+
+static void write_row_f32(float *panel, size_t column, size_t k, const float *row)
+{
+    for (size_t i = 0; i < k; i++) {
+        panel[i * PANEL + column] = row[i];
+    }
+}
+
+static void write_row_bf16(uint16_t *panel, size_t column, size_t k, const float *row)
+{
+    uint16_t halves[512];
+    for (size_t start = 0; start < k; start += 512) {
+        size_t count = k - start < 512 ? k - start : 512;
+        dtype_from_f32(DTYPE_BF16, row + start, count, halves);
+        for (size_t i = 0; i < count; i++) {
+            panel[((start + i) / 2 * PANEL + column) * 2 + i % 2] = halves[i];
+        }
+    }
+}
+
+void native_matrix_write(const struct matrix *matrix, size_t first_row, size_t row_count, const float *rows,
+                         size_t stride)
+{
+    for (size_t r = 0; r < row_count; r++) {
+        size_t n = first_row + r, start = n / PANEL * PANEL;
+        if (matrix->dtype == DTYPE_BF16) {
+            write_row_bf16((uint16_t *)matrix->data + start * ((matrix->k + 1) / 2 * 2), n % PANEL, matrix->k,
+                           rows + r * stride);
+        } else {
+            write_row_f32((float *)matrix->data + start * matrix->k, n % PANEL, matrix->k, rows + r * stride);
+        }
+    }
+}
+
+/* ---- choice ------------------------------------------------------------------------------------------------------ */
+
+struct choice {
+    const char *name;
+    struct kernels kernels;
+};
+
+static bool cpu_has(const char *isa)
+{
+#if defined(__x86_64__)
+    bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+                      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+    if (strcmp(isa, "avx512") == 0) {
+        return has_avx512;
+    }
+    if (strcmp(isa, "avx2") == 0) {
+        return has_avx2;
+    }
+#endif
+    return strcmp(isa, "baseline") == 0;
+}
+
+const struct kernels *native_kernels_of(const char *isa, struct error *error)
+{
+    static struct kernels baseline, avx2, avx512;
+    if (!cpu_has(isa)) {
+        error_set(error, ERROR_UNSUPPORTED, "this CPU or build lacks the instruction set \"%.20s\"", isa);
+        return NULL;
+    }
+#define FILL_SET(set)                                                                                        \
+    if (strcmp(isa, #set) == 0) {                                                                            \
+        set = (struct kernels){                                                                              \
+            .name = #set, .matrix_bytes = native_matrix_bytes, .matrix_write = native_matrix_write};         \
+        native_rows_##set(&set);                                                                             \
+        native_product_##set(&set);                                                                          \
+        native_attention_##set(&set);                                                                        \
+        return &set;                                                                                         \
+    }
+    FILL_SET(baseline)
+#if defined(__x86_64__)
+    FILL_SET(avx2)
+    FILL_SET(avx512)
+#endif
+    return NULL;
+}
+
+const struct kernels *native_kernels(struct error *error)
+{
+    static const char *const isas[] = {"avx512", "avx2", "baseline"};
+    const char *wanted = getenv("PRUNED_ISA");
+    if (wanted != NULL) {
+        return native_kernels_of(wanted, error);
+    }
+    size_t i = 0;
+    while (!cpu_has(isas[i])) {
+        i++;
+    }
+    return native_kernels_of(isas[i], error);
+}
+
+static bool native_open(struct backend *self, struct pool *pool, void **ret_state, struct error *error)
+{
+    (void)self;
+    const struct kernels *kernels = native_kernels(error);
+    if (kernels == NULL) {
+        return false;
+    }
+    *ret_state = cpu_create(kernels, pool);
+    return true;
+}
+
+static const char *native_identity(void *state)
+{
+    return ((struct cpu *)state)->kernels.name;
+}
+
+static bool native_supports(void *state, enum dtype dtype)
+{
+    (void)state;
+    return dtype == DTYPE_F32;
+}
+
+const struct backend backend_native = {
+    CPU_OPERATIONS,
+    .name = "native",
+    .summary = "Our own vector kernels (AVX-512, AVX2 or plain C): fp32, and bf16 with fp32 accumulation.",
+    .open = native_open,
+    .identity = native_identity,
+    .supports = native_supports,
+    .matrix_bytes = native_matrix_bytes,
+};
