@@ -1,16 +1,20 @@
 /*
  * workers/export/layout.c: what becomes of every tensor.
  *
- * uniform, heterogeneous   surviving sublayers are packed into blocks and renumbered; a block's attention and
- * FFN may come from different layers. uniform needs both in every block, and then any stock config expresses
- * it. identity                 nothing moves; the output projection (and its bias) of a removed sublayer
- * becomes zero, so the sublayer adds nothing.
+ * uniform, heterogeneous: surviving sublayers are packed into blocks and renumbered; a block's attention and FFN may come
+ * from different layers. uniform needs both in every block, and then a stock config expresses it: what differed from layer to
+ * layer by a rule over the layers' numbers (windows, experts) is listed layer by layer, since the numbers have changed.
+ * identity: nothing moves; the output projections (and their bias) of a removed sublayer become zero, so the sublayer adds
+ * nothing. A norm after it (Gemma) makes zero of zero.
+ *
+ * An encoder that normalises after the sum cannot be pruned: there a sublayer that adds nothing still changes its input.
  */
 #include "workers/export/export.h"
 
 #include "base/check.h"
 #include "base/memory.h"
 #include "base/text.h"
+#include "workers/model/architecture.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -61,9 +65,11 @@ static size_t find_block(const struct plan_blocks *blocks, size_t sublayer)
     return 0;
 }
 
-static bool is_output_projection(const char *suffix)
+static bool is_output_projection(const struct model_config *config, const char *suffix)
 {
-    return text_starts_with(suffix, "self_attn.o_proj.") || text_starts_with(suffix, "mlp.down_proj.");
+    enum weight_role role = WEIGHT_EMBEDDING;
+    size_t expert = 0;
+    return architecture_find_role(config, suffix, &role, &expert) && architecture_role_is_output(role);
 }
 
 static void draft_tensor(struct export_draft *draft, const struct plan *plan,
@@ -76,13 +82,15 @@ static void draft_tensor(struct export_draft *draft, const struct plan *plan,
     bool is_owned = plan_find_owner(&inventory->config, source->name, &owner);
     bool is_removed = is_owned && plan->removed[owner.sublayer];
     if (draft->layout == EXPORT_IDENTITY || !is_owned) {
-        tensor.is_zero = is_removed && is_output_projection(owner.suffix);
+        tensor.is_zero = is_removed && is_output_projection(&inventory->config, owner.suffix);
         tensor.name = memory_copy_text(source->name);
     } else if (is_removed) {
         return;
     } else {
         struct text name = {0};
-        text_append_format(&name, "model.layers.%zu.%s", find_block(blocks, owner.sublayer), owner.suffix);
+        text_append_format(&name, "%s%s%zu.%s", inventory->config.prefix,
+                           architecture_of(&inventory->config)->layers, find_block(blocks, owner.sublayer),
+                           owner.suffix);
         tensor.name = text_take(&name);
         text_finish(&name);
     }
@@ -92,7 +100,7 @@ static void draft_tensor(struct export_draft *draft, const struct plan *plan,
     tensor.dtype = options->is_dtype_kept ? source->dtype : options->dtype;
     tensor.bytes = tensor.element_count * dtype_bytes(tensor.dtype);
     draft->weight_bytes += tensor.bytes;
-    draft->parameter_count += source->is_extra ? 0 : tensor.element_count;
+    draft->parameter_count += plan_is_counted(&inventory->config, source) ? tensor.element_count : 0;
     draft->tensors[draft->tensor_count++] = tensor;
 }
 
@@ -113,21 +121,55 @@ static json_t *format_layers(const struct plan_blocks *blocks)
     return layers;
 }
 
-/* A per-layer list of the config follows the attention of each block (design section 3). */
-static void pick_layer_list(json_t *config, const char *key, const struct plan_blocks *blocks,
-                            const struct plan_sublayer *sublayers, size_t layer_count)
+/* The layer whose attributes (window, rotation) a block has: its attention's (design section 3). */
+static const struct model_layer *block_layer(const struct model_config *config,
+                                             const struct plan_block *block,
+                                             const struct plan_sublayer *sublayers)
 {
-    const json_t *list = json_object_get(config, key);
-    if (!json_is_array(list) || json_array_size(list) != layer_count) {
+    return &config->layers[sublayers[block->attention >= 0 ? block->attention : block->ffn].layer];
+}
+
+/* What config.json derives from layers' numbers becomes lists over the blocks. */
+static void list_windows(json_t *config, const struct inventory *inventory, const struct plan_blocks *blocks,
+                         const struct plan_sublayer *sublayers)
+{
+    bool is_listed = json_is_array(json_object_get(config, "layer_types"));
+    if (!is_listed && !model_config_lists_windows(&inventory->config)) {
         return;
     }
-    json_t *picked = json_array();
+    json_t *types = json_array();
+    size_t full_count = 0, sliding_count = 0;
+    bool is_full_first = true;
     for (size_t i = 0; i < blocks->count; i++) {
-        const struct plan_block *block = &blocks->blocks[i];
-        size_t sublayer = (size_t)(block->attention >= 0 ? block->attention : block->ffn);
-        CHECK(json_array_append(picked, json_array_get(list, sublayers[sublayer].layer)) == 0);
+        bool is_sliding = block_layer(&inventory->config, &blocks->blocks[i], sublayers)->window_tokens > 0;
+        is_full_first = is_full_first && (is_sliding || sliding_count == 0);
+        full_count += is_sliding ? 0 : 1;
+        sliding_count += is_sliding ? 1 : 0;
+        CHECK(json_array_append_new(types,
+                                    json_string(is_sliding ? "sliding_attention" : "full_attention")) == 0);
     }
-    json_put(config, key, picked);
+    json_put(config, "layer_types", types);
+    /* Loaders that know no layer_types read the number of the first layer with a window. */
+    if (json_object_get(config, "max_window_layers") != NULL && is_full_first) {
+        json_put_i64(config, "max_window_layers", (int64_t)full_count);
+    }
+}
+
+static void list_plain_layers(json_t *config, const struct inventory *inventory,
+                              const struct plan_blocks *blocks, const struct plan_sublayer *sublayers)
+{
+    if (!model_config_lists_plain_layers(&inventory->config)) {
+        return;
+    }
+    json_t *plain = json_array();
+    for (size_t i = 0; i < blocks->count; i++) {
+        long ffn = blocks->blocks[i].ffn;
+        if (ffn >= 0 && inventory->config.layers[sublayers[ffn].layer].expert_count == 0) {
+            CHECK(json_array_append_new(plain, json_integer((json_int_t)i)) == 0);
+        }
+    }
+    json_put(config, "mlp_only_layers", plain);
+    json_put_i64(config, "decoder_sparse_step", 1);
 }
 
 static void set_architecture(json_t *config, bool is_heterogeneous)
@@ -157,9 +199,10 @@ static json_t *draft_config(const struct export_draft *draft, const struct inven
     if (draft->layout != EXPORT_IDENTITY) {
         struct plan_sublayer *sublayers = NULL;
         (void)plan_list_sublayers(&inventory->config, &sublayers);
-        pick_layer_list(config, "layer_types", blocks, sublayers, inventory->config.layer_count);
+        list_windows(config, inventory, blocks, sublayers);
+        list_plain_layers(config, inventory, blocks, sublayers);
         free(sublayers);
-        json_put_i64(config, "num_hidden_layers", (int64_t)blocks->count);
+        json_put_i64(config, model_config_layer_count_key(&inventory->config), (int64_t)blocks->count);
         bool is_heterogeneous = draft->layout == EXPORT_HETEROGENEOUS;
         bool was_heterogeneous = strcmp(inventory->config.model_type, "pruned_llama") == 0;
         if (is_heterogeneous || was_heterogeneous) {
@@ -167,6 +210,10 @@ static json_t *draft_config(const struct export_draft *draft, const struct inven
         }
         if (is_heterogeneous) {
             json_put(pruning, "layers", format_layers(blocks));
+            /* Said, since what is assumed where they are absent depends on the family. */
+            json_put_i64(config, "num_key_value_heads", (int64_t)inventory->config.kv_head_count);
+            json_put_i64(config, "max_position_embeddings", (int64_t)inventory->config.context_tokens);
+            (void)json_object_del(config, "sliding_window");
         }
     }
     json_put(config, "pruning", pruning);
@@ -177,21 +224,37 @@ static json_t *draft_config(const struct export_draft *draft, const struct inven
     return config;
 }
 
+/* What our modelling file computes: Llama's arithmetic, which is Mistral's as well where it has no window. */
+static bool is_llama_arithmetic(const struct model_config *config)
+{
+    const char *family = config->model_type;
+    return strcmp(family, "llama") == 0 || strcmp(family, "pruned_llama") == 0 ||
+           (strcmp(family, "mistral") == 0 && config->layers[0].window_tokens == 0);
+}
+
 static bool choose_layout(const struct plan *plan, const struct inventory *inventory,
                           const struct plan_blocks *blocks, enum export_layout wanted,
                           enum export_layout *ret_layout, struct error *error)
 {
     enum export_layout layout = wanted;
-    const char *family = inventory->config.model_type;
-    bool has_modelling_file = strcmp(family, "llama") == 0 || strcmp(family, "pruned_llama") == 0;
+    const struct architecture *row = architecture_of(&inventory->config);
+    const char *family = row->model_type;
+    bool has_modelling_file = is_llama_arithmetic(&inventory->config);
+    if (plan->removed_count > 0 && row->norm_placement == NORM_AFTER) {
+        return error_set_field(
+            error, ERROR_UNSUPPORTED, "/output/layout",
+            "no layout can express a pruned model of type %s, which normalises after each sublayer", family);
+    }
     if (layout == EXPORT_AUTO) {
         layout = blocks->is_uniform   ? EXPORT_UNIFORM
                  : has_modelling_file ? EXPORT_HETEROGENEOUS
                                       : EXPORT_IDENTITY;
     }
     if (layout == EXPORT_HETEROGENEOUS && !has_modelling_file) {
-        return error_set_field(error, ERROR_UNSUPPORTED, "/output/layout",
-                               "layout heterogeneous is for Llama-type models; this one is %s", family);
+        return error_set_field(
+            error, ERROR_UNSUPPORTED, "/output/layout",
+            "layout heterogeneous is for Llama-type models; this one is %s; ask for identity or auto",
+            family);
     }
     size_t incomplete = 0;
     for (size_t i = 0; i < blocks->count; i++) {
@@ -201,8 +264,8 @@ static bool choose_layout(const struct plan *plan, const struct inventory *inven
         return error_set_field(
             error, ERROR_UNSUPPORTED, "/output/layout",
             "layout uniform cannot express this plan: %zu of %zu blocks lack attention or FFN; ask for "
-            "heterogeneous, identity or auto, or set target.require_packable",
-            incomplete, blocks->count);
+            "%sidentity or auto, or set target.require_packable",
+            incomplete, blocks->count, has_modelling_file ? "heterogeneous, " : "");
     }
     if (layout == EXPORT_IDENTITY && plan->sublayer_count != 2 * inventory->config.layer_count) {
         return error_set_field(
@@ -257,12 +320,16 @@ json_t *export_loaders(const struct export_draft *draft)
     json_t *loaders = json_array();
     json_t *item = json_object();
     bool is_remote = draft->layout == EXPORT_HETEROGENEOUS;
+    const char *family = json_string_value(json_object_get(draft->config, "model_type"));
+    bool is_encoder =
+        family != NULL && architecture_find(family) != NULL && architecture_find(family)->is_encoder;
     json_put_text(item, "loader", "transformers");
     json_put_text(item, "line",
-                  is_remote ? "AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)"
-                            : "AutoModelForCausalLM.from_pretrained(folder)");
+                  is_remote    ? "AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)"
+                  : is_encoder ? "AutoModel.from_pretrained(folder)"
+                               : "AutoModelForCausalLM.from_pretrained(folder)");
     CHECK(json_array_append_new(loaders, item) == 0);
-    if (!is_remote) {
+    if (!is_remote && !is_encoder) {
         item = json_object();
         json_put_text(item, "loader", "vllm");
         json_put_text(item, "line", "vllm serve FOLDER");

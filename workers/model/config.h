@@ -66,6 +66,11 @@ struct model_config {
 };
 /* All faults at once; field: the key ("config.json/hidden_size"). */
 bool model_config_parse(const json_t *json, struct model_config *ret_config, struct error_list *faults);
+/* For whoever writes a config.json with other layers: the key of the number of layers; whether windows, or FFNs without
+ * experts, follow from layers' numbers or lists (then `layer_types`, `mlp_only_layers` say them layer by layer). */
+const char *model_config_layer_count_key(const struct model_config *config);
+bool model_config_lists_windows(const struct model_config *config);
+bool model_config_lists_plain_layers(const struct model_config *config);
 /* The architectures' names, NULL-terminated, for the catalogue. */
 const char *const *model_config_architectures(void);
 

@@ -312,6 +312,26 @@ const struct config_family *config_family_find(const char *model_type)
     return NULL;
 }
 
+const char *model_config_layer_count_key(const struct model_config *config)
+{
+    return config_family_find(config->model_type)->layers;
+}
+
+bool model_config_lists_windows(const struct model_config *config)
+{
+    const struct config_family *family = config_family_find(config->model_type);
+    bool has_windows = false;
+    for (size_t i = 0; i < config->layer_count; i++) {
+        has_windows = has_windows || config->layers[i].window_tokens > 0;
+    }
+    return has_windows && (family->windows == WINDOW_FROM_LAYER || family->windows == WINDOW_PATTERN);
+}
+
+bool model_config_lists_plain_layers(const struct model_config *config)
+{
+    return config_family_find(config->model_type)->is_expert_sized_apart;
+}
+
 /* ---- keys ------------------------------------------------------------------------------------ */
 
 static bool is_listed(const char *key, const char *const *list)

@@ -6,6 +6,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -15,7 +16,7 @@ enum { LAYERS = 6, SUBLAYERS = 12 };
 
 static void start_inventory(struct inventory *inventory)
 {
-    *inventory = (struct inventory){0};
+    *inventory = (struct inventory){.config = {.model_type = "llama", .prefix = "model."}};
     inventory->config.layer_count = LAYERS;
     for (size_t i = 0; i < LAYERS; i++) {
         inventory->config.layers[i] = (struct model_layer){.has_attention = true, .has_ffn = true};
@@ -92,6 +93,82 @@ static void absent_sublayers_of_the_source_are_not_counted(void **state)
     assert_true(plan_find_owner(&inventory.config, "model.layers.2.post_attention_layernorm.weight", &owner));
     assert_int_equal(owner.role, TENSOR_ROLE_NORM);
     assert_false(owner.is_attention);
+}
+
+static void every_family_knows_its_own_tensors(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *family, *prefix, *name, *suffix;
+        size_t sublayer;
+        enum tensor_role role;
+    } cases[] = {
+        {"gemma2", "model.", "model.layers.1.post_attention_layernorm.weight",
+         "post_attention_layernorm.weight", 2, TENSOR_ROLE_NORM},
+        {"gemma2", "model.", "model.layers.1.pre_feedforward_layernorm.weight",
+         "pre_feedforward_layernorm.weight", 3, TENSOR_ROLE_NORM},
+        {"qwen3", "model.", "model.layers.2.self_attn.q_norm.weight", "self_attn.q_norm.weight", 4,
+         TENSOR_ROLE_NORM},
+        {"phi3", "model.", "model.layers.0.mlp.gate_up_proj.weight", "mlp.gate_up_proj.weight", 1,
+         TENSOR_ROLE_WEIGHT},
+        {"gpt2", "", "h.5.attn.c_proj.weight", "attn.c_proj.weight", 10, TENSOR_ROLE_WEIGHT},
+        {"gpt2", "", "h.5.attn.bias", "attn.bias", 10, TENSOR_ROLE_OTHER},
+        {"gpt2", "transformer.", "transformer.h.5.mlp.c_proj.bias", "mlp.c_proj.bias", 11,
+         TENSOR_ROLE_WEIGHT},
+        {"opt", "decoder.", "decoder.layers.1.final_layer_norm.weight", "final_layer_norm.weight", 3,
+         TENSOR_ROLE_NORM},
+        {"opt", "decoder.", "decoder.layers.1.self_attn_layer_norm.bias", "self_attn_layer_norm.bias", 2,
+         TENSOR_ROLE_NORM},
+        {"gpt_neox", "gpt_neox.", "gpt_neox.layers.4.attention.query_key_value.bias",
+         "attention.query_key_value.bias", 8, TENSOR_ROLE_WEIGHT},
+        {"mixtral", "model.", "model.layers.3.block_sparse_moe.experts.12.w2.weight",
+         "block_sparse_moe.experts.12.w2.weight", 7, TENSOR_ROLE_WEIGHT},
+        {"mixtral", "model.", "model.layers.3.block_sparse_moe.gate.weight", "block_sparse_moe.gate.weight",
+         7, TENSOR_ROLE_WEIGHT},
+        {"bert", "bert.", "bert.encoder.layer.2.attention.output.LayerNorm.weight",
+         "attention.output.LayerNorm.weight", 4, TENSOR_ROLE_NORM},
+        {"bert", "bert.", "bert.encoder.layer.2.output.dense.weight", "output.dense.weight", 5,
+         TENSOR_ROLE_WEIGHT},
+    };
+    static const char *const unowned[] = {"bert.encoder.layer.6.output.dense.weight",
+                                          "bert.pooler.dense.weight", "encoder.layer.2.output.dense.weight"};
+    struct inventory inventory;
+    start_inventory(&inventory);
+    struct tensor_owner owner;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        inventory.config.model_type = cases[i].family;
+        (void)snprintf(inventory.config.prefix, sizeof inventory.config.prefix, "%s", cases[i].prefix);
+        assert_true(plan_find_owner(&inventory.config, cases[i].name, &owner));
+        assert_string_equal(owner.suffix, cases[i].suffix);
+        assert_int_equal(owner.sublayer, cases[i].sublayer);
+        assert_int_equal(owner.role, cases[i].role);
+        assert_int_equal(owner.is_attention, cases[i].sublayer % 2 == 0);
+    }
+    for (size_t i = 0; i < sizeof unowned / sizeof unowned[0]; i++) {
+        assert_false(plan_find_owner(&inventory.config, unowned[i], &owner));
+    }
+}
+
+static void parallel_layers_pack_with_their_own_partner(void **state)
+{
+    (void)state;
+    struct inventory inventory;
+    start_inventory(&inventory);
+    static const size_t merged[] = {0, 1, 2, 7, 10, 11},
+                        whole[] = {0, 1, 6, 7, 10, 11}; /* merged: A1 meets F3 */
+    OWNED(plan) shifted = keep_only(merged, 6);
+    OWNED(plan) plain = keep_only(whole, 6);
+    FINISHED(plan_blocks) serial = {0};
+    FINISHED(plan_blocks) apart = {0};
+    FINISHED(plan_blocks) together = {0};
+    plan_pack(shifted, &inventory, &serial);
+    assert_true(serial.is_uniform && serial.count == 3);
+    inventory.config.is_parallel = true;
+    plan_pack(shifted, &inventory, &apart);
+    assert_true(!apart.is_uniform && apart.count == 4);
+    assert_true(apart.blocks[1].attention == 2 && apart.blocks[1].ffn == -1 && apart.blocks[2].ffn == 7);
+    plan_pack(plain, &inventory, &together);
+    assert_true(together.is_uniform && together.count == 3);
 }
 
 static void sizes_count_prunable_weights_and_norms_apart(void **state)
@@ -192,6 +269,8 @@ int main(void)
         cmocka_unit_test(surviving_sublayers_pack_in_residual_order),
         cmocka_unit_test(a_plan_of_whole_pairs_is_uniform),
         cmocka_unit_test(absent_sublayers_of_the_source_are_not_counted),
+        cmocka_unit_test(every_family_knows_its_own_tensors),
+        cmocka_unit_test(parallel_layers_pack_with_their_own_partner),
         cmocka_unit_test(sizes_count_prunable_weights_and_norms_apart),
         cmocka_unit_test(a_plan_survives_json_bit_for_bit),
         cmocka_unit_test(broken_plans_are_refused_with_their_place),
