@@ -404,9 +404,38 @@ static bool scan(struct scanner *scanner)
     return scan_tensors(scanner, tensor_count, alignment);
 }
 
+const char *const gguf_factor_names[] = {"rope_freqs.weight", "rope_factors_long.weight",
+                                         "rope_factors_short.weight"};
+
+/* From the descriptor, or from the header's own bytes where it is -1. */
+static bool read_factors(struct gguf *gguf, int fd, size_t count, struct error *error)
+{
+    for (size_t i = 0; i < GGUF_FACTORS_COUNT; i++) {
+        const struct gguf_tensor *tensor = gguf_find_tensor(gguf, gguf_factor_names[i]);
+        if (tensor == NULL) {
+            continue;
+        }
+        if (tensor->dtype != DTYPE_F32 || tensor->rank != 1 || tensor->shape[0] > GGUF_FACTORS_MAX ||
+            (fd < 0 && (tensor->offset_bytes > count || tensor->bytes > count - tensor->offset_bytes))) {
+            return error_set_field(error, ERROR_CORRUPT_FILE, tensor->name,
+                                   "GGUF tensor %s must be a vector of at most %u F32 values", tensor->name,
+                                   GGUF_FACTORS_MAX);
+        }
+        float *values = arena_allocate(gguf->arena, (size_t)tensor->shape[0], sizeof *values);
+        if (fd < 0) {
+            memcpy(values, gguf->bytes + tensor->offset_bytes, (size_t)tensor->bytes);
+        } else if (!file_read_at(fd, values, (size_t)tensor->bytes, tensor->offset_bytes, tensor->name,
+                                 error)) {
+            return false;
+        }
+        gguf->factors[i] = (struct gguf_factors){values, (size_t)tensor->shape[0]};
+    }
+    return true;
+}
+
 /* Takes bytes. *ret_short: more bytes are needed, and the file has them. */
-static struct gguf *parse_taken(unsigned char *bytes, size_t count, uint64_t file_bytes, bool *ret_short,
-                                struct error *error)
+static struct gguf *parse_taken(unsigned char *bytes, size_t count, uint64_t file_bytes, int fd,
+                                bool *ret_short, struct error *error)
 {
     OWNED(gguf) gguf = memory_create(1, sizeof *gguf);
     gguf->arena = arena_create(0);
@@ -415,7 +444,7 @@ static struct gguf *parse_taken(unsigned char *bytes, size_t count, uint64_t fil
     struct scanner scanner = {
         .gguf = gguf, .bytes = bytes, .count = count, .file_bytes = file_bytes, .error = error};
     if (scan(&scanner)) {
-        return TAKE(gguf);
+        return read_factors(gguf, fd, count, error) ? TAKE(gguf) : NULL;
     }
     *ret_short = scanner.is_short && count < file_bytes;
     return NULL;
@@ -430,7 +459,7 @@ struct gguf *gguf_parse(const void *bytes, size_t count, uint64_t file_bytes, st
         return NULL;
     }
     memcpy(copy, bytes, count);
-    return parse_taken(copy, count, file_bytes, &is_short, error);
+    return parse_taken(copy, count, file_bytes, -1, &is_short, error);
 }
 
 struct gguf *gguf_read(int fd, struct error *error)
@@ -450,7 +479,7 @@ struct gguf *gguf_read(int fd, struct error *error)
             free(bytes);
             return NULL;
         }
-        struct gguf *gguf = parse_taken(bytes, count, file_bytes, &is_short, error);
+        struct gguf *gguf = parse_taken(bytes, count, file_bytes, fd, &is_short, error);
         if (gguf != NULL || !is_short) {
             return gguf;
         }

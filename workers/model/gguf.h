@@ -3,8 +3,8 @@
  *
  *     gguf.c             the file: metadata and tensor list, from bytes (this header's first part)
  *     gguf_config.c      metadata -> an equivalent config.json
- *     gguf_map.c         tensors -> the names and shapes of the family's Hugging Face checkpoint (gguf_names.h
- *                        has the table both ways)
+ *     gguf_map.c         tensors -> the names and shapes of the family's Hugging Face checkpoint
+ *     gguf_names.h       the families' names, both ways
  *     gguf_tokenizer.c   tokenizer.ggml.* -> an equivalent tokenizer.json
  *
  * A GGUF file is: magic, version, counts; key-value pairs; per tensor name, dimensions (fastest first), type and
@@ -68,6 +68,19 @@ struct gguf_tensor {
     uint64_t shape[8];            /* slowest first: the dimensions of the file, reversed */
     uint64_t offset_bytes, bytes; /* from the start of the file */
 };
+/* Divisors of the rotary frequencies, which are arithmetic rather than weights, so they are read with the header:
+ * [head_size / 2]; count 0: the file has none. */
+enum gguf_factors_kind {
+    GGUF_ROPE_FREQS,
+    GGUF_ROPE_FACTORS_LONG,
+    GGUF_ROPE_FACTORS_SHORT,
+    GGUF_FACTORS_COUNT
+};
+#define GGUF_FACTORS_MAX 512u
+struct gguf_factors {
+    const float *values;
+    size_t count;
+};
 struct gguf {
     struct arena *arena;
     unsigned char *bytes; /* owned: the header, which pairs point into */
@@ -77,12 +90,15 @@ struct gguf {
     size_t pair_count;
     struct gguf_tensor *tensors; /* [tensor_count], sorted by name */
     size_t tensor_count;
+    struct gguf_factors factors[GGUF_FACTORS_COUNT];
 };
+extern const char *const gguf_factor_names[GGUF_FACTORS_COUNT]; /* of their tensors */
 
 /* Reads the header from a descriptor. CORRUPT_FILE naming the key or tensor; UNSUPPORTED: a version, byte order,
  * tensor type or split file that we do not read; TOO_LARGE: a header over the limit. NULL on failure. */
 struct gguf *gguf_read(int fd, struct error *error) MUST_USE;
-/* The same from memory: bytes [count] is the file, or its beginning if file_bytes is larger. */
+/* The same from memory: bytes [count] is the file, or its beginning if file_bytes is larger (factors that lie past
+ * it are CORRUPT_FILE). */
 struct gguf *gguf_parse(const void *bytes, size_t count, uint64_t file_bytes, struct error *error) MUST_USE;
 void gguf_destroy(struct gguf *gguf);
 OWNED_DEFINE(gguf)
