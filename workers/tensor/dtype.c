@@ -1,129 +1,135 @@
 /*
- * workers/tensor/dtype.c: conversions between stored element types and fp32. Everything is integer arithmetic
- * on bit patterns in loops the compiler vectorises; F16 needs no F16C instruction, so the result is the same
- * on every machine.
- *
- * F16 to fp32 uses the exponent trick: shifted into place, the bits are the value times 2^-112, and one exact
- * multiplication puts that right, subnormals included. Back, the value is added to a power of two that makes
- * the FPU round to nearest even at the right bit.
+ * workers/tensor/dtype.c: conversions between stored element types and fp32. Plain types are integer
+ * arithmetic on bit patterns (half.h) in loops that the compiler vectorises, once for any machine and once for
+ * AVX2; both give the same bits. The block types are quant.c's.
  */
 #include "workers/tensor/dtype.h"
 
-#include <string.h>
+#include "base/check.h"
+#include "workers/tensor/half.h"
+#include "workers/tensor/quant.h"
+
+static const struct {
+    const char *slug;
+    size_t block_count, block_bytes;
+} types[] = {
+#define X(name, slug, count, bytes) [DTYPE_##name] = {slug, count, bytes},
+    DTYPES(X)
+#undef X
+};
 
 const char *dtype_slug(enum dtype dtype)
 {
-    static const char *const slugs[] = {
-#define X(name, slug, bytes) [DTYPE_##name] = slug,
-        DTYPES(X)
-#undef X
-    };
-    return slugs[dtype];
+    return types[dtype].slug;
+}
+
+bool dtype_parse(const char *slug, enum dtype *ret_dtype)
+{
+    for (size_t i = 0; i < DTYPE_COUNT; i++) {
+        if (strcmp(slug, types[i].slug) == 0) {
+            *ret_dtype = (enum dtype)i;
+            return true;
+        }
+    }
+    return false;
+}
+
+bool dtype_is_block(enum dtype dtype)
+{
+    return types[dtype].block_count > 1;
+}
+
+size_t dtype_block_count(enum dtype dtype)
+{
+    return types[dtype].block_count;
 }
 
 size_t dtype_bytes(enum dtype dtype)
 {
-    static const size_t sizes[] = {
-#define X(name, slug, bytes) [DTYPE_##name] = bytes,
-        DTYPES(X)
-#undef X
-    };
-    return sizes[dtype];
+    CHECK(!dtype_is_block(dtype));
+    return types[dtype].block_bytes;
 }
 
-static uint32_t bits_of(float value)
+size_t dtype_size_bytes(enum dtype dtype, size_t count)
 {
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    return bits;
+    CHECK(count % types[dtype].block_count == 0);
+    return count / types[dtype].block_count * types[dtype].block_bytes;
 }
 
-static float float_of(uint32_t bits)
+HALF_INLINE uint16_t bf16_encode(float value)
 {
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
-static float f16_decode(uint16_t half)
-{
-    uint32_t sign = (uint32_t)(half & 0x8000u) << 16;
-    uint32_t magnitude = (uint32_t)(half & 0x7fffu) << 13;
-    float value = float_of(magnitude) * 0x1p112f;
-    uint32_t special = magnitude | 0x7f800000u; /* exponent 31: infinity or NaN */
-    uint32_t bits = (half & 0x7c00u) == 0x7c00u ? special : bits_of(value);
-    return float_of(bits | sign);
-}
-
-static uint16_t f16_encode(float value)
-{
-    uint32_t bits = bits_of(value);
-    uint32_t sign = (bits >> 16) & 0x8000u;
-    uint32_t magnitude = bits & 0x7fffffffu;
-    if (magnitude > 0x7f800000u) {
-        return (uint16_t)(sign | 0x7e00u);
-    }
-    if (magnitude >= 0x477ff000u) { /* 65520 and more round to infinity */
-        return (uint16_t)(sign | 0x7c00u);
-    }
-    if (magnitude < 0x38800000u) { /* below 2^-14: a subnormal half, a multiple of 2^-24 */
-        float sum = float_of(magnitude) + 0.5f;
-        return (uint16_t)(sign | (bits_of(sum) - 0x3f000000u));
-    }
-    uint32_t rounded = magnitude + 0xfffu + ((magnitude >> 13) & 1u);
-    return (uint16_t)(sign | ((rounded - 0x38000000u) >> 13));
-}
-
-static uint16_t bf16_encode(float value)
-{
-    uint32_t bits = bits_of(value);
+    uint32_t bits = half_bits_of(value);
     uint32_t rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
     uint32_t quiet = bits | 0x00400000u;
     return (uint16_t)(((bits & 0x7fffffffu) > 0x7f800000u ? quiet : rounded) >> 16);
 }
 
+/* A loop over two-byte elements, compiled twice. */
+#define LOOP(name, from_type, to_type, expression)                                                           \
+    HALF_INLINE void name##_loop(const unsigned char *from, size_t count, unsigned char *to)                 \
+    {                                                                                                        \
+        for (size_t i = 0; i < count; i++) {                                                                 \
+            from_type value;                                                                                 \
+            memcpy(&value, from + i * sizeof value, sizeof value);                                           \
+            to_type result = (expression);                                                                   \
+            memcpy(to + i * sizeof result, &result, sizeof result);                                          \
+        }                                                                                                    \
+    }                                                                                                        \
+    static void name##_any(const unsigned char *restrict from, size_t count, unsigned char *restrict to)     \
+    {                                                                                                        \
+        name##_loop(from, count, to);                                                                        \
+    }                                                                                                        \
+    LOOP_AVX2(name)                                                                                          \
+    static void name(const void *from, size_t count, void *to)                                               \
+    {                                                                                                        \
+        (HAS_AVX2 ? name##_avx2 : name##_any)(from, count, to);                                              \
+    }
+#if defined(__x86_64__)
+#define HAS_AVX2 __builtin_cpu_supports("avx2")
+#define LOOP_AVX2(name)                                                                                      \
+    __attribute__((target("avx2"))) static void name##_avx2(const unsigned char *restrict from,              \
+                                                            size_t count, unsigned char *restrict to)        \
+    {                                                                                                        \
+        name##_loop(from, count, to);                                                                        \
+    }
+#else
+#define HAS_AVX2 0
+#define LOOP_AVX2(name)                                                                                      \
+    static void name##_avx2(const unsigned char *from, size_t count, unsigned char *to)                      \
+    {                                                                                                        \
+        name##_any(from, count, to);                                                                         \
+    }
+#endif
+LOOP(f16_to_f32, uint16_t, float, half_decode(value))
+LOOP(bf16_to_f32, uint16_t, float, half_float_of((uint32_t)value << 16))
+LOOP(f32_to_f16, float, uint16_t, half_encode(value))
+LOOP(f32_to_bf16, float, uint16_t, bf16_encode(value))
+
 void dtype_to_f32(enum dtype dtype, const void *source, size_t count, float *ret_values)
 {
-    const unsigned char *bytes = source;
-    switch (dtype) {
-    case DTYPE_F32:
+    if (dtype == DTYPE_F32) {
         memcpy(ret_values, source, count * sizeof(float));
-        break;
-    case DTYPE_F16:
-        for (size_t i = 0; i < count; i++) {
-            uint16_t half;
-            memcpy(&half, bytes + 2 * i, sizeof half);
-            ret_values[i] = f16_decode(half);
-        }
-        break;
-    case DTYPE_BF16:
-        for (size_t i = 0; i < count; i++) {
-            uint16_t upper;
-            memcpy(&upper, bytes + 2 * i, sizeof upper);
-            ret_values[i] = float_of((uint32_t)upper << 16);
-        }
-        break;
+    } else if (dtype == DTYPE_F16) {
+        f16_to_f32(source, count, ret_values);
+    } else if (dtype == DTYPE_BF16) {
+        bf16_to_f32(source, count, ret_values);
+    } else {
+        CHECK(count % dtype_block_count(dtype) == 0);
+        quant_decode(dtype, source, count / dtype_block_count(dtype), ret_values);
     }
 }
 
 void dtype_from_f32(enum dtype dtype, const float *values, size_t count, void *ret_bytes)
 {
-    unsigned char *bytes = ret_bytes;
-    switch (dtype) {
-    case DTYPE_F32:
+    CHECK(dtype <= DTYPE_Q8_0);
+    if (dtype == DTYPE_F32) {
         memcpy(ret_bytes, values, count * sizeof(float));
-        break;
-    case DTYPE_F16:
-        for (size_t i = 0; i < count; i++) {
-            uint16_t half = f16_encode(values[i]);
-            memcpy(bytes + 2 * i, &half, sizeof half);
-        }
-        break;
-    case DTYPE_BF16:
-        for (size_t i = 0; i < count; i++) {
-            uint16_t upper = bf16_encode(values[i]);
-            memcpy(bytes + 2 * i, &upper, sizeof upper);
-        }
-        break;
+    } else if (dtype == DTYPE_F16) {
+        f32_to_f16(values, count, ret_bytes);
+    } else if (dtype == DTYPE_BF16) {
+        f32_to_bf16(values, count, ret_bytes);
+    } else {
+        CHECK(count % dtype_block_count(DTYPE_Q8_0) == 0);
+        quant_encode_q8_0(values, count / dtype_block_count(DTYPE_Q8_0), ret_bytes);
     }
 }

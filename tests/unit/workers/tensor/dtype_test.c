@@ -104,6 +104,37 @@ static void unaligned_sources_and_odd_counts_are_fine(void **state)
     }
 }
 
+/* Long runs take the vector path, single elements the other. */
+static void a_long_run_gives_the_bits_of_single_elements(void **state)
+{
+    (void)state;
+    enum { COUNT = 65536 + 5 };
+    static uint16_t halves[COUNT], backs[COUNT];
+    static float values[COUNT];
+    for (size_t i = 0; i < COUNT; i++) {
+        halves[i] = (uint16_t)i;
+    }
+    static const enum dtype all[] = {DTYPE_F16, DTYPE_BF16};
+    for (size_t d = 0; d < 2; d++) {
+        dtype_to_f32(all[d], halves, COUNT, values);
+        for (size_t i = 0; i < COUNT; i++) {
+            float value = 0.0f;
+            dtype_to_f32(all[d], &halves[i], 1, &value);
+            assert_memory_equal(&value, &values[i], sizeof value);
+        }
+        for (size_t i = 0; i < COUNT; i++) { /* between the numbers too */
+            uint32_t bits = (uint32_t)(i * 65521u + 4099u);
+            memcpy(&values[i], &bits, sizeof bits);
+        }
+        dtype_from_f32(all[d], values, COUNT, backs);
+        for (size_t i = 0; i < COUNT; i++) {
+            uint16_t back = 0;
+            dtype_from_f32(all[d], &values[i], 1, &back);
+            assert_int_equal(back, backs[i]);
+        }
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -111,6 +142,7 @@ int main(void)
         cmocka_unit_test(every_bf16_converts_exactly_and_back),
         cmocka_unit_test(rounding_goes_to_the_nearest_and_to_even),
         cmocka_unit_test(unaligned_sources_and_odd_counts_are_fine),
+        cmocka_unit_test(a_long_run_gives_the_bits_of_single_elements),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
