@@ -480,10 +480,11 @@ static void embed_task(void *context, size_t index, size_t thread)
     const struct chunk *piece = &run->list->chunks[index];
     const struct token_sequence *sequence = &run->batch->sequences[run->sequences[index]];
     size_t first = piece->segments[0].position;
-    if (run->errors[thread].code == ERROR_NONE) {
-        (void)weights_embed(run->model->weights, sequence->tokens + first, piece->row_count, first,
-                            run->rows + piece->first_row * run->model->config->hidden_size,
-                            &run->errors[thread]);
+    struct error *error = &run->errors[thread];
+    float *rows = run->rows + piece->first_row * run->model->config->hidden_size;
+    if (error->code == ERROR_NONE &&
+        !weights_embed(run->model->weights, sequence->tokens + first, piece->row_count, first, rows, error)) {
+        CHECK(error->code != ERROR_NONE);
     }
 }
 

@@ -6,10 +6,11 @@
  * A new family joins by its folder alone. What is tried: every CPU backend, weights resident and streamed under the least
  * budget, one sequence at a time and all in a batch, and decoding token by token with the cache.
  */
+#include "tests/unit/workers/model/fixture.h"
+
 #include "base/file.h"
 #include "base/json.h"
 #include "base/memory.h"
-#include "workers/model/model.h"
 
 #include <dirent.h>
 #include <math.h>
@@ -28,7 +29,8 @@
 #define SEQUENCES_MAX 16
 
 struct golden {
-    char folder[512];
+    char source[512]; /* in the tree; some of its files are links to those of another folder */
+    char *folder;     /* a copy without links, which an inventory would refuse */
     struct inventory *inventory;
     struct token_sequence sequences[SEQUENCES_MAX];
     struct token_batch batch;
@@ -57,7 +59,7 @@ static void load_tokens(struct golden *golden)
 {
     char path[600];
     size_t bytes = 0;
-    (void)snprintf(path, sizeof path, "%s/tokens.json", golden->folder);
+    (void)snprintf(path, sizeof path, "%s/tokens.json", golden->source);
     OWNED_MEMORY char *text = file_load(path, (size_t)1 << 20, &bytes, NULL);
     assert_non_null(text);
     json_t *json = json_parse(text, bytes, (size_t)1 << 20, NULL);
@@ -75,27 +77,40 @@ static void load_tokens(struct golden *golden)
     json_decref(json);
 }
 
+static void copy_file(struct golden *golden, const char *name)
+{
+    char path[600];
+    size_t bytes = 0;
+    (void)snprintf(path, sizeof path, "%s/%s", golden->source, name);
+    OWNED_MEMORY char *content = file_load(path, (size_t)4 << 20, &bytes, NULL);
+    assert_non_null(content);
+    fixture_write(golden->folder, name, content, bytes);
+}
+
 static int open_golden(void **state)
 {
     struct golden *golden = *state;
+    golden->folder = fixture_create_folder();
+    copy_file(golden, "config.json");
+    copy_file(golden, "model.safetensors");
     FINISHED(error_list) faults = {0};
     golden->inventory = inventory_inspect(golden->folder, false, NULL, &faults);
     for (size_t i = 0; i < faults.stored; i++) {
-        print_message("%s: %s: %s\n", golden->folder, faults.items[i].field, faults.items[i].message);
+        print_message("%s: %s: %s\n", golden->source, faults.items[i].field, faults.items[i].message);
     }
     if (golden->inventory == NULL) {
         return -1;
     }
     load_tokens(golden);
     size_t hidden = golden->inventory->config.hidden_size, vocab = golden->inventory->config.vocab_size;
-    golden->values = load_floats(golden->folder, "logits.f32", golden->token_count * vocab);
+    golden->values = load_floats(golden->source, "logits.f32", golden->token_count * vocab);
     golden->width = vocab;
     if (golden->values == NULL) {
         golden->is_encoder = true;
         golden->width = hidden;
-        golden->values = load_floats(golden->folder, "hidden.f32", golden->token_count * hidden);
+        golden->values = load_floats(golden->source, "hidden.f32", golden->token_count * hidden);
         golden->embeddings =
-            load_floats(golden->folder, "embedding.f32", golden->batch.sequence_count * hidden);
+            load_floats(golden->source, "embedding.f32", golden->batch.sequence_count * hidden);
     }
     return golden->values != NULL ? 0 : -1;
 }
@@ -109,6 +124,7 @@ static int close_golden(void **state)
     inventory_destroy(golden->inventory);
     free(golden->values);
     free(golden->embeddings);
+    fixture_destroy(golden->folder);
     return 0;
 }
 
@@ -125,7 +141,7 @@ static void compare(const struct golden *golden, const char *what, size_t sequen
         worst = off > worst || isnan(off) ? off : worst;
     }
     if (!(worst <= TOLERANCE * largest)) {
-        fail_msg("%s, %s, sequence %zu: off by %g, the largest is %g", golden->folder, what, sequence, worst,
+        fail_msg("%s, %s, sequence %zu: off by %g, the largest is %g", golden->source, what, sequence, worst,
                  largest);
     }
 }
@@ -219,7 +235,7 @@ static void compare_decoding(const struct golden *golden, struct model *model)
                 best = fmaxf(best, row[v]);
             }
             if (!(row[chosen[s][t]] >= best - 1e-4f)) {
-                fail_msg("%s: sequence %zu, token %zu: chose %d", golden->folder, s, t, chosen[s][t]);
+                fail_msg("%s: sequence %zu, token %zu: chose %d", golden->source, s, t, chosen[s][t]);
             }
         }
     }
@@ -276,8 +292,8 @@ int main(void)
     DIR *folder = opendir(root);
     for (struct dirent *entry; folder != NULL && (entry = readdir(folder)) != NULL && count < FAMILIES_MAX;) {
         struct golden *golden = &goldens[count];
-        if (snprintf(golden->folder, sizeof golden->folder, "%s/%s", root, entry->d_name) < 0 ||
-            entry->d_name[0] == '.' || !file_is_folder(golden->folder)) {
+        if (snprintf(golden->source, sizeof golden->source, "%s/%s", root, entry->d_name) < 0 ||
+            entry->d_name[0] == '.' || !file_is_folder(golden->source)) {
             continue;
         }
         tests[count++] = (struct CMUnitTest){.name = memory_copy_text(entry->d_name),

@@ -115,13 +115,19 @@ static char *format_config(const struct fixture_spec *spec)
     return text_take(&text);
 }
 
-char *fixture_create(const struct fixture_spec *spec)
+char *fixture_create_folder(void)
 {
     const char *temporary = getenv("TMPDIR");
     struct text path = {0};
     text_append_format(&path, "%s/pruned_fixture_XXXXXX", temporary != NULL ? temporary : "/tmp");
     char *folder = text_take(&path);
     CHECK(mkdtemp(folder) != NULL);
+    return folder;
+}
+
+char *fixture_create(const struct fixture_spec *spec)
+{
+    char *folder = fixture_create_folder();
     OWNED_MEMORY char *config_text = format_config(spec);
     fixture_write(folder, "config.json", config_text, strlen(config_text));
     OWNED_MEMORY struct model_config *config = memory_create(1, sizeof *config);

@@ -19,6 +19,7 @@ struct fixture_spec {
 };
 extern const struct fixture_spec fixture_small; /* 3 layers, GQA, tied, F32 */
 
+char *fixture_create_folder(void); /* a fresh, empty one under the temporary one; owned path */
 /* Writes the model into a fresh folder under the temporary one; owned path. */
 char *fixture_create(const struct fixture_spec *spec);
 void fixture_destroy(char *folder); /* removes and frees */

@@ -64,8 +64,8 @@ static void compare(const char *name, size_t vocab, size_t step, const char *bac
         }
     }
     if (!(worst <= 2e-5f * largest)) {
-        fail_msg("%s on %s: off by %g, the largest logit is %g", name, backend != NULL ? backend : "the default", (double)worst,
-                 (double)largest);
+        fail_msg("%s on %s: off by %g, the largest logit is %g", name,
+                 backend != NULL ? backend : "the default", (double)worst, (double)largest);
     }
 }
 
