@@ -13,6 +13,7 @@
  */
 #include "base/memory.h"
 #include "workers/model/tokenizer_internal.h"
+#include "workers/model/tokenizer_unicode.h"
 
 #include <string.h>
 
@@ -139,8 +140,8 @@ void charsmap_destroy(struct charsmap *charsmap)
     }
 }
 
-/* Below U+0600 no character joins the next one by itself, and below U+0300 none joins the one before; but CR LF is one
- * cluster. Everything else asks PCRE2. */
+/* Quick answer for most text: below U+0600 no character joins the next one by itself, and below U+0300 none joins the one before;
+ * but CR LF is one cluster. */
 static bool stands_alone(const char *bytes, size_t length, size_t at, size_t width)
 {
     size_t next = at + width;
@@ -163,10 +164,8 @@ static void append_character(const struct charsmap *charsmap, const char *bytes,
     }
 }
 
-void charsmap_append(const struct charsmap *charsmap, const struct split_patterns *patterns,
-                     const char *bytes, size_t length, struct text *ret_text)
+void charsmap_append(const struct charsmap *charsmap, const char *bytes, size_t length, struct text *ret_text)
 {
-    struct split_matcher *matcher = NULL;
     size_t copied = 0;
     for (size_t at = 0; at < length;) {
         size_t width = utf8_length(bytes + at), cluster = width;
@@ -177,8 +176,7 @@ void charsmap_append(const struct charsmap *charsmap, const struct split_pattern
         }
         text_append_bytes(ret_text, bytes + copied, at - copied);
         if (!is_alone) {
-            matcher = matcher != NULL ? matcher : split_matcher_create();
-            cluster = split_grapheme_length(patterns, matcher, bytes, length, at);
+            cluster = unicode_cluster_length(bytes, length, at);
         }
         const char *found = cluster < CLUSTER_LIMIT_BYTES && cluster > width
                                 ? charsmap_find(charsmap, bytes + at, cluster)
@@ -194,5 +192,4 @@ void charsmap_append(const struct charsmap *charsmap, const struct split_pattern
         copied = at;
     }
     text_append_bytes(ret_text, bytes + copied, length - copied);
-    split_matcher_destroy(matcher);
 }

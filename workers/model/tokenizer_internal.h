@@ -293,15 +293,15 @@ json_t *tokenizer_file_read(const char *bytes, size_t count, struct vocab *vocab
 bool tokenizer_spec_read(const json_t *json, struct tokenizer *tokenizer, struct error *error) MUST_USE;
 void tokenizer_spec_finish(struct tokenizer *tokenizer);
 
-/* tokenizer_normalize.c: normalizes [bytes, length) into ret_text (appended). Needs the patterns. */
+/* tokenizer_normalize.c: normalizes [bytes, length) into ret_text (appended). */
 void tokenizer_normalize(const struct tokenizer *tokenizer, const char *bytes, size_t length,
                          struct text *ret_text);
 
 /* tokenizer_charsmap.c. The map from its base64 text; NULL with CORRUPT_FILE. */
 struct charsmap *charsmap_parse(const char *base64, size_t length, struct error *error) MUST_USE;
 void charsmap_destroy(struct charsmap *charsmap);
-void charsmap_append(const struct charsmap *charsmap, const struct split_patterns *patterns,
-                     const char *bytes, size_t length, struct text *ret_text);
+void charsmap_append(const struct charsmap *charsmap, const char *bytes, size_t length,
+                     struct text *ret_text);
 
 /* ---- one encode call ------------------------------------------------------------------------------------
  */
@@ -318,23 +318,13 @@ struct encode_scratch {
 
 /* tokenizer_split.c. Row of the table for a pattern's exact text, SIZE_MAX: unknown. */
 size_t split_pattern_find(const char *text);
-enum split_pattern {
-    SPLIT_PATTERN_GPT2,
-    SPLIT_PATTERN_DIGITS,
-    SPLIT_PATTERN_DIGIT,
-    SPLIT_PATTERN_WORD,
-    SPLIT_PATTERN_GRAPHEME
-};
-/* Compiles the patterns that the tokenizer's steps and normalizers use. */
+enum split_pattern { SPLIT_PATTERN_GPT2, SPLIT_PATTERN_DIGITS, SPLIT_PATTERN_DIGIT, SPLIT_PATTERN_WORD };
+/* Compiles the patterns that the tokenizer's steps use. */
 struct split_patterns *split_patterns_create(const struct tokenizer *tokenizer, struct error *error) MUST_USE;
 void split_patterns_destroy(struct split_patterns *patterns);
 /* Whether the character at bytes[0] is what a regular expression calls \w. */
 bool split_is_word_character(const struct split_patterns *patterns, const char *bytes);
-struct split_matcher *split_matcher_create(void);
 void split_matcher_destroy(struct split_matcher *matcher);
-/* Bytes of the extended grapheme cluster that starts at `at`, which is below length. */
-size_t split_grapheme_length(const struct split_patterns *patterns, struct split_matcher *matcher,
-                             const char *bytes, size_t length, size_t at);
 /* Runs the pre-tokenizers from `step` on one piece and encodes what comes out. is_first: the piece starts the
  * text. */
 bool split_and_encode(struct encode_scratch *scratch, size_t step, const char *bytes, size_t length,

@@ -152,8 +152,8 @@ static void normalize_bert(const struct normalizer *normalizer, const char *byte
     text_finish(&bare);
 }
 
-static void normalize_once(const struct tokenizer *tokenizer, const struct normalizer *normalizer,
-                           const char *bytes, size_t length, struct text *ret_text)
+static void normalize_once(const struct normalizer *normalizer, const char *bytes, size_t length,
+                           struct text *ret_text)
 {
     switch (normalizer->kind) {
     case NORMALIZER_PREPEND:
@@ -187,7 +187,7 @@ static void normalize_once(const struct tokenizer *tokenizer, const struct norma
         normalize_bert(normalizer, bytes, length, ret_text);
         break;
     case NORMALIZER_CHARSMAP:
-        charsmap_append(normalizer->charsmap, tokenizer->patterns, bytes, length, ret_text);
+        charsmap_append(normalizer->charsmap, bytes, length, ret_text);
         break;
     }
 }
@@ -199,7 +199,7 @@ void tokenizer_normalize(const struct tokenizer *tokenizer, const char *bytes, s
     for (size_t i = 0; i < tokenizer->normalizer_count; i++) {
         struct text next = {0};
         bool is_last = i + 1 == tokenizer->normalizer_count;
-        normalize_once(tokenizer, &tokenizer->normalizers[i], bytes, length, is_last ? ret_text : &next);
+        normalize_once(&tokenizer->normalizers[i], bytes, length, is_last ? ret_text : &next);
         text_finish(&current);
         current = next;
         bytes = current.bytes != NULL ? current.bytes : "";

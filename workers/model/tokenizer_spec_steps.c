@@ -247,6 +247,12 @@ bool spec_read_pre_tokenizer(struct spec_reader *reader, const json_t *object, c
         if (!spec_read_metaspace(reader, object, pointer, &step)) {
             return false;
         }
+        if (step.prepend == PREPEND_FIRST && tokenizer->step_count > 0 && tokenizer->normalizer_count > 0) {
+            /* "First" means: at the start of the text as it was before normalizing, and places there are not kept. */
+            free(step.replacement);
+            return spec_unsupported(reader, pointer, "prepend_scheme \"first\" behind normalizers and",
+                                    "a split");
+        }
     } else if (strcmp(type, "Split") == 0) {
         if (!read_split(reader, object, pointer, &step)) {
             return false;

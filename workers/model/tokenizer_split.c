@@ -48,7 +48,6 @@ static const struct {
     [SPLIT_PATTERN_DIGITS] = {NULL, "\\p{N}+"},
     [SPLIT_PATTERN_DIGIT] = {NULL, "\\p{N}"},
     [SPLIT_PATTERN_WORD] = {NULL, "[\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{200c}\\x{200d}]"},
-    [SPLIT_PATTERN_GRAPHEME] = {NULL, "\\X"},
     /* Llama 3 */
     {"(?i:" ENDINGS ")|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| "
      "?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
@@ -117,10 +116,6 @@ struct split_patterns *split_patterns_create(const struct tokenizer *tokenizer, 
         const struct split_step *step = &tokenizer->steps[i];
         ok = step->kind != SPLIT_REGEX || pattern_compile(patterns, step->pattern, error);
     }
-    for (size_t i = 0; ok && i < tokenizer->normalizer_count; i++) {
-        ok = tokenizer->normalizers[i].kind != NORMALIZER_CHARSMAP ||
-             pattern_compile(patterns, SPLIT_PATTERN_GRAPHEME, error);
-    }
     if (!ok) {
         split_patterns_destroy(patterns);
         return NULL;
@@ -148,7 +143,7 @@ bool split_is_word_character(const struct split_patterns *patterns, const char *
     return found > 0;
 }
 
-struct split_matcher *split_matcher_create(void)
+static struct split_matcher *matcher_create(void)
 {
     struct split_matcher *matcher = memory_create(1, sizeof *matcher);
     matcher->data = pcre2_match_data_create(1, NULL);
@@ -171,15 +166,6 @@ void split_matcher_destroy(struct split_matcher *matcher)
     }
 }
 
-size_t split_grapheme_length(const struct split_patterns *patterns, struct split_matcher *matcher,
-                             const char *bytes, size_t length, size_t at)
-{
-    int found = pcre2_match(patterns->codes[SPLIT_PATTERN_GRAPHEME], (PCRE2_SPTR)bytes, length, at,
-                            PCRE2_NO_UTF_CHECK, matcher->data, matcher->context);
-    const PCRE2_SIZE *range = pcre2_get_ovector_pointer(matcher->data);
-    return found > 0 && range[1] > at ? range[1] - at : utf8_length(bytes + at);
-}
-
 /* Matches are pieces, and so is what lies between them ("Isolated"). */
 static bool split_regex(struct encode_scratch *scratch, size_t step, const char *bytes, size_t length,
                         bool is_first, struct error *error)
@@ -187,7 +173,7 @@ static bool split_regex(struct encode_scratch *scratch, size_t step, const char 
     const struct tokenizer *tokenizer = scratch->tokenizer;
     const pcre2_code *code = tokenizer->patterns->codes[tokenizer->steps[step].pattern];
     if (scratch->matcher == NULL) {
-        scratch->matcher = split_matcher_create();
+        scratch->matcher = matcher_create();
     }
     struct split_matcher *matcher = scratch->matcher;
     size_t done = 0;

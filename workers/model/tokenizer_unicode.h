@@ -14,6 +14,9 @@ bool unicode_is_chinese(uint32_t code);     /* BertNormalizer puts spaces around
 bool unicode_is_accent(uint32_t code);      /* BertNormalizer's strip_accents drops it */
 bool unicode_is_mark(uint32_t code);        /* the normalizer StripAccents drops it */
 bool unicode_is_punctuation(uint32_t code); /* BertPreTokenizer makes a word of it */
+/* Bytes of the extended grapheme cluster (UAX 29) that starts at bytes[at], at < length. The rule for Indic conjuncts (GB9c) is left
+ * out: it joins clusters of more than five bytes each, and who asks here cares for shorter ones. */
+size_t unicode_cluster_length(const char *bytes, size_t length, size_t at);
 /* Appends the small letters of [bytes, length), valid UTF-8, character by character (no final sigma). */
 void unicode_lowercase_append(struct text *text, const char *bytes, size_t length);
 

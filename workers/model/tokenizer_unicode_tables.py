@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
 """Writes tokenizer_unicode_tables.inc: which characters the normalizers and pre-tokenizers of the `tokenizers` library drop, cut at
-or change. The library mixes several Unicode versions, so each of its parts is asked about every character.
+or change. The library mixes several Unicode versions, so each of its parts is asked about every character. What joins into
+grapheme clusters comes from the package regex, whose Unicode is as new as the library's.
 
     python3 tokenizer_unicode_tables.py > tokenizer_unicode_tables.inc
 """
+import regex
 import tokenizers
 from tokenizers import normalizers, pre_tokenizers
 
@@ -59,6 +61,24 @@ def print_lower(lower):
     print("};")
 
 
+def print_clusters():
+    """Grapheme_Cluster_Break; Hangul syllables are arithmetic and carriage return is known by name."""
+    classes = {"CLUSTER_CONTROL": r"[\p{GCB=Control}\p{GCB=CR}\p{GCB=LF}]", "CLUSTER_EXTEND": r"\p{GCB=Extend}", "CLUSTER_JOINER": r"\p{GCB=ZWJ}",
+               "CLUSTER_SPACING": r"\p{GCB=SpacingMark}", "CLUSTER_PREPEND": r"\p{GCB=Prepend}", "CLUSTER_REGIONAL": r"\p{GCB=Regional_Indicator}",
+               "CLUSTER_PICTURE": r"\p{Extended_Pictographic}", "CLUSTER_L": r"\p{GCB=L}", "CLUSTER_V": r"\p{GCB=V}", "CLUSTER_T": r"\p{GCB=T}"}
+    text = "".join(map(chr, CODES))
+    found = {ord(c): name for name, pattern in classes.items() for c in regex.findall(pattern, text)}
+    runs = []
+    for code, name in sorted(found.items()):
+        if runs and runs[-1][1] == code - 1 and runs[-1][2] == name:
+            runs[-1][1] = code
+        else:
+            runs.append([code, code, name])
+    print("static const struct cluster_run cluster_runs[] = { /* by code */")
+    rows("{0x%X, 0x%X, %s}," % tuple(run) for run in runs)
+    print("};")
+
+
 def main():
     print(f"/* Made by tokenizer_unicode_tables.py from tokenizers {tokenizers.__version__}; not edited by hand. */")
     cleaned = changed_by(bert(clean_text=True))
@@ -71,6 +91,7 @@ def main():
     words = pre_tokenizers.BertPreTokenizer()
     print_ranges("punctuation_ranges", "BertPreTokenizer makes a word of",
                  {code for code in CODES if len(words.pre_tokenize_str("a" + chr(code) + "a")) == 3})
+    print_clusters()
     print_lower(changed_by(normalizers.Lowercase()))
 
 

@@ -43,18 +43,19 @@ def charsmap(rules):
             node = node.setdefault(byte, {})
         node[0] = len(blob)
         blob += target.encode() + b"\0"
-    units, used, todo = {0: 0}, {0}, [(0, root)]
-    while todo:
-        at, node = todo.pop()
+    units, used, bases, open_nodes = {0: 0}, {0}, set(), [(0, root)]
+    while open_nodes:
+        at, node = open_nodes.pop()
         base = 1
-        while any(base ^ byte in used for byte in node) or base ^ at >= 1 << 21:
+        while base in bases or any(base ^ byte in used for byte in node):
             base += 1
+        bases.add(base)  # a label tells the byte alone: no two nodes may share a base
         units[at] |= (base ^ at) << 10 | (1 << 8 if 0 in node else 0)
         for byte, child in sorted(node.items()):
             used.add(base ^ byte)
             units[base ^ byte] = byte if byte else child | 1 << 31
             if byte:
-                todo.append((base ^ byte, child))
+                open_nodes.append((base ^ byte, child))
     count = (max(units) | 0xFF) + 1
     packed = struct.pack(f"<{count}I", *(units.get(i, 0) for i in range(count)))
     return base64.b64encode(struct.pack("<I", len(packed)) + packed + bytes(blob)).decode()
@@ -114,7 +115,8 @@ def unigram(data):
     trained.train_from_iterator([unicodedata.normalize("NFKC", line) for line in lines(data)], trainers.UnigramTrainer(
         vocab_size=500, special_tokens=["<s>", "<pad>", "</s>", "<unk>"], unk_token="<unk>", show_progress=False))
     vocab = [[piece, round(score, 6)] for piece, score in json.loads(trained.to_str())["model"]["vocab"]]
-    vocab = [pair for pair in vocab if len(pair[0]) != 1 or pair[0] < "\u3000"]  # so that something is unknown
+    # So that something is unknown; and the added token gets an id of its own.
+    vocab = [pair for pair in vocab if (len(pair[0]) != 1 or pair[0] < "\u3000") and pair[0] != "<mask>"]
     mask = token(len(vocab), "<mask>", lstrip=True)
     return tokenizer_json(
         {"type": "Unigram", "unk_id": 3, "vocab": vocab, "byte_fallback": False},
@@ -132,7 +134,7 @@ def bytes_unigram(data):
     return tokenizer_json(
         {"type": "Unigram", "unk_id": 0, "vocab": vocab, "byte_fallback": True}, added_tokens=[token(0, "<unk>")],
         normalizer={"type": "Sequence", "normalizers": [{"type": "Nmt"}, {"type": "NFKC"}, {"type": "Lowercase"}]},
-        pre_tokenizer={"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, metaspace(prepend_scheme="first")]},
+        pre_tokenizer={"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, metaspace()]},
         decoder={"type": "Sequence", "decoders": [metaspace(), {"type": "ByteFallback"}, {"type": "Fuse"}]})
 
 
