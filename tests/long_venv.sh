@@ -3,9 +3,9 @@
 set -eu
 cd "$(dirname "$0")/.."
 [ -x venv/bin/python ] || python3 -m venv venv
-if ! venv/bin/python -c 'import torch, transformers, safetensors, tokenizers, numpy' 2>/dev/null; then
+if ! venv/bin/python -c 'import torch, transformers, safetensors, tokenizers, numpy, sentencepiece, regex' 2>/dev/null; then
     venv/bin/pip install --quiet torch
-    venv/bin/pip install --quiet transformers safetensors tokenizers numpy
+    venv/bin/pip install --quiet transformers safetensors tokenizers numpy sentencepiece regex
 fi
 venv/bin/python -c 'import torch, transformers, tokenizers
 print("torch", torch.__version__, "transformers", transformers.__version__, "tokenizers", tokenizers.__version__)'

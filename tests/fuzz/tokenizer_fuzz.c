@@ -9,7 +9,11 @@
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t count)
 {
     static const char text[] =
-        "Hello  world, it's 2026!\n\tna\xc3\xafve <s> caf\x65\xcc\x81 \xe4\xbd\xa0\xe5\xa5\xbd \xf0\x9f\x98\x80";
+        "Hello  world, it's 2026!\n\tna\xc3\xafve <s> caf\x65\xcc\x81 \xe4\xbd\xa0\xe5\xa5\xbd \xf0\x9f\x98\x80"
+        /* ligature, halfwidth, Hangul in parts, family, flag, prepended number sign, zero width, control, CR LF */
+        "\xef\xac\x81 \xef\xbd\xb6 \xe1\x84\x92\xe1\x85\xa1 \xf0\x9f\x91\xa8\xe2\x80\x8d\xf0\x9f\x91\xa9 "
+        "\xf0\x9f\x87\xa9\xf0\x9f\x87\xaa\xd8\x80"
+        "1\xe2\x80\x8b\x01\r\n[SEP]\xe2\x96\x81 \xc4\xb0";
     struct error error = {0};
     OWNED(tokenizer) tokenizer = tokenizer_parse((const char *)bytes, count, &error);
     if (tokenizer == NULL) {

@@ -1,9 +1,9 @@
 /*
- * workers/model/nfc.c: decompose fully, sort combining marks by class, compose again (UAX 15, section 1.3).
+ * workers/model/nfc.c: decompose fully, sort combining marks by class, compose again for the C forms (UAX 15, section 1.3).
  *
- * Characters below U+0300 never change and never combine with one another, so text is handled in stretches: what lies between two such
- * characters is normalized together with the one before it, which may take marks on. Plain Latin text is only copied. The
- * sort is O(n log n), because a hostile text may hold a million marks on one letter.
+ * Characters below a bound (U+0300 for NFC) never change and never combine with one another, so text is handled in stretches: what lies
+ * between two such characters is normalized together with the one before it, which may take marks on. Plain text is only copied.
+ * The sort is O(n log n), because a hostile text may hold a million marks on one letter.
  */
 #include "workers/model/nfc.h"
 #include "base/memory.h"
@@ -18,10 +18,17 @@ struct combining_run {
     uint32_t first, last;
     uint8_t combining; /* class */
 };
+struct compatibility {
+    uint32_t code;
+    uint16_t offset;
+    uint8_t count;
+};
 #include "workers/model/nfc_tables.inc"
 
-#define ALWAYS_STABLE_BELOW 0x300u
-#define COUNT_OF(table)     (sizeof(table) / sizeof(table)[0])
+/* Characters below change in no text. */
+static const uint32_t stable_below[] = {
+    [UNICODE_NFC] = 0x300, [UNICODE_NFD] = 0xc0, [UNICODE_NFKC] = 0xa0, [UNICODE_NFKD] = 0xa0};
+#define COUNT_OF(table) (sizeof(table) / sizeof(table)[0])
 
 enum {
     S_BASE = 0xac00,
@@ -111,7 +118,23 @@ static void add_mark(struct marks *marks, uint32_t code)
     marks->count++;
 }
 
-static void decompose(struct marks *marks, uint32_t code)
+static const struct compatibility *find_compatibility(uint32_t code)
+{
+    size_t low = 0, high = COUNT_OF(compatibilities);
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        if (code > compatibilities[middle].code) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    return low < COUNT_OF(compatibilities) && compatibilities[low].code == code ? &compatibilities[low]
+                                                                                : NULL;
+}
+
+/* is_compatible: the K forms. */
+static void decompose(struct marks *marks, uint32_t code, bool is_compatible)
 {
     if (code - S_BASE < S_COUNT) {
         uint32_t index = code - S_BASE;
@@ -122,14 +145,21 @@ static void decompose(struct marks *marks, uint32_t code)
         }
         return;
     }
+    const struct compatibility *flat = is_compatible ? find_compatibility(code) : NULL;
+    for (size_t i = 0; flat != NULL && i < flat->count; i++) {
+        add_mark(marks, compatibility_pool[flat->offset + i]);
+    }
+    if (flat != NULL) {
+        return;
+    }
     const struct decomposition *row = find_decomposition(code);
     if (row == NULL) {
         add_mark(marks, code);
         return;
     }
-    decompose(marks, row->first); /* at most four deep in any Unicode version */
+    decompose(marks, row->first, is_compatible); /* at most four deep in any Unicode version */
     if (row->second != 0) {
-        decompose(marks, row->second);
+        decompose(marks, row->second, is_compatible);
     }
 }
 
@@ -181,14 +211,17 @@ static void compose_marks(struct marks *marks)
     marks->count = kept;
 }
 
-static void append_stretch(struct text *text, struct marks *marks, const char *bytes, size_t length)
+static void append_stretch(struct text *text, struct marks *marks, enum unicode_form form, const char *bytes,
+                           size_t length)
 {
     marks->count = 0;
     for (size_t at = 0; at < length; at += utf8_length(bytes + at)) {
-        decompose(marks, utf8_decode(bytes + at));
+        decompose(marks, utf8_decode(bytes + at), form == UNICODE_NFKC || form == UNICODE_NFKD);
     }
     sort_marks(marks);
-    compose_marks(marks);
+    if (form == UNICODE_NFC || form == UNICODE_NFKC) {
+        compose_marks(marks);
+    }
     for (size_t i = 0; i < marks->count; i++) {
         char encoded[4];
         size_t count = utf8_encode(marks->items[i].code, encoded);
@@ -196,23 +229,24 @@ static void append_stretch(struct text *text, struct marks *marks, const char *b
     }
 }
 
-void nfc_append(struct text *text, const char *bytes, size_t length)
+void unicode_form_append(struct text *text, enum unicode_form form, const char *bytes, size_t length)
 {
     struct marks marks = {0};
-    size_t done = 0, last = 0; /* last: where the latest character below U+0300 starts */
+    uint32_t stable = stable_below[form];
+    size_t done = 0, last = 0; /* last: where the latest stable character starts */
     for (size_t at = 0; at < length;) {
         size_t width = utf8_length(bytes + at);
-        if (utf8_decode(bytes + at) < ALWAYS_STABLE_BELOW) {
+        if (utf8_decode(bytes + at) < stable) {
             last = at;
             at += width;
             continue;
         }
         size_t start = last >= done && last < at ? last : at, end = at;
-        while (end < length && utf8_decode(bytes + end) >= ALWAYS_STABLE_BELOW) {
+        while (end < length && utf8_decode(bytes + end) >= stable) {
             end += utf8_length(bytes + end);
         }
         text_append_bytes(text, bytes + done, start - done);
-        append_stretch(text, &marks, bytes + start, end - start);
+        append_stretch(text, &marks, form, bytes + start, end - start);
         done = at = end;
     }
     text_append_bytes(text, bytes + done, length - done);

@@ -6,7 +6,6 @@
 #include "base/file.h"
 #include "base/hash.h"
 #include "base/memory.h"
-#include "workers/model/nfc.h"
 #include "workers/model/tokenizer_internal.h"
 
 #include <string.h>
@@ -16,8 +15,8 @@
 
 static bool index_ids(struct tokenizer *tokenizer, struct error *error)
 {
-    const struct bpe *bpe = &tokenizer->bpe;
-    tokenizer->id_end = bpe->id_end;
+    const struct vocab *vocab = &tokenizer->vocab;
+    tokenizer->id_end = vocab->id_end;
     for (size_t i = 0; i < tokenizer->added_count; i++) {
         size_t id = (size_t)tokenizer->added[i].id;
         tokenizer->id_end = id >= tokenizer->id_end ? id + 1 : tokenizer->id_end;
@@ -34,8 +33,8 @@ static bool index_ids(struct tokenizer *tokenizer, struct error *error)
     tokenizer->contents = memory_create(tokenizer->id_end, sizeof *tokenizer->contents);
     tokenizer->added_by_id = memory_create(tokenizer->id_end, sizeof *tokenizer->added_by_id);
     memset(tokenizer->added_by_id, 0xff, tokenizer->id_end * sizeof *tokenizer->added_by_id);
-    for (size_t i = 0; i < bpe->entry_count; i++) {
-        tokenizer->contents[bpe->entries[i].id] = bpe->entries[i].content;
+    for (size_t i = 0; i < vocab->entry_count; i++) {
+        tokenizer->contents[vocab->entries[i].id] = vocab->entries[i].content;
     }
     for (size_t i = 0; i < tokenizer->added_count; i++) {
         tokenizer->added_by_id[tokenizer->added[i].id] = (int32_t)i;
@@ -49,15 +48,17 @@ static bool tokenizer_read(struct tokenizer *tokenizer, const char *bytes, size_
     OWNED_MEMORY struct merge_text *merges = NULL;
     size_t merge_count = 0;
     JSON_OWNED json =
-        tokenizer_file_read(bytes, count, &tokenizer->bpe, &merge_pool, &merges, &merge_count, error);
-    bool ok =
-        json != NULL && bpe_index(&tokenizer->bpe, error) && tokenizer_spec_read(json, tokenizer, error) &&
-        bpe_prepare(&tokenizer->bpe, &merge_pool, merges, merge_count, error) && index_ids(tokenizer, error);
+        tokenizer_file_read(bytes, count, &tokenizer->vocab, &merge_pool, &merges, &merge_count, error);
+    bool ok = json != NULL && vocab_index(&tokenizer->vocab, error) &&
+              tokenizer_spec_read(json, tokenizer, error) &&
+              (tokenizer->kind != MODEL_BPE ||
+               bpe_prepare(&tokenizer->bpe, &merge_pool, merges, merge_count, error)) &&
+              index_ids(tokenizer, error);
     text_finish(&merge_pool);
     if (!ok) {
         return false;
     }
-    tokenizer->patterns = split_patterns_create(tokenizer->steps, tokenizer->step_count, error);
+    tokenizer->patterns = split_patterns_create(tokenizer, error);
     if (tokenizer->patterns == NULL) {
         return false;
     }
@@ -111,6 +112,9 @@ void tokenizer_destroy(struct tokenizer *tokenizer)
     split_patterns_destroy(tokenizer->patterns);
     tokenizer_spec_finish(tokenizer);
     bpe_finish(&tokenizer->bpe);
+    trie_finish(&tokenizer->wordpiece.trie);
+    trie_finish(&tokenizer->unigram.trie);
+    vocab_finish(&tokenizer->vocab);
     free(tokenizer->contents);
     free(tokenizer->added_by_id);
     free(tokenizer);
@@ -138,7 +142,7 @@ int32_t tokenizer_find(const struct tokenizer *tokenizer, const char *content)
             return tokenizer->added[i].id;
         }
     }
-    return bpe_find(&tokenizer->bpe, content, strlen(content));
+    return vocab_find(&tokenizer->vocab, content, strlen(content));
 }
 
 /* ---- tokens ---------------------------------------------------------------------------------------------
@@ -162,55 +166,6 @@ void tokens_finish(struct tokens *tokens)
 /* ---- encoding -------------------------------------------------------------------------------------------
  */
 
-static void normalize_replace(const struct normalizer *normalizer, const char *bytes, size_t length,
-                              struct text *ret_text)
-{
-    size_t pattern = strlen(normalizer->pattern);
-    for (size_t done = 0; done < length;) {
-        const char *found = memmem(bytes + done, length - done, normalizer->pattern, pattern);
-        size_t end = found != NULL ? (size_t)(found - bytes) : length;
-        text_append_bytes(ret_text, bytes + done, end - done);
-        if (found != NULL) {
-            text_append(ret_text, normalizer->content);
-        }
-        done = end + (found != NULL ? pattern : 0);
-    }
-}
-
-static void normalize_once(const struct normalizer *normalizer, const char *bytes, size_t length,
-                           struct text *ret_text)
-{
-    switch (normalizer->kind) {
-    case NORMALIZER_PREPEND:
-        if (length > 0) {
-            text_append(ret_text, normalizer->content);
-        }
-        text_append_bytes(ret_text, bytes, length);
-        break;
-    case NORMALIZER_REPLACE:
-        normalize_replace(normalizer, bytes, length, ret_text);
-        break;
-    case NORMALIZER_NFC:
-        nfc_append(ret_text, bytes, length);
-        break;
-    }
-}
-
-void tokenizer_normalize(const struct tokenizer *tokenizer, const char *bytes, size_t length,
-                         struct text *ret_text)
-{
-    struct text current = {0};
-    text_append_bytes(&current, bytes, length);
-    for (size_t i = 0; i < tokenizer->normalizer_count; i++) {
-        struct text next = {0};
-        normalize_once(&tokenizer->normalizers[i], current.bytes, current.length, &next);
-        text_finish(&current);
-        current = next;
-    }
-    text_append_bytes(ret_text, current.bytes, current.length);
-    text_finish(&current);
-}
-
 /* One piece of raw text between added tokens that are looked for before normalizing. */
 static bool encode_normalized(struct encode_scratch *scratch, const char *bytes, size_t length, bool is_first,
                               struct error *error)
@@ -223,7 +178,7 @@ static bool encode_normalized(struct encode_scratch *scratch, const char *bytes,
     if (tokenizer->normalizer_count > 0) {
         text_clear(text);
         tokenizer_normalize(tokenizer, bytes, length, text);
-        bytes = text->bytes;
+        bytes = text->bytes != NULL ? text->bytes : "";
         length = text->length;
     }
     size_t at = 0, done = 0;
@@ -258,6 +213,8 @@ static bool encode_text(struct encode_scratch *scratch, const char *bytes, size_
 static void scratch_finish(struct encode_scratch *scratch)
 {
     bpe_scratch_finish(&scratch->bpe);
+    free(scratch->unigram.nodes);
+    tokens_finish(&scratch->unigram.reversed);
     split_matcher_destroy(scratch->matcher);
     for (size_t i = 0; i < TOKENIZER_STEPS_MAX; i++) {
         text_finish(&scratch->steps[i]);

@@ -1,9 +1,10 @@
 /*
  * workers/model/tokenizer.h: tokenizer.json of Hugging Face's `tokenizers`, in the forms the supported models
  * use: byte-level BPE (pre-tokenizer pattern looked up by its exact text in our own table, run by PCRE2 with
- * Unicode classes) and SentencePiece-style BPE with byte fallback. Anything else is UNSUPPORTED, naming the
- * JSON pointer. No regex from the file is compiled. Bounds: reliability section 8. Immutable after loading;
- * encode and decode are thread-safe.
+ * Unicode classes), SentencePiece-style BPE with byte fallback, WordPiece and Unigram, with the normalizers that
+ * go with them. Anything else is UNSUPPORTED, naming the JSON pointer. No regex from the file is compiled. The
+ * file's "truncation" and "padding" are not applied: whoever makes batches decides about lengths. Bounds:
+ * reliability section 8. Immutable after loading; encode and decode are thread-safe.
  */
 #ifndef WORKERS_MODEL_TOKENIZER_H
 #define WORKERS_MODEL_TOKENIZER_H

@@ -20,42 +20,9 @@
 /* ---- tables ---------------------------------------------------------------------------------------------
  */
 
-static uint64_t mix64(uint64_t value)
-{
-    value ^= value >> 32;
-    value *= 0xd6e8feb86659fd93u;
-    value ^= value >> 32;
-    value *= 0xd6e8feb86659fd93u;
-    return value ^ value >> 32;
-}
-
-static uint64_t hash_bytes(const char *bytes, size_t length)
-{
-    uint64_t hash = 0x9e3779b97f4a7c15u ^ length;
-    while (length >= 8) {
-        uint64_t word = 0;
-        memcpy(&word, bytes, 8);
-        hash = mix64(hash ^ word);
-        bytes += 8;
-        length -= 8;
-    }
-    uint64_t tail = 0;
-    memcpy(&tail, bytes, length);
-    return mix64(hash ^ tail);
-}
-
-static size_t slot_count_for(size_t count)
-{
-    size_t slots = 16;
-    while (slots < count * 2) {
-        slots *= 2;
-    }
-    return slots;
-}
-
 static void pair_table_create(struct pair_table *table, size_t count, bool has_values)
 {
-    table->slot_count = slot_count_for(count);
+    table->slot_count = tokenizer_slot_count(count);
     table->keys = memory_create(table->slot_count, sizeof *table->keys);
     memset(table->keys, 0xff, table->slot_count * sizeof *table->keys);
     table->values = has_values ? memory_create(table->slot_count, sizeof *table->values) : NULL;
@@ -69,7 +36,7 @@ static uint64_t pair_key(int32_t left, int32_t right)
 /* The slot of the key, or the free one where it belongs. */
 static size_t pair_slot(const struct pair_table *table, uint64_t key)
 {
-    size_t slot = (size_t)mix64(key) & (table->slot_count - 1);
+    size_t slot = (size_t)tokenizer_mix64(key) & (table->slot_count - 1);
     while (table->keys[slot] != key && table->keys[slot] != PAIR_EMPTY) {
         slot = (slot + 1) & (table->slot_count - 1);
     }
@@ -106,46 +73,6 @@ static void junction_add(struct pair_table *table, int32_t left, int32_t right)
     }
 }
 
-static size_t vocab_slot(const struct bpe *bpe, const char *content, size_t length)
-{
-    size_t slot = (size_t)hash_bytes(content, length) & (bpe->slot_count - 1);
-    while (bpe->slots[slot] != 0) {
-        struct slice known = bpe->entries[bpe->slots[slot] - 1].content;
-        if (known.length == length && memcmp(bpe->pool.bytes + known.offset, content, length) == 0) {
-            break;
-        }
-        slot = (slot + 1) & (bpe->slot_count - 1);
-    }
-    return slot;
-}
-
-int32_t bpe_find(const struct bpe *bpe, const char *content, size_t length)
-{
-    size_t slot = vocab_slot(bpe, content, length);
-    return bpe->slots[slot] != 0 ? bpe->entries[bpe->slots[slot] - 1].id : -1;
-}
-
-bool bpe_index(struct bpe *bpe, struct error *error)
-{
-    bpe->slot_count = slot_count_for(bpe->entry_count);
-    bpe->slots = memory_create(bpe->slot_count, sizeof *bpe->slots);
-    for (size_t i = 0; i < bpe->entry_count; i++) {
-        const struct vocab_entry *entry = &bpe->entries[i];
-        const char *content = bpe->pool.bytes + entry->content.offset;
-        size_t slot = vocab_slot(bpe, content, entry->content.length);
-        if (bpe->slots[slot] != 0) {
-            return error_set_field(error, ERROR_DUPLICATE_KEY, "tokenizer.json/model/vocab",
-                                   "tokenizer.json: token \"%.*s\" stands twice in the vocabulary",
-                                   (int)entry->content.length, content);
-        }
-        bpe->slots[slot] = (uint32_t)i + 1;
-        if ((size_t)entry->id >= bpe->id_end) {
-            bpe->id_end = (size_t)entry->id + 1;
-        }
-    }
-    return true;
-}
-
 /* ---- the byte-level alphabet -------------------------------------------------------------------------- */
 
 /* GPT-2's bytes_to_unicode: printable bytes stand for themselves, the other 68 for 256, 257, ... in order. */
@@ -178,10 +105,10 @@ static void prepare_bytes(struct bpe *bpe)
         } else {
             length = (size_t)snprintf(content, sizeof content, "<0x%02X>", byte);
         }
-        bpe->byte_ids[byte] = bpe_find(bpe, content, length);
+        bpe->byte_ids[byte] = vocab_find(bpe->vocab, content, length);
         if (byte < 128) {
             char character = (char)byte;
-            bpe->ascii_ids[byte] = bpe_find(bpe, &character, 1);
+            bpe->ascii_ids[byte] = vocab_find(bpe->vocab, &character, 1);
         }
     }
 }
@@ -211,24 +138,24 @@ static void add_junction(struct bpe *bpe, const char *joined, size_t left_length
     while (last > 0 && ((unsigned char)joined[last] & 0xc0) == 0x80) {
         last--;
     }
-    int32_t last_id = bpe_find(bpe, joined + last, left_length - last);
+    int32_t last_id = vocab_find(bpe->vocab, joined + last, left_length - last);
     junction_add(&bpe->junctions, last_id,
-                 bpe_find(bpe, joined + left_length, utf8_length(joined + left_length)));
+                 vocab_find(bpe->vocab, joined + left_length, utf8_length(joined + left_length)));
 }
 
 static bool add_merge(struct bpe *bpe, const char *pool, const struct merge_text *merge, size_t rank,
                       struct text *joined, struct error *error)
 {
     const char *left = pool + merge->left.offset, *right = pool + merge->right.offset;
-    int32_t left_id = bpe_find(bpe, left, merge->left.length);
-    int32_t right_id = bpe_find(bpe, right, merge->right.length);
+    int32_t left_id = vocab_find(bpe->vocab, left, merge->left.length);
+    int32_t right_id = vocab_find(bpe->vocab, right, merge->right.length);
     if (left_id < 0 || right_id < 0 || merge->left.length == 0 || merge->right.length == 0) {
         return fail_merge(error, rank, "joins", left_id < 0 ? merge->left : merge->right, pool);
     }
     text_clear(joined);
     text_append_bytes(joined, left, merge->left.length);
     text_append_bytes(joined, right, merge->right.length);
-    int32_t new_id = bpe_find(bpe, joined->bytes, joined->length);
+    int32_t new_id = vocab_find(bpe->vocab, joined->bytes, joined->length);
     if (new_id < 0) {
         return fail_merge(error, rank, "makes", (struct slice){0, (uint32_t)joined->length}, joined->bytes);
     }
@@ -403,7 +330,7 @@ static void encode_word(const struct bpe *bpe, const char *word, size_t length, 
             id = bpe->byte_ids[first];
         } else {
             bytes = utf8_length(word + i);
-            id = bytes == 1 ? bpe->ascii_ids[first] : bpe_find(bpe, word + i, bytes);
+            id = bytes == 1 ? bpe->ascii_ids[first] : vocab_find(bpe->vocab, word + i, bytes);
         }
         bool is_unknown = id < 0;
         if (is_unknown && bpe->byte_fallback && has_all_bytes(bpe, word + i, bytes)) {
@@ -423,7 +350,7 @@ static void encode_word(const struct bpe *bpe, const char *word, size_t length, 
 static int32_t find_word(const struct bpe *bpe, const char *word, size_t length, struct bpe_scratch *scratch)
 {
     if (!bpe->is_byte_level) {
-        return bpe_find(bpe, word, length);
+        return vocab_find(bpe->vocab, word, length);
     }
     text_clear(&scratch->letters);
     for (size_t i = 0; i < length; i++) {
@@ -431,7 +358,7 @@ static int32_t find_word(const struct bpe *bpe, const char *word, size_t length,
         size_t count = utf8_encode(bpe_byte_letter((unsigned char)word[i]), bytes);
         text_append_bytes(&scratch->letters, bytes, count);
     }
-    return bpe_find(bpe, scratch->letters.bytes, scratch->letters.length);
+    return vocab_find(bpe->vocab, scratch->letters.bytes, scratch->letters.length);
 }
 
 void bpe_encode(const struct bpe *bpe, const char *word, size_t length, struct bpe_scratch *scratch,
@@ -453,9 +380,6 @@ void bpe_encode(const struct bpe *bpe, const char *word, size_t length, struct b
 
 void bpe_finish(struct bpe *bpe)
 {
-    text_finish(&bpe->pool);
-    free(bpe->entries);
-    free(bpe->slots);
     free(bpe->merges.keys);
     free(bpe->merges.values);
     free(bpe->junctions.keys);

@@ -37,11 +37,11 @@ static const char *string_at(const struct strings *strings, size_t index, size_t
     return strings->pool.bytes != NULL ? strings->pool.bytes + strings->items[index].offset : "";
 }
 
-static void decode_replace(const char *wanted, const char *content, const struct strings *from,
+static void decode_replace(const char *wanted, const char *content, const struct strings *from, size_t first,
                            struct strings *to)
 {
     size_t pattern = strlen(wanted);
-    for (size_t i = 0; i < from->count; i++) {
+    for (size_t i = first; i < from->count; i++) {
         size_t length = 0;
         const char *bytes = string_at(from, i, &length);
         struct text text = {0};
@@ -154,17 +154,59 @@ static void decode_byte_level(const struct strings *from, struct strings *to)
     text_finish(&lossy);
 }
 
+/* The first token loses every replacement, not only a leading one. */
 static void decode_metaspace(const struct decoder_step *step, const struct strings *from, struct strings *to)
 {
-    size_t mark = strlen(step->pattern);
-    decode_replace(step->pattern, " ", from, to);
-    size_t length = 0;
+    struct strings first = {0};
     if (from->count > 0 && step->drops_first) {
-        const char *first = string_at(from, 0, &length);
-        if (length >= mark && memcmp(first, step->pattern, mark) == 0) {
-            to->items[0].offset++;
-            to->items[0].length--;
+        size_t length = 0;
+        const char *bytes = string_at(from, 0, &length);
+        strings_add(&first, bytes, length);
+        decode_replace(step->pattern, "", &first, 0, to);
+        strings_finish(&first);
+    }
+    decode_replace(step->pattern, " ", from, step->drops_first ? 1 : 0, to);
+}
+
+static void replace_all(struct text *text, const char *wanted, const char *content)
+{
+    size_t pattern = strlen(wanted);
+    const char *found = memmem(text->bytes, text->length, wanted, pattern);
+    if (found == NULL) {
+        return;
+    }
+    struct text changed = {0};
+    size_t done = 0;
+    for (; found != NULL; found = memmem(text->bytes + done, text->length - done, wanted, pattern)) {
+        text_append_bytes(&changed, text->bytes + done, (size_t)(found - text->bytes) - done);
+        text_append(&changed, content);
+        done = (size_t)(found - text->bytes) + pattern;
+    }
+    text_append_bytes(&changed, text->bytes + done, text->length - done);
+    text_finish(text);
+    *text = changed;
+}
+
+/* A token that is no inner piece gets a space in front. Cleaning up works on each token by itself, as in the reference. */
+static void decode_wordpiece(const struct decoder_step *step, const struct strings *from, struct strings *to)
+{
+    static const char *const clean[][2] = {
+        {" .", "."},   {" ?", "?"},           {" !", "!"},   {" ,", ","},     {" ' ", "'"},   {" n't", "n't"},
+        {" 'm", "'m"}, {" do not", " don't"}, {" 's", "'s"}, {" 've", "'ve"}, {" 're", "'re"}};
+    size_t prefix = strlen(step->pattern);
+    for (size_t i = 0; i < from->count; i++) {
+        size_t length = 0;
+        const char *bytes = string_at(from, i, &length);
+        bool is_inner = length >= prefix && memcmp(bytes, step->pattern, prefix) == 0;
+        struct text text = {0};
+        text_append(&text, i > 0 && !is_inner ? " " : "");
+        size_t dropped = i > 0 && is_inner ? prefix : 0;
+        text_append_bytes(&text, bytes + dropped, length - dropped);
+        for (size_t n = 0; step->cleans_up && text.length > 0 && n < sizeof clean / sizeof clean[0]; n++) {
+            replace_all(&text, clean[n][0], clean[n][1]);
         }
+        strings_add(to, text.bytes != NULL ? text.bytes : "", text.length);
+        text_finish(&text);
     }
 }
 
@@ -172,7 +214,7 @@ static void decode_step(const struct decoder_step *step, const struct strings *f
 {
     switch (step->kind) {
     case DECODER_REPLACE:
-        decode_replace(step->pattern, step->content, from, to);
+        decode_replace(step->pattern, step->content, from, 0, to);
         break;
     case DECODER_BYTE_FALLBACK:
         decode_byte_fallback(from, to);
@@ -188,6 +230,9 @@ static void decode_step(const struct decoder_step *step, const struct strings *f
         break;
     case DECODER_METASPACE:
         decode_metaspace(step, from, to);
+        break;
+    case DECODER_WORDPIECE:
+        decode_wordpiece(step, from, to);
         break;
     }
 }
@@ -206,7 +251,7 @@ void tokenizer_decode(const struct tokenizer *tokenizer, const int32_t *ids, siz
             strings_add(&strings, tokenizer->added[added].decoded.bytes,
                         tokenizer->added[added].decoded.length);
         } else if (added < 0 && content.length > 0) {
-            strings_add(&strings, tokenizer->bpe.pool.bytes + content.offset, content.length);
+            strings_add(&strings, tokenizer->vocab.pool.bytes + content.offset, content.length);
         }
     }
     for (size_t i = 0; i < tokenizer->decoder_count; i++) {

@@ -1,7 +1,7 @@
 /*
  * workers/model/tokenizer_file.c: the bulk of tokenizer.json, read without building a tree of it.
  *
- * A tokenizer holds a few hundred small settings and two giants: model.vocab (up to two million members) and
+ * A tokenizer holds a few hundred small settings and two giants: model.vocab (up to two million members or pairs) and
  * model.merges. As JSON values those would cost some hundred bytes each, so a hostile 64 MiB file could ask
  * for gigabytes. This scanner walks the two itself, straight into string pools, and leaves a copy of the file
  * in which they are
@@ -13,6 +13,7 @@
 #include "base/memory.h"
 #include "workers/model/tokenizer_internal.h"
 
+#include <math.h>
 #include <string.h>
 
 #define REST_LIMIT_BYTES (32u << 20)
@@ -23,7 +24,7 @@ struct scan {
     size_t count, at;
     struct text rest; /* the file without the giants */
     size_t copied;    /* bytes[0, copied) are in rest, or left out */
-    struct bpe *bpe;
+    struct vocab *vocab;
     struct text *merge_pool;
     struct merge_text *merges; /* owned until handed over */
     size_t merge_count, merge_capacity;
@@ -216,28 +217,139 @@ static bool scan_id(struct scan *scan, int32_t *ret_id)
     return true;
 }
 
+static double scaled(double value, int64_t exponent)
+{
+    static const double powers[] = {1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,  1e8,  1e9,  1e10, 1e11,
+                                    1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22};
+    int64_t left = exponent < 0 ? -exponent : exponent;
+    if (value == 0.0 || left > 700) {
+        return exponent > 0 && value != 0.0 ? HUGE_VAL : 0.0;
+    }
+    double power = 1.0;
+    for (; left > 22; left -= 22) {
+        power *= 1e22;
+    }
+    power *= powers[left];
+    return exponent < 0 ? value / power : value * power;
+}
+
+/* A JSON number. The value is the digits as an integer, times or over a power of ten, one rounding each: that is how the
+ * reference reads it, and scores that tie there must tie here. */
+static bool scan_number(struct scan *scan, double *ret_value)
+{
+    (void)scan_peek(scan);
+    size_t start = scan->at;
+    uint64_t digits = 0;
+    int64_t exponent = 0, shift = 0;
+    size_t digit_count = 0;
+    bool is_negative = scan->at < scan->count && scan->bytes[scan->at] == '-', after_point = false;
+    scan->at += is_negative ? 1 : 0;
+    for (; scan->at < scan->count; scan->at++) {
+        char next = scan->bytes[scan->at];
+        if (next == '.' && !after_point) {
+            after_point = true;
+            continue;
+        }
+        if (next < '0' || next > '9') {
+            break;
+        }
+        digit_count++;
+        if (digits < UINT64_MAX / 10) {
+            digits = digits * 10 + (uint64_t)(next - '0');
+            shift -= after_point ? 1 : 0;
+        } else {
+            shift += after_point ? 0 : 1;
+        }
+    }
+    if (scan->at < scan->count && (scan->bytes[scan->at] == 'e' || scan->bytes[scan->at] == 'E')) {
+        scan->at++;
+        bool is_small = scan->at < scan->count && scan->bytes[scan->at] == '-';
+        scan->at += scan->at < scan->count && (is_small || scan->bytes[scan->at] == '+') ? 1 : 0;
+        digit_count = 0; /* some must follow */
+        for (; scan->at < scan->count && scan->bytes[scan->at] >= '0' && scan->bytes[scan->at] <= '9';
+             scan->at++) {
+            digit_count++;
+            exponent = exponent < 100000 ? exponent * 10 + (scan->bytes[scan->at] - '0') : exponent;
+        }
+        exponent = is_small ? -exponent : exponent;
+    }
+    double value = scaled((double)digits, exponent + shift);
+    if (digit_count == 0 || !isfinite(value)) {
+        scan->at = start;
+        return scan_fail(scan, "expected a number");
+    }
+    *ret_value = is_negative ? -value : value;
+    return true;
+}
+
+static bool vocab_grow(struct scan *scan, bool has_scores)
+{
+    struct vocab *vocab = scan->vocab;
+    if (vocab->entry_count < vocab->entry_capacity) {
+        return true;
+    }
+    if (vocab->entry_count >= TOKENIZER_IDS_MAX) {
+        return scan_fail(scan, "more than 2097152 tokens");
+    }
+    vocab->entry_capacity = vocab->entry_capacity == 0 ? 1024 : vocab->entry_capacity * 2;
+    vocab->entries = memory_resize(vocab->entries, vocab->entry_capacity, sizeof *vocab->entries);
+    if (has_scores) {
+        vocab->scores = memory_resize(vocab->scores, vocab->entry_capacity, sizeof *vocab->scores);
+    }
+    return true;
+}
+
+static bool scan_content(struct scan *scan, struct vocab_entry *entry)
+{
+    struct vocab *vocab = scan->vocab;
+    entry->content.offset = (uint32_t)vocab->pool.length;
+    if (!scan_string(scan, &vocab->pool)) {
+        return false;
+    }
+    entry->content.length = (uint32_t)(vocab->pool.length - entry->content.offset);
+    return true;
+}
+
+/* {"content": id, ...} */
 static bool scan_vocab(struct scan *scan)
 {
-    struct bpe *bpe = scan->bpe;
+    struct vocab *vocab = scan->vocab;
     bool is_first = true, ok = true;
     if (!scan_expect(scan, '{')) {
         return false;
     }
     while (scan_next(scan, '}', &is_first, &ok)) {
-        if (bpe->entry_count == bpe->entry_capacity) {
-            if (bpe->entry_count >= TOKENIZER_IDS_MAX) {
-                return scan_fail(scan, "more than 2097152 tokens");
-            }
-            bpe->entry_capacity = bpe->entry_capacity == 0 ? 1024 : bpe->entry_capacity * 2;
-            bpe->entries = memory_resize(bpe->entries, bpe->entry_capacity, sizeof *bpe->entries);
-        }
-        struct vocab_entry *entry = &bpe->entries[bpe->entry_count];
-        entry->content.offset = (uint32_t)bpe->pool.length;
-        if (!scan_string(scan, &bpe->pool) || !scan_expect(scan, ':') || !scan_id(scan, &entry->id)) {
+        if (!vocab_grow(scan, false)) {
             return false;
         }
-        entry->content.length = (uint32_t)(bpe->pool.length - entry->content.offset);
-        bpe->entry_count++;
+        struct vocab_entry *entry = &vocab->entries[vocab->entry_count];
+        if (!scan_content(scan, entry) || !scan_expect(scan, ':') || !scan_id(scan, &entry->id)) {
+            return false;
+        }
+        vocab->entry_count++;
+    }
+    return ok;
+}
+
+/* [["content", score], ...]: ids count up. */
+static bool scan_scored_vocab(struct scan *scan)
+{
+    struct vocab *vocab = scan->vocab;
+    bool is_first = true, ok = true;
+    if (!scan_expect(scan, '[')) {
+        return false;
+    }
+    while (scan_next(scan, ']', &is_first, &ok)) {
+        if (!vocab_grow(scan, true)) {
+            return false;
+        }
+        struct vocab_entry *entry = &vocab->entries[vocab->entry_count];
+        entry->id = (int32_t)vocab->entry_count;
+        if (!scan_expect(scan, '[') || !scan_content(scan, entry) || !scan_expect(scan, ',') ||
+            !scan_number(scan, &vocab->scores[vocab->entry_count]) || !scan_expect(scan, ']')) {
+            return false;
+        }
+        vocab->entry_count++;
     }
     return ok;
 }
@@ -311,7 +423,10 @@ static bool scan_giant(struct scan *scan, bool is_vocab)
     *seen = true;
     char first = scan_peek(scan);
     text_append_bytes(&scan->rest, scan->bytes + scan->copied, scan->at - scan->copied);
-    bool ok = first != wanted ? scan_skip(scan) : is_vocab ? scan_vocab(scan) : scan_merges(scan);
+    bool ok = is_vocab && first == '[' ? scan_scored_vocab(scan)
+              : first != wanted        ? scan_skip(scan)
+              : is_vocab               ? scan_vocab(scan)
+                                       : scan_merges(scan);
     text_append(&scan->rest, first == '{' ? "{}" : first == '[' ? "[]" : "null");
     scan->copied = scan->at;
     return ok;
@@ -341,7 +456,7 @@ static bool scan_object(struct scan *scan, bool is_model)
     return ok;
 }
 
-json_t *tokenizer_file_read(const char *bytes, size_t count, struct bpe *bpe, struct text *merge_pool,
+json_t *tokenizer_file_read(const char *bytes, size_t count, struct vocab *vocab, struct text *merge_pool,
                             struct merge_text **ret_merges, size_t *ret_merge_count, struct error *error)
 {
     size_t valid = utf8_valid_prefix(bytes, count);
@@ -349,7 +464,8 @@ json_t *tokenizer_file_read(const char *bytes, size_t count, struct bpe *bpe, st
         (void)error_set(error, ERROR_CORRUPT_FILE, "tokenizer.json: not UTF-8 at byte %zu", valid);
         return NULL;
     }
-    struct scan scan = {.bytes = bytes, .count = count, .bpe = bpe, .merge_pool = merge_pool, .error = error};
+    struct scan scan = {
+        .bytes = bytes, .count = count, .vocab = vocab, .merge_pool = merge_pool, .error = error};
     json_t *json = NULL;
     if (scan_object(&scan, false)) {
         text_append_bytes(&scan.rest, bytes + scan.copied, count - scan.copied);

@@ -19,6 +19,7 @@
 #include "base/check.h"
 #include "base/memory.h"
 #include "workers/model/tokenizer_internal.h"
+#include "workers/model/tokenizer_unicode.h"
 
 #include <string.h>
 
@@ -31,6 +32,11 @@
 #define SPACE     "[" SPACES "]"
 #define NOT_SPACE "[^" SPACES "]"
 #define ENDINGS   "'s|'t|'re|'ve|'m|'ll|'d"
+
+/* Words cut where a small letter is followed by a capital one: aB is two; what may follow each of them. */
+#define CASED(ending)                                                                                        \
+    "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+" ending       \
+    "|[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*" ending
 
 static const struct {
     const char *text; /* as in tokenizer.json; NULL: only by number */
@@ -52,6 +58,14 @@ static const struct {
      ")|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
      "(?i:" ENDINGS ")|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^" SPACES "\\p{L}\\p{N}]+[\\r\\n]*|" SPACE
      "*[\\r\\n]+|" SPACE "+(?!" NOT_SPACE ")|" SPACE "+"},
+    /* Mistral's tekken */
+    {CASED("") "|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
+     CASED("") "|\\p{N}| ?[^" SPACES "\\p{L}\\p{N}]+[\\r\\n/]*|" SPACE "*[\\r\\n]+|" SPACE "+(?!" NOT_SPACE
+               ")|" SPACE "+"},
+    /* o200k: tekken with endings on the word and up to three digits */
+    {CASED("(?i:" ENDINGS ")?") "|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
+     CASED("(?i:" ENDINGS ")?") "|\\p{N}{1,3}| ?[^" SPACES "\\p{L}\\p{N}]+[\\r\\n/]*|" SPACE
+                                "*[\\r\\n]+|" SPACE "+(?!" NOT_SPACE ")|" SPACE "+"},
 };
 #define SPLIT_TABLE_COUNT (sizeof split_table / sizeof split_table[0])
 
@@ -94,13 +108,13 @@ static bool pattern_compile(struct split_patterns *patterns, size_t row, struct 
     return true;
 }
 
-struct split_patterns *split_patterns_create(const struct split_step *steps, size_t count,
-                                             struct error *error)
+struct split_patterns *split_patterns_create(const struct tokenizer *tokenizer, struct error *error)
 {
     struct split_patterns *patterns = memory_create(1, sizeof *patterns);
     bool ok = pattern_compile(patterns, SPLIT_PATTERN_WORD, error);
-    for (size_t i = 0; ok && i < count; i++) {
-        ok = steps[i].kind != SPLIT_REGEX || pattern_compile(patterns, steps[i].pattern, error);
+    for (size_t i = 0; ok && i < tokenizer->step_count; i++) {
+        const struct split_step *step = &tokenizer->steps[i];
+        ok = step->kind != SPLIT_REGEX || pattern_compile(patterns, step->pattern, error);
     }
     if (!ok) {
         split_patterns_destroy(patterns);
@@ -238,6 +252,88 @@ static bool split_byte_level(struct encode_scratch *scratch, size_t step, const 
     return split_and_encode(scratch, step + 1, text->bytes, text->length, is_first, error);
 }
 
+/* Words between white space; with cuts_punctuation every punctuation character is a word too (BertPreTokenizer). */
+static bool split_words(struct encode_scratch *scratch, size_t step, bool cuts_punctuation, const char *bytes,
+                        size_t length, bool is_first, struct error *error)
+{
+    size_t done = 0;
+    for (size_t at = 0; at <= length;) {
+        size_t width = at < length ? utf8_length(bytes + at) : 1;
+        uint32_t code = at < length ? utf8_decode(bytes + at) : ' ';
+        bool is_space = utf8_is_space(code);
+        bool is_cut = is_space || (cuts_punctuation && unicode_is_punctuation(code));
+        if (is_cut &&
+            !split_and_encode(scratch, step + 1, bytes + done, at - done, is_first && done == 0, error)) {
+            return false;
+        }
+        if (is_cut && !is_space &&
+            !split_and_encode(scratch, step + 1, bytes + at, width, is_first && at == 0, error)) {
+            return false;
+        }
+        at += width;
+        done = is_cut ? at : done;
+    }
+    return true;
+}
+
+/* Whether a stretch joins the piece that ends before it; a stretch is an occurrence of the string, or what lies between. */
+static bool joins(enum split_behavior behavior, bool was_match, bool is_match)
+{
+    switch (behavior) {
+    case BEHAVIOR_REMOVED:
+    case BEHAVIOR_ISOLATED:
+        return false;
+    case BEHAVIOR_MERGED_WITH_PREVIOUS:
+        return is_match && !was_match;
+    case BEHAVIOR_MERGED_WITH_NEXT:
+        return was_match && !is_match;
+    case BEHAVIOR_CONTIGUOUS:
+        return was_match == is_match;
+    }
+    return false;
+}
+
+static bool split_string(struct encode_scratch *scratch, size_t step, const char *bytes, size_t length,
+                         bool is_first, struct error *error)
+{
+    const struct split_step *spec = &scratch->tokenizer->steps[step];
+    size_t pattern = strlen(spec->replacement), start = 0; /* bytes[start, done): the piece at hand */
+    bool was_match = false;
+    for (size_t done = 0; done < length;) {
+        const char *found = memmem(bytes + done, length - done, spec->replacement, pattern);
+        bool is_match = found == bytes + done;
+        size_t end = is_match ? done + pattern : found != NULL ? (size_t)(found - bytes) : length;
+        if (!joins(spec->behavior, was_match, is_match)) {
+            bool is_wanted = !(was_match && spec->behavior == BEHAVIOR_REMOVED);
+            if (is_wanted && !split_and_encode(scratch, step + 1, bytes + start, done - start,
+                                               is_first && start == 0, error)) {
+                return false;
+            }
+            start = done;
+        }
+        was_match = is_match;
+        done = end;
+    }
+    return (was_match && spec->behavior == BEHAVIOR_REMOVED) ||
+           split_and_encode(scratch, step + 1, bytes + start, length - start, is_first && start == 0, error);
+}
+
+static void encode_piece(struct encode_scratch *scratch, const char *bytes, size_t length)
+{
+    const struct tokenizer *tokenizer = scratch->tokenizer;
+    switch (tokenizer->kind) {
+    case MODEL_BPE:
+        bpe_encode(&tokenizer->bpe, bytes, length, &scratch->bpe, scratch->tokens);
+        break;
+    case MODEL_WORDPIECE:
+        wordpiece_encode(&tokenizer->wordpiece, bytes, length, scratch->tokens);
+        break;
+    case MODEL_UNIGRAM:
+        unigram_encode(&tokenizer->unigram, bytes, length, &scratch->unigram, scratch->tokens);
+        break;
+    }
+}
+
 bool split_and_encode(struct encode_scratch *scratch, size_t step, const char *bytes, size_t length,
                       bool is_first, struct error *error)
 {
@@ -246,7 +342,7 @@ bool split_and_encode(struct encode_scratch *scratch, size_t step, const char *b
         return true;
     }
     if (step == tokenizer->step_count) {
-        bpe_encode(&tokenizer->bpe, bytes, length, &scratch->bpe, scratch->tokens);
+        encode_piece(scratch, bytes, length);
         return true;
     }
     switch (tokenizer->steps[step].kind) {
@@ -256,6 +352,12 @@ bool split_and_encode(struct encode_scratch *scratch, size_t step, const char *b
         return split_metaspace(scratch, step, bytes, length, is_first, error);
     case SPLIT_BYTE_LEVEL:
         return split_byte_level(scratch, step, bytes, length, is_first, error);
+    case SPLIT_WHITESPACE:
+        return split_words(scratch, step, false, bytes, length, is_first, error);
+    case SPLIT_BERT:
+        return split_words(scratch, step, true, bytes, length, is_first, error);
+    case SPLIT_STRING:
+        return split_string(scratch, step, bytes, length, is_first, error);
     }
     return error_set(error, ERROR_INTERNAL, "unknown pre-tokenizer step");
 }

@@ -12,7 +12,8 @@ import os
 import struct
 import sys
 
-TOKENIZERS = ["tokenizers/gpt2", "tokenizers/llama2", "tokenizers/llama3", "tokenizers/qwen2_5", "models/stories260K"]
+TOKENIZERS = ["tokenizers/gpt2", "tokenizers/llama2", "tokenizers/llama3", "tokenizers/qwen2_5", "models/stories260K",
+              "models/all-MiniLM-L6-v2"]
 TEXTS = ["wikitext-2-raw/wiki.test.raw", "tinystories_sample.txt", "tinystories_train_head.txt", "c4_demo.jsonl"]
 
 
@@ -31,6 +32,8 @@ def main():
     lines = []
     for folder in TOKENIZERS:
         tokenizer = Tokenizer.from_file(os.path.join(data, folder, "tokenizer.json"))
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
         for text in TEXTS:
             hashed, count, docs = hashlib.sha256(), 0, documents(os.path.join(data, "text", text))
             for document in docs:

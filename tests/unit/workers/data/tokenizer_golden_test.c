@@ -1,6 +1,7 @@
 /*
- * tests/unit/workers/data/tokenizer_golden_test.c: real tokenizers over real texts give the library's ids: as hashes over whole files
- * (tests/golden/tokenizer/), and llama.cpp's 47 cases. Skips what is not there.
+ * tests/unit/workers/data/tokenizer_golden_test.c: tokenizers give the library's ids: small ones of every kind over awkward strings
+ * (tests/golden/tokenizer/cases.json), real ones over real texts as hashes over whole files (ids.json there), and llama.cpp's 47 cases.
+ * Skips what is not there.
  */
 #include "base/hash.h"
 #include "base/json.h"
@@ -85,6 +86,53 @@ static void whole_files_give_the_librarys_ids(void **state)
     }
 }
 
+static void check_case(const struct tokenizer *tokenizer, const char *kind, const json_t *golden)
+{
+    const char *text = json_string_value(json_array_get(golden, 0));
+    const json_t *ids = json_array_get(golden, 1);
+    struct tokens tokens = {0};
+    struct text decoded = {0};
+    struct error error = {0};
+    assert_true(tokenizer_encode(tokenizer, text, strlen(text), true, &tokens, &error));
+    for (size_t i = 0; i < json_array_size(ids) || i < tokens.count; i++) {
+        if (i >= tokens.count || i >= json_array_size(ids) ||
+            tokens.ids[i] != json_integer_value(json_array_get(ids, i))) {
+            fail_msg("%s, \"%s\": id %zu of %zu differs (%zu wanted)", kind, text, i, tokens.count,
+                     json_array_size(ids));
+        }
+    }
+    tokenizer_decode(tokenizer, tokens.ids, tokens.count, true, &decoded);
+    assert_string_equal(decoded.bytes != NULL ? decoded.bytes : "",
+                        json_string_value(json_array_get(golden, 2)));
+    tokens_finish(&tokens);
+    text_finish(&decoded);
+}
+
+static void small_tokenizers_of_every_kind_do_as_the_library(void **state)
+{
+    (void)state;
+    const char *source = getenv("PRUNED_TEST_SOURCE");
+    OWNED_MEMORY char *folder = file_join(source != NULL ? source : ".", "tests/golden/tokenizer");
+    OWNED_MEMORY char *path = file_join(folder, "cases.json");
+    struct error error = {0};
+    JSON_OWNED kinds = json_load(path, 1u << 20, &error);
+    assert_int_equal(json_object_size(kinds), 5);
+    const char *kind = NULL;
+    json_t *cases = NULL;
+    json_object_foreach(kinds, kind, cases)
+    {
+        OWNED_MEMORY char *inner = file_join(folder, kind);
+        OWNED(tokenizer) tokenizer = tokenizer_load(inner, &error);
+        if (tokenizer == NULL) {
+            fail_msg("%s: %s", kind, error.message);
+        }
+        assert_true(json_array_size(cases) >= 30);
+        for (size_t i = 0; i < json_array_size(cases); i++) {
+            check_case(tokenizer, kind, json_array_get(cases, i));
+        }
+    }
+}
+
 /* inputs: cases between lines "__ggml_vocab_test__"; outputs: one line of ids per case. */
 static size_t check_cases(const struct tokenizer *tokenizer, const char *input, const char *output)
 {
@@ -118,11 +166,16 @@ static void all_47_cases_of_llama_cpp_hold(void **state)
 {
     (void)state;
     static const char *const pairs[][2] = {
-        {"gpt2", "gpt-2"}, {"llama2", "llama-spm"}, {"llama3", "llama-bpe"}, {"qwen2_5", "qwen2"}};
+        {"tokenizers/gpt2", "gpt-2"},
+        {"tokenizers/llama2", "llama-spm"},
+        {"tokenizers/llama3", "llama-bpe"},
+        {"tokenizers/qwen2_5", "qwen2"},
+        {"models/all-MiniLM-L6-v2", "bert-bge"}, /* BERT's own vocabulary in both */
+    };
     size_t done = 0;
     for (size_t i = 0; i < sizeof pairs / sizeof pairs[0]; i++) {
         char name[64];
-        OWNED_MEMORY char *folder = data_path("tokenizers", pairs[i][0]);
+        OWNED_MEMORY char *folder = data_path("", pairs[i][0]);
         (void)snprintf(name, sizeof name, "ggml-vocab/ggml-vocab-%s.gguf.inp", pairs[i][1]);
         OWNED_MEMORY char *input_path = data_path("tokenizers", name);
         (void)snprintf(name, sizeof name, "ggml-vocab/ggml-vocab-%s.gguf.out", pairs[i][1]);
@@ -150,6 +203,7 @@ static void all_47_cases_of_llama_cpp_hold(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(small_tokenizers_of_every_kind_do_as_the_library),
         cmocka_unit_test(whole_files_give_the_librarys_ids),
         cmocka_unit_test(all_47_cases_of_llama_cpp_hold),
     };

@@ -38,7 +38,34 @@ static void known_texts_normalize_as_the_standard_says(void **state)
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         struct text text = {0};
-        nfc_append(&text, cases[i].from, strlen(cases[i].from));
+        unicode_form_append(&text, UNICODE_NFC, cases[i].from, strlen(cases[i].from));
+        assert_string_equal(text.bytes, cases[i].to);
+        text_finish(&text);
+    }
+}
+
+static void the_other_forms_take_apart_and_fold(void **state)
+{
+    (void)state;
+    static const struct {
+        enum unicode_form form;
+        const char *from, *to;
+    } cases[] = {
+        {UNICODE_NFD, "\xc3\xa9x", "e\xcc\x81x"},
+        {UNICODE_NFD, "q\xcc\x87\xcc\xa3", "q\xcc\xa3\xcc\x87"}, /* sorted, not composed */
+        {UNICODE_NFD, "\xed\x95\x9c", "\xe1\x84\x92\xe1\x85\xa1\xe1\x86\xab"},
+        {UNICODE_NFD, "\xc2\xbd\xef\xac\x81", "\xc2\xbd\xef\xac\x81"}, /* one half, fi: not canonical */
+        {UNICODE_NFKD, "\xc2\xbd\xef\xac\x81",
+         "1\xe2\x81\x84"
+         "2fi"},
+        {UNICODE_NFKC, "\xef\xbc\xa1\xcc\x81", "\xc3\x81"}, /* fullwidth A and acute */
+        {UNICODE_NFKC, "\xe1\xba\x9b", "\xe1\xb9\xa1"},     /* a letter whose part folds */
+        {UNICODE_NFKD, "\xc2\xa0", " "},
+        {UNICODE_NFC, "\xef\xac\x81", "\xef\xac\x81"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct text text = {0};
+        unicode_form_append(&text, cases[i].form, cases[i].from, strlen(cases[i].from));
         assert_string_equal(text.bytes, cases[i].to);
         text_finish(&text);
     }
@@ -54,7 +81,7 @@ static void a_letter_with_a_million_marks_takes_no_quadratic_time(void **state)
         memcpy(bytes + 1 + i * 2, i % 2 == 0 ? "\xcc\x81" : "\xcc\xa3", 2); /* above, below, above, ... */
     }
     struct text text = {0};
-    nfc_append(&text, bytes, count * 2 + 1);
+    unicode_form_append(&text, UNICODE_NFC, bytes, count * 2 + 1);
     assert_memory_equal(text.bytes, "\xe1\xba\xa1\xcc\xa3", 5); /* a with dot below, the next dot below */
     assert_memory_equal(text.bytes + text.length - 2, "\xcc\x81", 2);
     text_finish(&text);
@@ -64,6 +91,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(known_texts_normalize_as_the_standard_says),
+        cmocka_unit_test(the_other_forms_take_apart_and_fold),
         cmocka_unit_test(a_letter_with_a_million_marks_takes_no_quadratic_time),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

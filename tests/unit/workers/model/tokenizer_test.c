@@ -396,6 +396,152 @@ static void a_megabyte_without_a_single_cut_takes_no_quadratic_time(void **state
     tokens_finish(&tokens);
 }
 
+/* ---- WordPiece and Unigram -------------------------------------------------------------------------------- */
+
+/* The whole file is `rest` inside braces. */
+static struct tokenizer *parse_sound(const char *rest)
+{
+    struct text json = {0};
+    struct error error = {0};
+    text_append_format(&json, "{%s}", rest);
+    struct tokenizer *tokenizer = tokenizer_parse(json.bytes, json.length, &error);
+    text_finish(&json);
+    if (tokenizer == NULL) {
+        fail_msg("%s: %s", error_code_slug(error.code), error.message);
+    }
+    return tokenizer;
+}
+
+#define WORDPIECE                                                                                                    \
+    "\"model\":{\"type\":\"WordPiece\",\"unk_token\":\"[UNK]\",\"continuing_subword_prefix\":\"##\","                \
+    "\"max_input_chars_per_word\":6,\"vocab\":{\"[UNK]\":0,\"a\":1,\"ab\":2,\"##b\":3,\"##bc\":4,\"##c\":5,\"e\":6," \
+    "\"\\u4f60\":7,\".\":8,\"##d\":9,\"##\":10}}"
+#define BERT                                                                                                 \
+    "\"normalizer\":{\"type\":\"BertNormalizer\",\"clean_text\":true,\"handle_chinese_chars\":true,"         \
+    "\"strip_accents\":null,\"lowercase\":true},\"pre_tokenizer\":{\"type\":\"BertPreTokenizer\"},"          \
+    "\"decoder\":{\"type\":\"WordPiece\",\"prefix\":\"##\",\"cleanup\":true},"
+
+static void wordpiece_takes_the_longest_piece_from_the_left(void **state)
+{
+    (void)state;
+    OWNED(tokenizer) tokenizer = parse_sound(BERT WORDPIECE);
+    ASSERT_IDS(tokenizer, "abc", "2 5"); /* ab c, though a bc is possible too */
+    ASSERT_IDS(tokenizer, "abbc", "2 4");
+    ASSERT_IDS(tokenizer, "abx", "0"); /* nothing goes on: the whole word is unknown */
+    ASSERT_IDS(tokenizer, "ab x a", "2 0 1");
+    ASSERT_IDS(tokenizer, "abcbcb", "2 5 4 3");
+    ASSERT_IDS(tokenizer, "abcbcbc", "0"); /* seven characters */
+    ASSERT_IDS(tokenizer, "A\xc3\x89 \xc3\xa9.a", "0 6 8 1");
+    ASSERT_IDS(tokenizer,
+               "a\xe4\xbd\xa0"
+               "a\x01"
+               "b",
+               "1 7 2"); /* a word of its own; the control character goes */
+    ASSERT_IDS(tokenizer, "  \t", "");
+    assert_decodes(tokenizer, (int32_t[]){2, 5, 8, 1, 3}, 5, true, "abc. ab");
+}
+
+#define UNIGRAM                                                                                                      \
+    "\"model\":{\"type\":\"Unigram\",\"unk_id\":0,\"vocab\":[[\"<unk>\",0],[\"a\",-2.0],[\"b\",-2.5],[\"ab\",-4.6]," \
+    "[\"abc\",-1e1],[\"c\",-3.0],[\"aa\",-3.5],[\"xy\",-30]"
+
+static void unigram_takes_the_likeliest_cut(void **state)
+{
+    (void)state;
+    OWNED(tokenizer) tokenizer = parse_sound(UNIGRAM "]}");
+    ASSERT_IDS(tokenizer, "ab", "1 2");    /* -4.5 against -4.6 */
+    ASSERT_IDS(tokenizer, "abc", "1 2 5"); /* -7.5 against -10 */
+    ASSERT_IDS(tokenizer, "aaa",
+               "1 6"); /* ties: the way found first stays, and "a" then "aa" reaches the end first */
+    ASSERT_IDS(tokenizer, "aaxxxb", "6 0 2"); /* one <unk> for the run */
+    ASSERT_IDS(tokenizer, "axyb", "1 7 2"); /* a piece of unknown characters beats two of them at -40 each */
+    ASSERT_IDS(tokenizer, "\xe4\xbd\xa0", "0");
+    ASSERT_IDS(tokenizer, "", "");
+    OWNED(tokenizer)
+    bytes = parse_sound(UNIGRAM ",[\"<0xC3>\",-9],[\"<0xA9>\",-9]],\"byte_fallback\":true}");
+    ASSERT_IDS(bytes, "a\xc3\xa9\xc3\xa9", "1 8 9 8 9");
+    ASSERT_IDS(bytes, "a\xc3\xa9x", "1 0"); /* x has no byte: the run as a whole is unknown */
+}
+
+static void a_hostile_unigram_vocabulary_costs_no_quadratic_time(void **state)
+{
+    (void)state;
+    struct text json = {0};
+    text_append(&json, UNIGRAM);
+    text_append(&json, ",[\"");
+    for (size_t i = 0; i < 1024; i++) {
+        text_append(&json, "z");
+    }
+    text_append(&json, "\",-1]]}");
+    OWNED(tokenizer) tokenizer = parse_sound(json.bytes);
+    size_t length = 1u << 16;
+    OWNED_MEMORY char *text = memory_create(length + 1, 1);
+    memset(text, 'z', length);
+    struct tokens tokens = {0};
+    struct error error = {0};
+    assert_true(tokenizer_encode(tokenizer, text, length, false, &tokens, &error));
+    assert_int_equal(tokens.count, length / 1024);
+    tokens_finish(&tokens);
+    const char *end = strstr(json.bytes, "z\",-1]");
+    size_t at = (size_t)(end - json.bytes);
+    struct text longer = {0};
+    text_append_bytes(&longer, json.bytes, at);
+    text_append(&longer, "z");
+    text_append(&longer, end);
+    struct text whole = {0};
+    text_append_format(&whole, "{%s}", longer.bytes);
+    assert_null(tokenizer_parse(whole.bytes, whole.length, &error)); /* a piece of 1,025 bytes */
+    assert_int_equal(error.code, ERROR_UNSUPPORTED);
+    assert_string_equal(error.field, "tokenizer.json/model/vocab");
+    text_finish(&json);
+    text_finish(&longer);
+    text_finish(&whole);
+}
+
+static void faulty_wordpiece_and_unigram_models_are_refused_by_name(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *model;
+        enum error_code code;
+        const char *field; /* NULL: any */
+    } cases[] = {
+        {"\"type\":\"Unigram\",\"unk_id\":1,\"vocab\":[[\"a\",0]]", ERROR_OUT_OF_RANGE, NULL},
+        {"\"type\":\"Unigram\",\"unk_id\":null,\"vocab\":[[\"a\",0]]", ERROR_UNSUPPORTED,
+         "tokenizer.json/model/unk_id"},
+        {"\"type\":\"Unigram\",\"unk_id\":0,\"vocab\":[[\"a\",0],[\"a\",1]]", ERROR_DUPLICATE_KEY,
+         "tokenizer.json/model/vocab"},
+        {"\"type\":\"Unigram\",\"unk_id\":0,\"vocab\":[]", ERROR_CORRUPT_FILE, "tokenizer.json/model/vocab"},
+        {"\"type\":\"Unigram\",\"unk_id\":0,\"vocab\":{\"a\":0}", ERROR_CORRUPT_FILE,
+         "tokenizer.json/model/vocab"},
+        {"\"type\":\"Unigram\",\"unk_id\":0,\"vocab\":[[\"a\"]]", ERROR_CORRUPT_FILE, NULL},
+        {"\"type\":\"Unigram\",\"unk_id\":0,\"vocab\":[[\"a\",1e999]]", ERROR_CORRUPT_FILE, NULL},
+        {"\"type\":\"Unigram\",\"unk_id\":0,\"vocab\":[[\"a\",-]]", ERROR_CORRUPT_FILE, NULL},
+        {"\"type\":\"Unigram\",\"unk_id\":0,\"vocab\":[[\"a\",1e]]", ERROR_CORRUPT_FILE, NULL},
+        {"\"type\":\"BPE\",\"merges\":[],\"vocab\":[[\"a\",0]]", ERROR_CORRUPT_FILE,
+         "tokenizer.json/model/vocab"},
+        {"\"type\":\"WordPiece\",\"vocab\":[[\"[UNK]\",0]]", ERROR_CORRUPT_FILE,
+         "tokenizer.json/model/vocab"},
+        {"\"type\":\"WordPiece\",\"unk_token\":\"?\",\"vocab\":{\"a\":0}", ERROR_CORRUPT_FILE,
+         "tokenizer.json/model/unk_token"},
+        {"\"type\":\"WordPiece\",\"max_input_chars_per_word\":1000000000,\"vocab\":{\"[UNK]\":0}",
+         ERROR_OUT_OF_RANGE, NULL},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct text json = {0};
+        struct error error = {0};
+        text_append_format(&json, "{\"model\":{%s}}", cases[i].model);
+        struct tokenizer *tokenizer = tokenizer_parse(json.bytes, json.length, &error);
+        text_finish(&json);
+        assert_null(tokenizer);
+        if (error.code != cases[i].code ||
+            (cases[i].field != NULL && strcmp(error.field, cases[i].field) != 0)) {
+            fail_msg("case %zu: %s at \"%s\": %s", i, error_code_slug(error.code), error.field,
+                     error.message);
+        }
+    }
+}
+
 /* ---- refusals ------------------------------------------------------------------------------------------- */
 
 static void what_is_not_understood_is_refused_by_name(void **state)
@@ -407,8 +553,8 @@ static void what_is_not_understood_is_refused_by_name(void **state)
         enum error_code code;
         const char *field; /* NULL: any */
     } cases[] = {
-        {"\"normalizer\":{\"type\":\"Lowercase\"}", sound, ERROR_UNSUPPORTED, "tokenizer.json/normalizer"},
-        {"\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"NFKC\"}]}", sound,
+        {"\"normalizer\":{\"type\":\"ByteLevel\"}", sound, ERROR_UNSUPPORTED, "tokenizer.json/normalizer"},
+        {"\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"NFKX\"}]}", sound,
          ERROR_UNSUPPORTED, "tokenizer.json/normalizer/normalizers/0"},
         {"\"normalizer\":{\"type\":\"Replace\",\"pattern\":{\"Regex\":\"a+\"},\"content\":\"b\"}", sound,
          ERROR_UNSUPPORTED, "tokenizer.json/normalizer"},
@@ -419,12 +565,25 @@ static void what_is_not_understood_is_refused_by_name(void **state)
          sound, ERROR_UNSUPPORTED, "tokenizer.json/pre_tokenizer"},
         {"\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"ByteLevel\"},{\"type\":\"Digits\"}]}",
          sound, ERROR_UNSUPPORTED, "tokenizer.json/pre_tokenizer/pretokenizers/1"},
-        {"\"post_processor\":{\"type\":\"BertProcessing\"}", sound, ERROR_UNSUPPORTED,
+        {"\"post_processor\":{\"type\":\"Other\"}", sound, ERROR_UNSUPPORTED,
          "tokenizer.json/post_processor"},
+        {"\"post_processor\":{\"type\":\"BertProcessing\",\"cls\":[\"a\",0],\"sep\":[\"b\"]}", sound,
+         ERROR_CORRUPT_FILE, "tokenizer.json/post_processor"},
+        {"\"post_processor\":{\"type\":\"RobertaProcessing\",\"cls\":[\"a\",0],\"sep\":[\"b\",2]}", sound,
+         ERROR_CORRUPT_FILE, "tokenizer.json/post_processor"},
+        {"\"normalizer\":{\"type\":\"Precompiled\",\"precompiled_charsmap\":\"AAAA\"}", sound,
+         ERROR_CORRUPT_FILE, "tokenizer.json/normalizer"},
+        {"\"normalizer\":{\"type\":\"NFC\"},\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":"
+         "\"WhitespaceSplit\"},{\"type\":\"Metaspace\",\"prepend_scheme\":\"first\"}]}",
+         sound, ERROR_UNSUPPORTED, "tokenizer.json/pre_tokenizer/pretokenizers/1"},
+        {"\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"String\":\" \"},\"behavior\":\"Other\",\"invert\":false}",
+         sound, ERROR_UNSUPPORTED, "tokenizer.json/pre_tokenizer"},
+        {"\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"String\":\" \"},\"behavior\":\"Removed\",\"invert\":true}",
+         sound, ERROR_UNSUPPORTED, "tokenizer.json/pre_tokenizer"},
         {"\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"<s>\"}},{\"Sequence\":"
          "{\"id\":\"A\"}}],\"special_tokens\":{\"<s>\":{\"ids\":[55]}}}",
          sound, ERROR_CORRUPT_FILE, "tokenizer.json/post_processor"},
-        {"\"decoder\":{\"type\":\"WordPiece\"}", sound, ERROR_UNSUPPORTED, "tokenizer.json/decoder"},
+        {"\"decoder\":{\"type\":\"CTC\"}", sound, ERROR_UNSUPPORTED, "tokenizer.json/decoder"},
         {"\"added_tokens\":[{\"id\":5,\"content\":\"a\"}]", sound, ERROR_CORRUPT_FILE,
          "tokenizer.json/added_tokens/0"},
         {"\"added_tokens\":[{\"content\":\"c\"}]", sound, ERROR_MISSING_FIELD, NULL},
@@ -464,11 +623,11 @@ static void another_model_type_is_unsupported_even_with_a_huge_vocabulary(void *
 {
     (void)state;
     struct text json = {0};
-    text_append(&json, "{\"model\":{\"type\":\"Unigram\",\"vocab\":[");
-    for (size_t i = 0; i < 400000; i++) { /* beyond the token limit of base/json.h */
-        text_append(&json, i > 0 ? ",[\"a\",0.0]" : "[\"a\",0.0]");
+    text_append(&json, "{\"model\":{\"type\":\"WordLevel\",\"vocab\":{");
+    for (size_t i = 0; i < 400000; i++) { /* as JSON values these would take a hundred megabytes */
+        text_append_format(&json, "%s\"a%zu\":%zu", i > 0 ? "," : "", i, i);
     }
-    text_append(&json, "]}}");
+    text_append(&json, "}}}");
     struct error error = {0};
     assert_null(tokenizer_parse(json.bytes, json.length, &error));
     assert_int_equal(error.code, ERROR_UNSUPPORTED);
@@ -540,6 +699,10 @@ int main(void)
         cmocka_unit_test(byte_level_may_put_a_space_in_front),
         cmocka_unit_test(merging_by_heap_and_by_parts_equals_merging_naively),
         cmocka_unit_test(a_megabyte_without_a_single_cut_takes_no_quadratic_time),
+        cmocka_unit_test(wordpiece_takes_the_longest_piece_from_the_left),
+        cmocka_unit_test(unigram_takes_the_likeliest_cut),
+        cmocka_unit_test(a_hostile_unigram_vocabulary_costs_no_quadratic_time),
+        cmocka_unit_test(faulty_wordpiece_and_unigram_models_are_refused_by_name),
         cmocka_unit_test(what_is_not_understood_is_refused_by_name),
         cmocka_unit_test(another_model_type_is_unsupported_even_with_a_huge_vocabulary),
         cmocka_unit_test(a_file_cut_off_anywhere_is_an_error),
