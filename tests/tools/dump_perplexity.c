@@ -29,7 +29,7 @@ static json_t *measure(const char *folder, const struct corpus_options *options,
     OWNED(pool) pool = pool_create(environment_number("PRUNED_DUMP_THREADS", 1), error);
     struct model_options model_options = {.backend = getenv("PRUNED_DUMP_BACKEND"), .pool = pool};
     OWNED(model) model = pool != NULL ? model_open(inventory, folder, &model_options, error) : NULL;
-    OWNED(tokenizer) tokenizer = model != NULL ? tokenizer_load(folder, error) : NULL;
+    OWNED(tokenizer) tokenizer = model != NULL ? inventory_load_tokenizer(inventory, folder, error) : NULL;
     OWNED(corpus) corpus = tokenizer != NULL ? corpus_load(options, error) : NULL;
     struct evaluation evaluation = {.corpus = corpus,
                                     .protocols = {PERPLEXITY_GPTQ, PERPLEXITY_ROLLING},

@@ -13,8 +13,9 @@
 
 #define README_LIMIT_BYTES (1u << 20)
 
-char *export_read_license(const char *source_folder)
+char *export_read_license(const char *source_path)
 {
+    OWNED_MEMORY char *source_folder = inventory_folder(source_path);
     OWNED_MEMORY char *path = file_join(source_folder, "README.md");
     size_t count = 0;
     OWNED_MEMORY char *bytes = file_exists(path) ? file_load(path, README_LIMIT_BYTES, &count, NULL) : NULL;

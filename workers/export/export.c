@@ -11,6 +11,7 @@
 #include "base/text.h"
 #include "workers/export/python_files.h"
 #include "workers/export/writer.h"
+#include "workers/model/gguf.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -26,6 +27,20 @@ static const char *const side_files[] = {
     "generation_config.json",
     "preprocessor_config.json",
 };
+
+/* Where the model is one GGUF file of a folder, that folder's files are not its. */
+static bool is_of_model(const struct inventory *inventory, const char *path)
+{
+    if (inventory_gguf_name(inventory) == NULL) {
+        return true;
+    }
+    for (size_t i = 0; i < inventory->file_count; i++) {
+        if (strcmp(inventory->files[i].path, path) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
 
 static bool is_side_file(const char *path)
 {
@@ -74,6 +89,7 @@ static bool copy_file(int source_folder_fd, const char *relative, const char *ou
 }
 
 struct side_list {
+    const struct inventory *inventory;
     char *paths[256]; /* owned */
     size_t count;
 };
@@ -84,16 +100,17 @@ static bool collect_side_file(const char *relative, const struct stat *status, v
     (void)error;
     struct side_list *list = context;
     bool is_file = S_ISREG(status->st_mode) || S_ISLNK(status->st_mode);
-    if (is_file && is_side_file(relative) && list->count < sizeof list->paths / sizeof list->paths[0]) {
+    if (is_file && is_side_file(relative) && is_of_model(list->inventory, relative) &&
+        list->count < sizeof list->paths / sizeof list->paths[0]) {
         list->paths[list->count++] = memory_copy_text(relative);
     }
     return true;
 }
 
-static bool copy_side_files(int source_fd, const char *source_folder, const char *out_folder,
-                            const struct cancel *cancel, struct error *error)
+static bool copy_side_files(const struct inventory *inventory, int source_fd, const char *source_folder,
+                            const char *out_folder, const struct cancel *cancel, struct error *error)
 {
-    struct side_list list = {0};
+    struct side_list list = {.inventory = inventory};
     bool is_good = file_walk(source_folder, collect_side_file, &list, error);
     for (size_t i = 0; i < list.count; i++) {
         is_good = is_good && copy_file(source_fd, list.paths[i], out_folder, cancel, error);
@@ -164,10 +181,34 @@ static bool write_python_files(const struct export_draft *draft, const char *out
             save_text(out_folder, "modeling_pruned_llama.py", python_modeling, error));
 }
 
+/* The tokenizer that lies in a GGUF file, where there is no other. */
+static bool write_gguf_tokenizer(const struct inventory *inventory, int source_fd, const char *out_folder,
+                                 struct error *error)
+{
+    const char *name = inventory_gguf_name(inventory);
+    OWNED_MEMORY char *path = file_join(out_folder, "tokenizer.json");
+    if (name == NULL || file_exists(path)) {
+        return true;
+    }
+    OWNED_FD int fd = file_open_beneath(source_fd, name, true, error);
+    OWNED(gguf) gguf = fd >= 0 ? gguf_read(fd, error) : NULL;
+    if (gguf == NULL) {
+        return false;
+    }
+    struct error missing = {0};
+    OWNED_MEMORY char *text = gguf_tokenizer_json(gguf, &missing);
+    if (text == NULL && missing.code == ERROR_NOT_FOUND) {
+        return true;
+    }
+    return text != NULL ? save_text(out_folder, "tokenizer.json", text, error)
+                        : error_set(error, missing.code, "%s", missing.message);
+}
+
 bool export_write(const struct export_draft *draft, const struct inventory *inventory,
-                  const char *source_folder, const char *out_folder, const struct export_options *options,
+                  const char *source_path, const char *out_folder, const struct export_options *options,
                   struct error *error)
 {
+    OWNED_MEMORY char *source_folder = inventory_folder(source_path);
     OWNED_FD int source_fd = file_open_folder(source_folder, error);
     if (source_fd < 0) {
         return false;
@@ -177,6 +218,7 @@ bool export_write(const struct export_draft *draft, const struct inventory *inve
                        : write_weights(draft, source_fd, inventory, out_folder, options, error);
     OWNED_MEMORY char *config = json_format(draft->config, true);
     return is_good && save_text(out_folder, "config.json", config, error) &&
-           copy_side_files(source_fd, source_folder, out_folder, options->cancel, error) &&
+           copy_side_files(inventory, source_fd, source_folder, out_folder, options->cancel, error) &&
+           write_gguf_tokenizer(inventory, source_fd, out_folder, error) &&
            write_python_files(draft, out_folder, error) && file_sync_folder(out_folder, error);
 }

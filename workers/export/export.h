@@ -60,9 +60,9 @@ bool export_draft_make(const struct plan *plan, const struct inventory *inventor
                        struct error *error) MUST_USE;
 void export_draft_finish(struct export_draft *draft);
 
-/* Writes weights, config.json, side files. CANCELLED, STORAGE_FULL, INPUT_CHANGED, IO. */
+/* Writes weights, config.json, side files; source_path as given to inventory_inspect. CANCELLED, STORAGE_FULL, INPUT_CHANGED, IO. */
 bool export_write(const struct export_draft *draft, const struct inventory *inventory,
-                  const char *source_folder, const char *out_folder, const struct export_options *options,
+                  const char *source_path, const char *out_folder, const struct export_options *options,
                   struct error *error) MUST_USE;
 
 /* What opens the folder, and how: [{loader, line}]. Owned. */
@@ -76,7 +76,7 @@ struct export_card {
 };
 bool export_write_card(const struct export_card *card, const char *out_folder, struct error *error) MUST_USE;
 /* The licence named by the front matter of the source's README.md: owned, NULL where there is none. */
-char *export_read_license(const char *source_folder) MUST_USE;
+char *export_read_license(const char *source_path) MUST_USE;
 
 /* Writes SHA256SUMS over everything but itself and report.*; *ret_files: owned [{path, bytes, sha256}],
  * sorted, of everything. */

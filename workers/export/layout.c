@@ -97,7 +97,7 @@ static void draft_tensor(struct export_draft *draft, const struct plan *plan,
     for (size_t i = 0; i < source->rank; i++) {
         tensor.element_count *= source->shape[i];
     }
-    tensor.dtype = options->is_dtype_kept ? source->dtype : options->dtype;
+    tensor.dtype = options->is_dtype_kept ? inventory_kept_dtype(source) : options->dtype;
     tensor.bytes = tensor.element_count * dtype_bytes(tensor.dtype);
     draft->weight_bytes += tensor.bytes;
     draft->parameter_count += plan_is_counted(&inventory->config, source) ? tensor.element_count : 0;
@@ -300,7 +300,7 @@ bool export_draft_make(const struct plan *plan, const struct inventory *inventor
         is_same_dtype =
             is_same_dtype && draft.tensors[i].dtype == inventory->tensors[draft.tensors[i].source].dtype;
     }
-    draft.is_verbatim = plan->removed_count == 0 && is_same_dtype;
+    draft.is_verbatim = plan->removed_count == 0 && is_same_dtype && inventory_gguf_name(inventory) == NULL;
     *ret_draft = draft;
     return true;
 }

@@ -54,6 +54,7 @@ static bool belongs(const char *name)
 struct listing {
     struct inventory *inventory;
     bool has_index, has_single;
+    size_t gguf_count;
 };
 
 static bool list_file(const char *relative, const struct stat *status, void *context, struct error *error)
@@ -67,7 +68,9 @@ static bool list_file(const char *relative, const struct stat *status, void *con
     bool is_index = strcmp(relative, index_name) == 0, is_weights = text_ends_with(relative, ".safetensors");
     listing->has_index = listing->has_index || is_index;
     listing->has_single = listing->has_single || strcmp(relative, "model.safetensors") == 0;
-    if (!is_index && !is_weights && !belongs(relative)) {
+    bool is_gguf = text_ends_with(relative, ".gguf");
+    listing->gguf_count += is_gguf ? 1 : 0;
+    if (!is_index && !is_weights && !is_gguf && !belongs(relative)) {
         return true;
     }
     if (inventory->file_count == FILES_MAX) {
@@ -93,8 +96,9 @@ static size_t find_file(const struct inventory *inventory, const char *path)
     return found != NULL ? (size_t)(found - inventory->files) : SIZE_MAX;
 }
 
-/* Weight files that are not part of the model (a second format, shards no index names) do not belong. */
-static void keep_weight_files(struct inventory *inventory, const struct st_index *index)
+/* Weight files that are not part of the model (a second format, shards no index names) do not belong. A GGUF file is a
+ * config as well. */
+static void keep_weight_files(struct inventory *inventory, const struct st_index *index, bool is_gguf)
 {
     size_t kept = 0;
     for (size_t i = 0; i < inventory->file_count; i++) {
@@ -107,6 +111,10 @@ static void keep_weight_files(struct inventory *inventory, const struct st_index
             }
         } else if (strcmp(path, index_name) == 0) {
             is_kept = index != NULL;
+        } else if (text_ends_with(path, ".gguf")) {
+            is_kept = is_gguf;
+        } else if (strcmp(path, "config.json") == 0) {
+            is_kept = !is_gguf;
         }
         if (is_kept) {
             inventory->files[kept++] = inventory->files[i];
@@ -160,7 +168,9 @@ struct inspection {
     struct error_list *faults;
     struct st_index index;     /* entry_count 0: one file */
     struct st_header *headers; /* [file_count]; empty for other files */
+    const char *path;          /* as it was given */
     const char *folder;
+    const char *only_file; /* the GGUF file that path names; NULL: path is a folder */
 };
 
 static bool add_tensors(struct inspection *inspection, size_t file)
@@ -349,11 +359,15 @@ static bool check_tokenizer(const struct inspection *inspection)
 {
     const struct inventory *inventory = inspection->inventory;
     struct error error = {0};
-    if (find_file(inventory, "tokenizer.json") == SIZE_MAX) {
+    bool is_gguf = inventory_gguf_name(inventory) != NULL;
+    if (!is_gguf && find_file(inventory, "tokenizer.json") == SIZE_MAX) {
         return true; /* what needs text will say so */
     }
-    OWNED(tokenizer) tokenizer = tokenizer_load(inspection->folder, &error);
+    OWNED(tokenizer) tokenizer = inventory_load_tokenizer(inventory, inspection->path, &error);
     if (tokenizer == NULL) {
+        if (is_gguf && error.code == ERROR_NOT_FOUND) {
+            return true;
+        }
         if (error.field[0] == '\0') {
             (void)snprintf(error.field, sizeof error.field, "tokenizer.json");
         }
@@ -378,17 +392,29 @@ static bool list_folder(struct inspection *inspection, struct listing *listing)
     struct error error = {0};
     inventory->files = arena_allocate(inventory->arena, FILES_MAX, sizeof *inventory->files);
     *listing = (struct listing){.inventory = inventory};
+    if (inspection->only_file != NULL) {
+        inventory->files[inventory->file_count++].path =
+            arena_copy_text(inventory->arena, inspection->only_file, strlen(inspection->only_file));
+        listing->gguf_count = 1;
+        return true;
+    }
     if (!file_walk(inspection->folder, list_file, listing, &error)) {
         return error_list_add_error(inspection->faults, &error);
     }
     qsort(inventory->files, inventory->file_count, sizeof *inventory->files, compare_files);
-    if (find_file(inventory, "config.json") == SIZE_MAX) {
+    bool has_safetensors = listing->has_single || listing->has_index;
+    if (!has_safetensors && listing->gguf_count > 1) {
+        return error_list_add(inspection->faults, ERROR_UNSUPPORTED, "model.safetensors",
+                              "the folder holds %zu GGUF files; name one of them as the model",
+                              listing->gguf_count);
+    }
+    if (find_file(inventory, "config.json") == SIZE_MAX && (has_safetensors || listing->gguf_count == 0)) {
         return error_list_add(inspection->faults, ERROR_NOT_FOUND, "config.json",
                               "the folder has no config.json");
     }
-    if (!listing->has_single && !listing->has_index) {
+    if (!has_safetensors && listing->gguf_count == 0) {
         return error_list_add(inspection->faults, ERROR_NOT_FOUND, "model.safetensors",
-                              "the folder has neither model.safetensors nor %s", index_name);
+                              "the folder has neither model.safetensors nor %s, nor a GGUF file", index_name);
     }
     return true;
 }
@@ -436,7 +462,7 @@ static bool choose_weight_files(struct inspection *inspection, const struct list
     struct inventory *inventory = inspection->inventory;
     struct error error = {0};
     if (listing->has_single) {
-        keep_weight_files(inventory, NULL);
+        keep_weight_files(inventory, NULL, false);
         return true;
     }
     size_t count = 0;
@@ -452,8 +478,27 @@ static bool choose_weight_files(struct inspection *inspection, const struct list
                                "the index names %s, which is not in the folder", inspection->index.shards[i]);
         }
     }
-    keep_weight_files(inventory, &inspection->index);
+    keep_weight_files(inventory, &inspection->index, false);
     return is_sound;
+}
+
+static bool read_gguf(struct inspection *inspection)
+{
+    struct inventory *inventory = inspection->inventory;
+    keep_weight_files(inventory, NULL, true);
+    size_t file = 0;
+    while (file < inventory->file_count && !text_ends_with(inventory->files[file].path, ".gguf")) {
+        file++;
+    }
+    return read_files(inspection) &&
+           inventory_read_gguf(inventory, inspection->folder_fd, file, inspection->faults);
+}
+
+static bool read_safetensors(struct inspection *inspection, const struct listing *listing)
+{
+    bool has_config = read_config(inspection);
+    bool has_files = choose_weight_files(inspection, listing) && read_files(inspection);
+    return has_config && has_files && collect_tensors(inspection);
 }
 
 static bool inspect(struct inspection *inspection)
@@ -462,9 +507,8 @@ static bool inspect(struct inspection *inspection)
     if (!list_folder(inspection, &listing)) {
         return false;
     }
-    bool has_config = read_config(inspection);
-    bool has_files = choose_weight_files(inspection, &listing) && read_files(inspection);
-    if (!has_config || !has_files || !collect_tensors(inspection)) {
+    bool is_gguf = !listing.has_single && !listing.has_index;
+    if (!(is_gguf ? read_gguf(inspection) : read_safetensors(inspection, &listing))) {
         return false;
     }
     inventory_settle_names(inspection->inventory);
@@ -472,15 +516,18 @@ static bool inspect(struct inspection *inspection)
     return check_tokenizer(inspection) && agrees;
 }
 
-struct inventory *inventory_inspect(const char *folder, bool hash, const struct cancel *cancel,
+struct inventory *inventory_inspect(const char *path, bool hash, const struct cancel *cancel,
                                     struct error_list *faults)
 {
     struct error error = {0};
+    OWNED_MEMORY char *folder = inventory_folder(path);
     OWNED_FD int folder_fd = file_open_folder(folder, &error);
     if (folder_fd < 0) {
         error_list_add_error(faults, &error);
         return NULL;
     }
+    bool is_file = strcmp(folder, path) != 0;
+    const char *slash = strrchr(path, '/');
     OWNED(inventory) inventory = memory_create(1, sizeof *inventory);
     inventory->arena = arena_create(0);
     struct inspection inspection = {.inventory = inventory,
@@ -488,6 +535,10 @@ struct inventory *inventory_inspect(const char *folder, bool hash, const struct 
                                     .is_hashed = hash,
                                     .cancel = cancel,
                                     .faults = faults,
-                                    .folder = folder};
+                                    .path = path,
+                                    .folder = folder,
+                                    .only_file = !is_file        ? NULL
+                                                 : slash != NULL ? slash + 1
+                                                                 : path};
     return inspect(&inspection) ? TAKE(inventory) : NULL;
 }

@@ -2,6 +2,9 @@
  * workers/model/inventory.h: what a model folder holds, without its weights: tensor names, shapes, dtypes,
  * where each lies; the config; every file with size, mtime and sha256. Everything that can be said about a
  * job before it runs is arithmetic over this. It travels as JSON (stored when a model is registered).
+ *
+ * A model is a folder with safetensors, a folder with one GGUF file, or the path of a GGUF file (*.gguf). A GGUF file is
+ * seen as the Hugging Face checkpoint that it is equivalent to.
  */
 #ifndef WORKERS_MODEL_INVENTORY_H
 #define WORKERS_MODEL_INVENTORY_H
@@ -12,16 +15,19 @@
 #include "base/error.h"
 #include "base/json.h"
 #include "workers/model/config.h"
+#include "workers/model/layout.h"
 #include "workers/tensor/dtype.h"
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 struct inventory_tensor {
-    const char *name;
+    const char *name; /* canonical, whatever the file calls it */
     enum dtype dtype;
     size_t rank;
-    uint64_t shape[8];
+    uint64_t shape[8];            /* of the canonical tensor */
+    enum tensor_layout layout;    /* how the stored elements stand to it */
+    size_t layout_heads;          /* where the layout has some */
     size_t file;                  /* index into files */
     uint64_t offset_bytes, bytes; /* offset from the start of the file */
     bool is_extra;                /* the architecture has no such tensor: kept, reported, never read */
@@ -39,7 +45,7 @@ struct inventory {
     struct inventory_file
         *files; /* [file_count], sorted by path: all regular files of the folder's top level that belong */
     size_t file_count;
-    json_t *config_json; /* owned: config.json as it is */
+    json_t *config_json; /* owned: config.json as it is, or the equivalent of a GGUF file's metadata */
     struct model_config config;
     uint64_t parameter_count, prunable_count; /* of what the config asks for; a tied head counts once */
     uint64_t weight_bytes;                    /* of all tensors in the files */
@@ -47,15 +53,25 @@ struct inventory {
 };
 /* Reads config.json, the safetensors headers (single file or index and shards), checks that they agree and
  * that the tokenizer's size fits. All faults at once. hash: also sha256 of every file. NULL on faults. */
-struct inventory *inventory_inspect(const char *folder, bool hash, const struct cancel *cancel,
+struct inventory *inventory_inspect(const char *path, bool hash, const struct cancel *cancel,
                                     struct error_list *faults) MUST_USE;
 void inventory_destroy(struct inventory *inventory);
 OWNED_DEFINE(inventory)
+/* The folder of a model's files: the path itself, or where it is a GGUF file the folder that this lies in. Owned (free). */
+char *inventory_folder(const char *path) MUST_USE;
+struct tokenizer;
+/* From tokenizer.json, else from the GGUF file; path as given to inventory_inspect. Owned; NOT_FOUND where the model has none. */
+struct tokenizer *inventory_load_tokenizer(const struct inventory *inventory, const char *path,
+                                           struct error *error) MUST_USE;
+/* The GGUF file that the weights lie in; NULL: they are safetensors. */
+const char *inventory_gguf_name(const struct inventory *inventory);
+/* What an export that keeps element types writes a tensor in: its own, F16 where safetensors have no such type. */
+enum dtype inventory_kept_dtype(const struct inventory_tensor *tensor);
 
 json_t *inventory_format(const struct inventory *inventory) MUST_USE; /* owned */
 struct inventory *inventory_parse(const json_t *json, struct error *error) MUST_USE;
 /* sizes and mtimes (and hashes, where the mtime differs) as recorded, else INPUT_CHANGED naming the file. */
-bool inventory_verify(const struct inventory *inventory, const char *folder, struct error *error) MUST_USE;
+bool inventory_verify(const struct inventory *inventory, const char *path, struct error *error) MUST_USE;
 
 const struct inventory_tensor *inventory_find(const struct inventory *inventory,
                                               const char *name); /* NULL: none */

@@ -12,6 +12,9 @@ bool inventory_stat_file(int folder_fd, struct inventory_file *file, int *ret_fd
 bool inventory_hash_file(int fd, const struct inventory_file *file, const struct cancel *cancel,
                          char ret_hex[65], struct error *error) MUST_USE;
 
+/* files[file] is GGUF: fills config_json, config and tensors. */
+bool inventory_read_gguf(struct inventory *inventory, int folder_fd, size_t file,
+                         struct error_list *faults) MUST_USE;
 void inventory_sort_tensors(struct inventory *inventory); /* by name */
 /* Finds out which prefix the names have (config.prefix). */
 void inventory_choose_prefix(struct inventory *inventory);

@@ -2,9 +2,11 @@
  * workers/model/inventory_json.c: the inventory as a record: to JSON and back, and whether a folder is still
  * the one that was inspected. Parsing checks types and ranges only; the record comes from our own database.
  *
- *     {"version": 1, "config": {...}, "files": [[path, bytes, mtime_ns, sha256], ...],
- *      "tensors": [[name, dtype, [shape], file, offset, bytes, is_extra], ...],
+ *     {"version": 2, "config": {...}, "files": [[path, bytes, mtime_ns, sha256], ...],
+ *      "tensors": [[name, dtype, [shape], file, offset, bytes, is_extra, layout, layout_heads], ...],
  *      "parameter_count": n, "prunable_count": n, "weight_bytes": n}
+ *
+ * Version 1 had no layouts: all were plain.
  */
 #include "workers/model/inventory_internal.h"
 
@@ -15,7 +17,13 @@
 #include "workers/model/safetensors.h"
 #include <string.h>
 
-#define INVENTORY_VERSION 1
+#define INVENTORY_VERSION 2
+
+static const char *const layout_slugs[] = {[LAYOUT_PLAIN] = "plain",
+                                           [LAYOUT_ROPE_PAIRS] = "rope_pairs",
+                                           [LAYOUT_NORM_PLUS_ONE] = "norm_plus_one",
+                                           [LAYOUT_TRANSPOSED] = "transposed",
+                                           [LAYOUT_QKV_CONCATENATED] = "qkv_concatenated"};
 
 void inventory_destroy(struct inventory *inventory)
 {
@@ -53,9 +61,9 @@ static json_t *format_tensor(const struct inventory_tensor *tensor)
     for (size_t i = 0; i < tensor->rank; i++) {
         json_array_append_new(shape, json_integer((json_int_t)tensor->shape[i]));
     }
-    return json_pack("[s, s, o, I, I, I, b]", tensor->name, dtype_slug(tensor->dtype), shape,
+    return json_pack("[s, s, o, I, I, I, b, s, I]", tensor->name, dtype_slug(tensor->dtype), shape,
                      (json_int_t)tensor->file, (json_int_t)tensor->offset_bytes, (json_int_t)tensor->bytes,
-                     tensor->is_extra);
+                     tensor->is_extra, layout_slugs[tensor->layout], (json_int_t)tensor->layout_heads);
 }
 
 json_t *inventory_format(const struct inventory *inventory)
@@ -112,13 +120,19 @@ static bool parse_file(struct inventory *inventory, const json_t *entry, size_t 
     return true;
 }
 
-static bool parse_dtype(const char *slug, enum dtype *ret_dtype)
+static bool parse_layout(struct inventory_tensor *tensor, const json_t *entry)
 {
-    static const enum dtype all[] = {DTYPE_F32, DTYPE_F16, DTYPE_BF16};
-    for (size_t i = 0; slug != NULL && i < sizeof all / sizeof all[0]; i++) {
-        if (strcmp(slug, dtype_slug(all[i])) == 0) {
-            *ret_dtype = all[i];
-            return true;
+    const char *slug = json_string_value(json_array_get(entry, 7));
+    uint64_t heads = 0;
+    if (json_array_size(entry) == 7) {
+        return true; /* version 1 */
+    }
+    for (size_t i = 0; slug != NULL && i < sizeof layout_slugs / sizeof layout_slugs[0]; i++) {
+        if (strcmp(slug, layout_slugs[i]) == 0 && read_u64(entry, 8, &heads)) {
+            tensor->layout = (enum tensor_layout)i;
+            tensor->layout_heads = (size_t)heads;
+            return layout_fits(tensor->layout, tensor->layout_heads,
+                               tensor->rank > 0 ? (size_t)tensor->shape[0] : 1);
         }
     }
     return false;
@@ -129,20 +143,25 @@ static bool parse_tensor(struct inventory *inventory, const json_t *entry, size_
     struct inventory_tensor *tensor = &inventory->tensors[index];
     const char *name = json_string_value(json_array_get(entry, 0));
     const json_t *shape = json_array_get(entry, 2);
-    uint64_t file = 0, size = 0;
+    uint64_t file = 0, count = 1, size = 0;
     tensor->rank = json_array_size(shape);
-    if (name == NULL || !parse_dtype(json_string_value(json_array_get(entry, 1)), &tensor->dtype) ||
-        !json_is_array(shape) || tensor->rank > ST_RANK_MAX || !read_u64(entry, 3, &file) ||
-        file >= inventory->file_count || !read_u64(entry, 4, &tensor->offset_bytes) ||
-        !read_u64(entry, 5, &tensor->bytes)) {
+    if (name == NULL || json_string_value(json_array_get(entry, 1)) == NULL ||
+        !dtype_parse(json_string_value(json_array_get(entry, 1)), &tensor->dtype) || !json_is_array(shape) ||
+        tensor->rank > ST_RANK_MAX || !read_u64(entry, 3, &file) || file >= inventory->file_count ||
+        !read_u64(entry, 4, &tensor->offset_bytes) || !read_u64(entry, 5, &tensor->bytes)) {
         return refuse(error, "tensor", index);
     }
-    size = dtype_bytes(tensor->dtype);
     for (size_t i = 0; i < tensor->rank; i++) {
-        if (!read_u64(shape, i, &tensor->shape[i]) || __builtin_mul_overflow(size, tensor->shape[i], &size)) {
+        if (!read_u64(shape, i, &tensor->shape[i]) ||
+            __builtin_mul_overflow(count, tensor->shape[i], &count)) {
             return refuse(error, "tensor", index);
         }
     }
+    if (count > UINT64_MAX / 8 || count % dtype_block_count(tensor->dtype) != 0 ||
+        !parse_layout(tensor, entry)) {
+        return refuse(error, "tensor", index);
+    }
+    size = dtype_size_bytes(tensor->dtype, (size_t)count);
     if (size != tensor->bytes || (index > 0 && strcmp(tensor[-1].name, name) >= 0)) {
         return refuse(error, "tensor", index);
     }
@@ -196,7 +215,7 @@ struct inventory *inventory_parse(const json_t *json, struct error *error)
 {
     int64_t version = 0;
     json_t *config = NULL;
-    if (!json_get_i64(json, "", "version", INVENTORY_VERSION, INVENTORY_VERSION, &version, error) ||
+    if (!json_get_i64(json, "", "version", 1, INVENTORY_VERSION, &version, error) ||
         !json_get_object(json, "", "config", &config, error)) {
         (void)error_prefix(error, "inventory: ");
         return NULL;
@@ -247,8 +266,9 @@ static bool verify_file(int folder_fd, const struct inventory_file *file, struct
                            "%s was changed after the model was registered", file->path);
 }
 
-bool inventory_verify(const struct inventory *inventory, const char *folder, struct error *error)
+bool inventory_verify(const struct inventory *inventory, const char *path, struct error *error)
 {
+    OWNED_MEMORY char *folder = inventory_folder(path);
     OWNED_FD int folder_fd = file_open_folder(folder, error);
     if (folder_fd < 0) {
         return false;
@@ -267,8 +287,9 @@ void inventory_model_sha256(const struct inventory *inventory, char ret_hex[65])
     sha256_start(&hash);
     for (size_t i = 0; i < inventory->file_count; i++) { /* sorted by path */
         const struct inventory_file *file = &inventory->files[i];
-        if (text_ends_with(file->path, ".safetensors") || text_starts_with(file->path, "model.safetensors") ||
-            strcmp(file->path, "config.json") == 0 || strcmp(file->path, "tokenizer.json") == 0) {
+        if (text_ends_with(file->path, ".safetensors") || text_ends_with(file->path, ".gguf") ||
+            text_starts_with(file->path, "model.safetensors") || strcmp(file->path, "config.json") == 0 ||
+            strcmp(file->path, "tokenizer.json") == 0) {
             sha256_update(&hash, file->path, strlen(file->path) + 1);
             sha256_update(&hash, file->sha256, strlen(file->sha256) + 1);
         }

@@ -172,7 +172,8 @@ void plan_measure(const struct plan *plan, const struct inventory *inventory, si
         }
         size.parameter_count += plan_is_counted(&inventory->config, tensor) ? elements : 0;
         size.prunable_count += is_prunable ? elements : 0;
-        size.weight_bytes += element_bytes > 0 ? elements * element_bytes : tensor->bytes;
+        size.weight_bytes += element_bytes > 0 ? elements * element_bytes
+                                               : elements * dtype_bytes(inventory_kept_dtype(tensor));
     }
     for (size_t i = 0; i < plan->sublayer_count; i++) {
         size.removed_sublayer_count += plan->removed[i] ? 1 : 0;

@@ -85,7 +85,7 @@ struct plan_size {
     size_t block_count, removed_sublayer_count;
     double sparsity_ratio; /* removed prunable / prunable of the source */
 };
-/* element_bytes: of the exported dtype; 0: each tensor as stored. A plan that was cut to nothing measures the
+/* element_bytes: of the exported dtype; 0: each tensor's own (inventory_kept_dtype). A plan that was cut to nothing measures the
  * source. */
 void plan_measure(const struct plan *plan, const struct inventory *inventory, size_t element_bytes,
                   struct plan_size *ret_size);

@@ -48,7 +48,8 @@ struct source *source_open(const struct inventory *inventory, const char *folder
     for (size_t i = 0; i < inventory->file_count; i++) {
         source->fds[i] = -1;
     }
-    OWNED_FD int folder_fd = file_open_folder(folder, error);
+    OWNED_MEMORY char *where = inventory_folder(folder);
+    OWNED_FD int folder_fd = file_open_folder(where, error);
     if (folder_fd < 0) {
         return NULL;
     }

@@ -55,7 +55,8 @@ static bool confine(const char *folder, const json_t *inputs, struct error_list 
     size_t count = json_object_size(inputs) + 1;
     const char **readable = memory_create(count, sizeof *readable);
     size_t filled = 0;
-    readable[filled++] = folder;
+    OWNED_MEMORY char *model_folder = recipe_model_folder(folder);
+    readable[filled++] = model_folder;
     const char *uri;
     json_t *path;
     json_object_foreach((json_t *)(uintptr_t)inputs, uri, path)

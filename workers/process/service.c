@@ -220,7 +220,9 @@ static bool confine(const json_t *order, struct error *error)
     size_t count = json_object_size(inputs) + 1;
     const char **readable = memory_create(count, sizeof *readable);
     size_t filled = 0;
-    readable[filled++] = json_string_value(json_object_get(json_object_get(order, "model"), "folder"));
+    OWNED_MEMORY char *model_folder =
+        recipe_model_folder(json_string_value(json_object_get(json_object_get(order, "model"), "folder")));
+    readable[filled++] = model_folder;
     const char *uri;
     json_t *path;
     json_object_foreach((json_t *)(uintptr_t)inputs, uri, path)

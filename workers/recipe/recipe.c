@@ -295,6 +295,11 @@ bool recipe_run(const struct recipe_job *job, json_t **ret_files, json_t **ret_r
     return is_good;
 }
 
+char *recipe_model_folder(const char *model)
+{
+    return inventory_folder(model);
+}
+
 bool recipe_inspect(const char *folder, json_t **ret_inventory, struct error_list *faults)
 {
     OWNED(inventory) inventory = inventory_inspect(folder, true, NULL, faults);

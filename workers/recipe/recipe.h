@@ -53,6 +53,9 @@ bool recipe_run(const struct recipe_job *job, json_t **ret_files, json_t **ret_r
  * life from a hang. */
 uint64_t recipe_activity(void);
 
+/* The folder that a model's files lie in; the model is that folder, or one GGUF file of it. Owned (free). */
+char *recipe_model_folder(const char *model) MUST_USE;
+
 /* The plan of the work: arithmetic over the inventory (NULL: the folder is inspected and *ret_inventory
  * filled, owned). All faults at once, with JSON pointers into the spec. Sources are opened (present, not
  * empty) but not read through. */

@@ -120,7 +120,7 @@ static bool load_tokenizer(struct recipe *recipe, struct error *error)
     if (!is_needed) {
         return true;
     }
-    recipe->tokenizer = tokenizer_load(recipe->job->model_folder, error);
+    recipe->tokenizer = inventory_load_tokenizer(recipe->inventory, recipe->job->model_folder, error);
     return recipe->tokenizer != NULL;
 }
 
