@@ -28,7 +28,7 @@ static void describe_units(struct weights *weights)
     weights->units = memory_create(weights->unit_count, sizeof *weights->units);
     weights->blocks = memory_create(weights->unit_count, sizeof *weights->blocks);
     weights->sublayer_of_unit = memory_create(weights->unit_count, sizeof *weights->sublayer_of_unit);
-    size_t sublayer = 0;
+    weights->removed = memory_create(weights->unit_count, sizeof *weights->removed);
     for (size_t i = 0; i < weights->unit_count; i++) {
         struct unit *unit = &weights->units[i];
         unit_describe(weights->inventory, i, weights->options.dtype, unit);
@@ -39,7 +39,7 @@ static void describe_units(struct weights *weights)
         weights->present_count += unit->bytes > 0 ? 1 : 0;
         bool is_sublayer = i + 1 < weights->unit_count &&
                            (i % 2 == 0 ? config->layers[i / 2].has_attention : config->layers[i / 2].has_ffn);
-        weights->sublayer_of_unit[i] = is_sublayer ? sublayer++ : SIZE_MAX;
+        weights->sublayer_of_unit[i] = is_sublayer ? weights->sublayer_count++ : SIZE_MAX;
     }
 }
 
@@ -102,6 +102,7 @@ void weights_destroy(struct weights *weights)
     }
     free(weights->units);
     free(weights->sublayer_of_unit);
+    free(weights->removed);
     destroy_windows(weights);
     source_destroy(weights->source);
     free(weights->embedding_norm);
@@ -184,7 +185,15 @@ void weights_release_head(struct weights *weights)
 
 void weights_set_removed(struct weights *weights, const bool *removed)
 {
-    weights->removed = removed;
+    for (size_t i = 0; i < weights->sublayer_count; i++) {
+        weights->removed[i] = removed != NULL && removed[i];
+    }
+}
+
+void weights_set_budget(struct weights *weights, uint64_t budget_bytes)
+{
+    weights->options.budget_bytes = budget_bytes;
+    (void)cache_make_room(weights, 0, 0);
 }
 
 /* ---- questions ----------------------------------------------------------------------------------- */

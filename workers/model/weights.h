@@ -76,7 +76,7 @@ void weights_release(struct weights *weights, size_t layer, bool is_attention);
 bool weights_acquire_head(struct weights *weights, struct head_weights *ret_head,
                           struct error *error) MUST_USE;
 void weights_release_head(struct weights *weights);
-/* removed[] by sublayer index, borrowed until the next call or NULL: none is. What is removed is not read ahead. */
+/* removed[] by sublayer index, copied; NULL: none is. What is removed is not read ahead, and dropped first. */
 void weights_set_removed(struct weights *weights, const bool *removed);
 
 /* What enters the first sublayer: token embedding times the config's scale, plus learned positions (position of tokens[i] is
@@ -90,6 +90,8 @@ bool weights_is_identity(const struct weights *weights, size_t layer, bool is_at
                          bool *ret_is_identity, struct error *error) MUST_USE;
 bool weights_is_resident(const struct weights *weights); /* every unit fits the budget */
 
+/* Another budget from now on (0: no limit); what does not fit is dropped. */
+void weights_set_budget(struct weights *weights, uint64_t budget_bytes);
 /* Bytes of tensors read from files so far. */
 uint64_t weights_bytes_read(const struct weights *weights);
 

@@ -19,7 +19,7 @@
 static bool is_removed(const struct weights *weights, size_t index)
 {
     size_t sublayer = weights->sublayer_of_unit[index];
-    return weights->removed != NULL && sublayer != SIZE_MAX && weights->removed[sublayer];
+    return sublayer != SIZE_MAX && weights->removed[sublayer];
 }
 
 /* ---- blocks -------------------------------------------------------------------------------------- */
@@ -99,32 +99,39 @@ static struct block *create_block(struct weights *weights, uint64_t bytes, struc
     return block;
 }
 
+bool cache_make_room(struct weights *weights, size_t index, uint64_t bytes)
+{
+    while (!has_room(weights, bytes)) {
+        struct block *block = find_free(weights, bytes, true);
+        struct unit *victim = block == NULL ? find_victim(weights, index, bytes, true) : NULL;
+        if (victim != NULL) {
+            block = victim->block;
+            cache_drop(weights, victim);
+        }
+        if (block == NULL) {
+            return false;
+        }
+        release_block(weights, block);
+    }
+    return true;
+}
+
 bool cache_take_block(struct weights *weights, size_t index, struct error *error)
 {
     struct unit *unit = &weights->units[index];
     uint64_t bytes = unit->bytes;
     struct block *block = find_free(weights, bytes, false);
-    struct block *unfitting = NULL;
-    while (block == NULL && !has_room(weights, bytes) &&
-           (unfitting = find_free(weights, bytes, true)) != NULL) {
-        release_block(weights, unfitting);
-    }
-    while (block == NULL && !has_room(weights, bytes)) {
+    if (block == NULL && !has_room(weights, bytes)) { /* hand over the memory of one about as large */
         struct unit *victim = find_victim(weights, index, bytes, false);
-        bool is_fitting_one = victim != NULL;
-        victim = is_fitting_one ? victim : find_victim(weights, index, bytes, true);
-        if (victim == NULL) {
-            return error_set(error, ERROR_TOO_LARGE,
-                             "the weights need %" PRIu64 " bytes more than their budget of %" PRIu64, bytes,
-                             weights->options.budget_bytes);
+        if (victim != NULL) {
+            block = victim->block;
+            cache_drop(weights, victim);
         }
-        struct block *dropped = victim->block;
-        cache_drop(weights, victim);
-        if (is_fitting_one) {
-            block = dropped;
-        } else {
-            release_block(weights, dropped);
-        }
+    }
+    if (block == NULL && !cache_make_room(weights, index, bytes)) {
+        return error_set(error, ERROR_TOO_LARGE,
+                         "the weights need %" PRIu64 " bytes more than their budget of %" PRIu64, bytes,
+                         weights->options.budget_bytes);
     }
     if (block == NULL) {
         block = create_block(weights, bytes, error);

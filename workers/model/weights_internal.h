@@ -87,7 +87,8 @@ struct weights {
     struct window *windows; /* [threads]; NULL once all is resident */
     size_t thread_count, window_bytes, window_row_bytes;
     bool is_head_used;
-    const bool *removed;      /* by sublayer index; borrowed or NULL */
+    bool *removed; /* [sublayers], by sublayer index */
+    size_t sublayer_count;
     size_t *sublayer_of_unit; /* [unit_count]; SIZE_MAX: absent, or the head */
     struct ahead ahead;
     float *embedding_norm, *embedding_norm_bias, *token_type; /* host, [hidden]; NULL: none */
@@ -109,6 +110,8 @@ bool weights_view(const struct inventory *inventory, enum weight_role role, size
 /* ---- weights_cache.c ---- */
 /* Gives the unit a block, dropping others where it must. */
 bool cache_take_block(struct weights *weights, size_t index, struct error *error) MUST_USE;
+/* Gives memory back until `bytes` fit beside what is held; false: no more can go. */
+bool cache_make_room(struct weights *weights, size_t index, uint64_t bytes);
 void cache_drop(struct weights *weights, struct unit *unit);
 void cache_destroy(struct weights *weights);
 /* Reads ahead what comes after `index`. */

@@ -9,6 +9,7 @@
 
 #include "base/check.h"
 #include "base/memory.h"
+#include "workers/model/weights.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -60,8 +61,7 @@ static bool keep_state(const struct prefix_evaluator *evaluator, struct hidden *
     if (trajectory[position] == NULL) {
         return false;
     }
-    hidden_copy(trajectory[position], from);
-    return true;
+    return hidden_copy(trajectory[position], from, error);
 }
 
 /* Runs the alive sublayers in [first, end) but those of `unit`, on `work`. States from `record_from` on go
@@ -89,14 +89,15 @@ static bool load_state(struct prefix_evaluator *evaluator, size_t position, stru
 {
     size_t start = position - position % evaluator->stride;
     CHECK(evaluator->cache[start] != NULL);
-    hidden_copy(evaluator->work, evaluator->cache[start]);
-    return run_range(evaluator, start, position, NULL, NULL, 0, error);
+    return hidden_copy(evaluator->work, evaluator->cache[start], error) &&
+           run_range(evaluator, start, position, NULL, NULL, 0, error);
 }
 
 static bool prefix_restart(void *context, const bool *removed, struct error *error)
 {
     struct prefix_evaluator *evaluator = context;
     memcpy(evaluator->removed, removed, evaluator->sublayer_count * sizeof *removed);
+    weights_set_removed(model_get_weights(evaluator->model), evaluator->removed);
     evaluator->has_best = false;
     return model_embed(evaluator->model, evaluator->batch, evaluator->work, error) &&
            run_range(evaluator, 0, evaluator->sublayer_count, NULL, evaluator->cache, 0, error);
@@ -135,6 +136,7 @@ static bool prefix_commit(void *context, const struct prune_unit *unit, struct e
     for (size_t i = 0; i < unit->count; i++) {
         evaluator->removed[unit->first + i] = true;
     }
+    weights_set_removed(model_get_weights(evaluator->model), evaluator->removed);
     bool is_recorded = evaluator->has_best && evaluator->best_unit.first == unit->first;
     evaluator->has_best = false;
     if (!is_recorded) {

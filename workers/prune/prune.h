@@ -25,6 +25,7 @@
 #include "workers/model/inventory.h"
 #include "workers/model/model.h"
 #include "workers/model/plan.h"
+#include "workers/model/sweep.h"
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -145,10 +146,11 @@ const struct prune_method *prune_method_find(const char *name); /* NULL: none */
 
 /* ---- statistics ----------------------------------------------------------------------------------------- */
 
-/* Block influence's cosine (ShortGPT): one forward over the batch; ret_cosines [layer_count] = mean over
- * tokens of cos(input, output) of each block, accumulated in double in token order; NAN for a layer without
- * sublayers. */
-bool prune_gather_block_cosines(struct model *model, const struct token_batch *batch, double *ret_cosines,
-                                struct error *error) MUST_USE;
+/* Block influence's cosine (ShortGPT): one forward over the batch; ret_cosines [layer_count] = mean over tokens of
+ * cos(input, output) of each block, accumulated in double in token order; NAN for a layer without sublayers. options: memory
+ * and file for the states. observer (may be NULL): its progress is told of layers. */
+bool prune_gather_block_cosines(struct model *model, const struct token_batch *batch,
+                                const struct sweep_options *options, const struct prune_observer *observer,
+                                double *ret_cosines, struct error *error) MUST_USE;
 
 #endif

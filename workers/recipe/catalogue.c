@@ -20,6 +20,7 @@ static const char *const task_kinds[] = {"generate", "choice", NULL};
 static const char *const layouts[] = {"auto", "uniform", "identity", "heterogeneous", NULL};
 static const char *const dtypes[] = {"keep", "float32", "bfloat16", "float16", NULL};
 static const char *const devices[] = {"auto", "cpu", NULL};
+static const char *const compute_dtypes[] = {"float32", "bfloat16", NULL};
 
 static const struct param_spec target_members[] = {
     {.name = "sparsity",
@@ -205,7 +206,7 @@ static const struct param_spec limits_members[] = {
      .min = 16777216,
      .max = 9007199254740991.0,
      .unit = "bytes",
-     .help = "The job is planned within this memory, or refused."},
+     .help = "The worker's peak memory keeps this; what does not fit is streamed or spilled, or the job is refused."},
     {.name = "max_seconds",
      .type = PARAM_INTEGER,
      .flags = PARAM_NULLABLE,
@@ -226,12 +227,30 @@ static const struct param_spec limits_members[] = {
      .help = "Where to compute."},
 };
 
+/* `values` of the backend is filled in by catalogue_body: the list is the engine's. */
+static struct param_spec compute_members[] = {
+    {.name = "backend",
+     .type = PARAM_ENUM,
+     .flags = PARAM_NULLABLE,
+     .help = "Whose arithmetic; the best this machine has for the dtype unless given."},
+    {.name = "dtype",
+     .type = PARAM_ENUM,
+     .values = compute_dtypes,
+     .default_json = "\"float32\"",
+     .help = "Operands of matrix products; sums are float32. Results differ between dtypes and backends, never between threads."},
+};
+
 #define COMMON_MEMBERS                                                                                       \
     {.name = "limits",                                                                                       \
      .type = PARAM_OBJECT,                                                                                   \
      .members = limits_members,                                                                              \
      .member_count = COUNT_OF(limits_members),                                                               \
      .help = "Bounds of one attempt."},                                                                      \
+        {.name = "compute",                                                                                  \
+         .type = PARAM_OBJECT,                                                                               \
+         .members = compute_members,                                                                         \
+         .member_count = COUNT_OF(compute_members),                                                          \
+         .help = "How the model is computed."},                                                              \
         {.name = "seed",                                                                                     \
          .type = PARAM_INTEGER,                                                                              \
          .min = 0,                                                                                           \

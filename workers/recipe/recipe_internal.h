@@ -7,6 +7,7 @@
  *     progress.c      how far the whole job is, how fast, how long still
  *     checkpoint.c    what is finished, on disk
  *     work_plan.c     recipe_plan: what the job will cost, before it runs
+ *     memory_plan.c   what it may hold
  *     report.c        report.json, plan.json, request.json
  *     page*.c         report.html
  *     machine.c       what the arithmetic depends on
@@ -100,8 +101,12 @@ struct recipe {
     struct error save_error;    /* of a save inside a measurement */
     struct cancel local_cancel; /* what the measurements poll: the job's, or the deadline */
     json_t *warnings;
-    struct model_work work;  /* of the search, this attempt */
-    uint64_t peak_rss_bytes; /* highest of the phases before the last reset */
+    struct model_work work; /* of the search, this attempt */
+    struct memory_plan memory;
+    bool is_streamed;           /* of the source's weights, or the result's */
+    uint64_t weight_bytes_read; /* from files, this attempt */
+    uint64_t spilled_bytes;     /* size of the file of hidden states; 0: there was none */
+    uint64_t peak_rss_bytes;    /* highest of the phases before the last reset */
 };
 
 /* ---- progress.c -------------------------------------------------------------------------------------------------- */
@@ -154,9 +159,11 @@ bool measure_masked_logits(struct recipe *recipe, struct logit_sample *ret_sampl
 bool measure_exported_logits(struct recipe *recipe, const struct logit_sample *sample, double *ret_difference,
                              struct error *error) MUST_USE;
 void logit_sample_finish(struct logit_sample *sample);
-/* Opens a model with the job's pool, threads and cancel flag. */
+/* Opens a model with the job's pool, threads and cancel flag, and what the plan of memory gives it in a phase. */
 struct model *recipe_open_model(struct recipe *recipe, const struct inventory *inventory, const char *folder,
-                                struct error *error) MUST_USE;
+                                enum memory_phase phase, struct error *error) MUST_USE;
+/* The model goes, and what it did is noted for the report. */
+void recipe_close_model(struct recipe *recipe, struct model *model);
 
 /* ---- report.c, page.c -------------------------------------------------------------------------------------------- */
 bool report_write(struct recipe *recipe, json_t **ret_result, struct error *error) MUST_USE;
@@ -165,12 +172,29 @@ char *page_format(const json_t *report) MUST_USE;
 /* {"before": {parameters, weight_bytes, blocks, sublayers}, "after": ...}: the same in every run. Owned. */
 json_t *report_size_summary(const struct recipe *recipe) MUST_USE;
 
-/* ---- work_plan.c ------------------------------------------------------------------------------------------------- */
-/* Expected peak memory of the job without cached states, and what the prefix cache keeps when it may. text_bytes: of all sources. */
-uint64_t work_plan_memory(const struct inventory *inventory, const json_t *spec, size_t threads,
-                          uint64_t text_bytes);
-uint64_t work_plan_cache(const struct inventory *inventory, const json_t *spec);
-uint64_t recipe_planned_memory(const struct recipe *recipe); /* both, within the job's limit */
+/* ---- memory_plan.c ----------------------------------------------------------------------------------------------- */
+struct recipe_compute {
+    const char *backend; /* NULL: the best there is for dtype; borrowed from the spec */
+    enum dtype dtype;
+    const char *dtype_name;
+};
+void recipe_read_compute(const json_t *spec, struct recipe_compute *ret_compute);
+
+enum memory_phase { MEMORY_SCORE, MEMORY_SEARCH, MEMORY_CHECK, MEMORY_MEASURE, MEMORY_PHASES };
+struct memory_plan {
+    uint64_t limit_bytes;   /* that the peak must keep; 0: none */
+    uint64_t planned_bytes; /* the expected peak, at most the limit where the job fits */
+    uint64_t least_bytes;   /* the least limit that works */
+    bool fits, is_streamed, is_spilled;
+    uint64_t weights_bytes[MEMORY_PHASES]; /* budget of weights; 0: all are held */
+    uint64_t evaluator_bytes;              /* of the prefix cache, with what it compares to */
+    uint64_t sweep_bytes;                  /* of the states of a sweep */
+    size_t chunk_rows, batch_tokens;       /* of a sweep; of an evaluation */
+};
+/* text_bytes: of all sources together. Arithmetic; without a limit the machine's free memory decides too. */
+void memory_plan_make(const struct inventory *inventory, const json_t *spec, size_t threads,
+                      uint64_t text_bytes, uint64_t limit_bytes, struct memory_plan *ret_plan);
+uint64_t machine_available_bytes(void); /* 0: unknown */
 
 /* ---- machine.c --------------------------------------------------------------------------------------------------- */
 const char *machine_identity(void);        /* static: ISA, BLAS version and core type; not thread-safe */
