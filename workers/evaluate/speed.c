@@ -98,7 +98,8 @@ bool speed_measure(struct model *model, const struct speed_options *options,
                               smallest(options->run_count > 0 ? options->run_count : 5, SPEED_RUNS_MAX),
                           .warmup_count = options->warmup_count,
                           .threads = options->threads,
-                          .backend = options->backend};
+                          .backend = options->backend,
+                          .dtype = options->dtype != NULL ? options->dtype : "float32"};
     speed.prompt_tokens = options->prompt_tokens > 0 ? options->prompt_tokens : smallest(256, context / 2);
     speed.decode_tokens = options->decode_tokens > 0 ? options->decode_tokens : smallest(64, context - 1);
     if (speed.prompt_tokens > context || speed.decode_tokens >= context) {
@@ -143,7 +144,7 @@ json_t *speed_format(const struct speed *speed)
     json_put_i64(json, "warmups", (int64_t)speed->warmup_count);
     json_put_i64(json, "threads", (int64_t)speed->threads);
     json_put_text(json, "backend", speed->backend);
-    json_put_text(json, "dtype", "float32");
+    json_put_text(json, "dtype", speed->dtype);
     return json;
 }
 

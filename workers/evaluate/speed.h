@@ -17,14 +17,14 @@ struct speed_options {
     size_t prompt_tokens, decode_tokens; /* 0: 256 (at most half of the context) and 64 */
     size_t run_count, warmup_count;      /* 0 runs: 5; warm-ups as they are (SPEED_DEFAULTS: 1) */
     size_t threads;                      /* stated in the result */
-    const char *backend;                 /* stated in the result */
+    const char *backend, *dtype;         /* stated in the result; dtype NULL: float32 */
     const struct clock_source *clock;    /* NULL: clock_system */
 };
 #define SPEED_DEFAULTS ((struct speed_options){.run_count = 5, .warmup_count = 1})
 struct speed {
     double prefill_tokens_per_second, decode_tokens_per_second; /* medians */
     size_t prompt_tokens, decode_tokens, run_count, warmup_count, threads;
-    const char *backend;
+    const char *backend, *dtype;
 };
 bool speed_measure(struct model *model, const struct speed_options *options,
                    const struct evaluate_control *control, struct speed *ret_speed,

@@ -206,7 +206,8 @@ static const struct param_spec limits_members[] = {
      .min = 16777216,
      .max = 9007199254740991.0,
      .unit = "bytes",
-     .help = "The worker's peak memory keeps this; what does not fit is streamed or spilled, or the job is refused."},
+     .help =
+         "The worker's peak memory keeps this; what does not fit is streamed or spilled, or the job is refused."},
     {.name = "max_seconds",
      .type = PARAM_INTEGER,
      .flags = PARAM_NULLABLE,
@@ -237,7 +238,8 @@ static struct param_spec compute_members[] = {
      .type = PARAM_ENUM,
      .values = compute_dtypes,
      .default_json = "\"float32\"",
-     .help = "Operands of matrix products; sums are float32. Results differ between dtypes and backends, never between threads."},
+     .help =
+         "Operands of matrix products; sums are float32. Results differ between dtypes and backends, never between threads."},
 };
 
 #define COMMON_MEMBERS                                                                                       \
@@ -362,6 +364,7 @@ static const struct param_spec *pruning_body(void)
 
 const struct param_spec *catalogue_body(const char *job_type)
 {
+    compute_members[0].values = backend_names();
     if (strcmp(job_type, "pruning") == 0) {
         return pruning_body();
     }
@@ -437,10 +440,17 @@ static json_t *format_engine(void)
     json_t *engine = json_object();
     json_put_text(engine, "version", PRUNED_VERSION);
     json_put(engine, "backends", format_names(backend_names()));
-    const struct backend *backend = backend_open(NULL, NULL);
-    if (backend != NULL && backend->library != NULL) {
-        json_put_text(engine, "blas", backend->library());
+    OWNED(pool) pool = pool_create(1, NULL);
+    json_t *bests = json_object();
+    for (size_t i = 0; pool != NULL && compute_dtypes[i] != NULL; i++) {
+        struct machine machine;
+        struct recipe_compute compute = {.dtype = i == 0 ? DTYPE_F32 : DTYPE_BF16,
+                                         .dtype_name = compute_dtypes[i]};
+        if (machine_describe(&compute, pool, &machine, NULL)) {
+            json_put_text(bests, compute_dtypes[i], machine.backend);
+        }
     }
+    json_put(engine, "best_backends", bests);
     json_put_text(engine, "isa", machine_instruction_set());
     return engine;
 }

@@ -1,6 +1,6 @@
 /*
- * workers/recipe/machine.c: what the bits of a result depend on besides the inputs: the instruction set that kernels choose from and
- * the BLAS library's core type.
+ * workers/recipe/machine.c: what the bits of a result depend on besides the inputs: the backend, the element type of its products, the
+ * instruction set that kernels choose from, a library's version and core type.
  */
 #include "workers/recipe/recipe_internal.h"
 
@@ -33,14 +33,16 @@ bool machine_reset_peak(void)
     return is_good;
 }
 
-const char *machine_identity(void)
+bool machine_describe(const struct recipe_compute *compute, struct pool *pool, struct machine *ret_machine,
+                      struct error *error)
 {
-    static char identity[128];
-    if (identity[0] == '\0') {
-        const struct backend *backend = backend_open(NULL, NULL);
-        const char *library =
-            backend != NULL && backend->library != NULL ? backend->library() : "own kernels";
-        (void)snprintf(identity, sizeof identity, "%s, %s", machine_instruction_set(), library);
+    OWNED(device) device = device_open(compute->backend, compute->dtype, pool, NULL, error);
+    if (device == NULL) {
+        return false;
     }
-    return identity;
+    (void)snprintf(ret_machine->backend, sizeof ret_machine->backend, "%s", device_name(device));
+    (void)snprintf(ret_machine->identity, sizeof ret_machine->identity, "%s, %s %s, %s",
+                   machine_instruction_set(), device_name(device), compute->dtype_name,
+                   device_identity(device));
+    return true;
 }

@@ -78,12 +78,15 @@ bool measure_exported_logits(struct recipe *recipe, const struct logit_sample *s
                              struct error *error)
 {
     OWNED(inventory) inventory = inspect_output(recipe, error);
-    OWNED(model)
-    model = inventory != NULL ? recipe_open_model(recipe, inventory, recipe->out_folder, error) : NULL;
+    struct model *model = inventory != NULL
+                              ? recipe_open_model(recipe, inventory, recipe->out_folder, MEMORY_CHECK, error)
+                              : NULL;
     size_t count = sample->count * recipe->inventory->config.vocab_size;
     OWNED_MEMORY float *logits =
         model != NULL ? memory_try_array(count, sizeof *logits, "logits", error) : NULL;
-    if (logits == NULL || !run_logits(model, sample, NULL, logits, error)) {
+    bool is_good = logits != NULL && run_logits(model, sample, NULL, logits, error);
+    recipe_close_model(recipe, model);
+    if (!is_good) {
         return false;
     }
     double largest = 0;
@@ -148,6 +151,7 @@ static bool measure_part(struct recipe *recipe, struct side *side, const struct 
     }
     struct evaluate_control control = {.resume = place,
                                        .removed = removed,
+                                       .batch_tokens = recipe->memory.batch_tokens,
                                        .cancel = &recipe->local_cancel,
                                        .context = recipe,
                                        .progress = part_progress};
@@ -227,11 +231,19 @@ static bool measure_speed(struct recipe *recipe, struct side *side, struct error
     if (is_finished(side, "speed")) {
         return true;
     }
+    JSON_OWNED part = NULL;
+    if (!model_is_resident(side->model)) { /* it would be the disk's */
+        recipe_warn(recipe,
+                    "the speed of the model %s is not measured: its weights do not fit the memory of the job",
+                    side->name);
+        part = json_object();
+        return finish_part(recipe, side, part, "speed", error);
+    }
     struct speed_options speed = SPEED_DEFAULTS;
     speed.threads = recipe->job->threads;
-    speed.backend = backend_names()[0];
+    speed.backend = recipe->machine.backend;
+    speed.dtype = recipe->compute.dtype_name;
     struct evaluation evaluation = {.speed = &speed};
-    JSON_OWNED part = NULL;
     if (!measure_part(recipe, side, &evaluation, NULL, NULL, &part, error)) {
         return false;
     }
@@ -308,9 +320,10 @@ static bool measure_folder(struct recipe *recipe, const char *name, const struct
     uint64_t peak = speed_peak_rss_bytes();
     recipe->peak_rss_bytes = peak > recipe->peak_rss_bytes ? peak : recipe->peak_rss_bytes;
     bool is_reset = machine_reset_peak();
-    OWNED(model) model = recipe_open_model(recipe, inventory, folder, error);
-    side.model = model;
-    if (model == NULL || !measure_side(recipe, &side, start, end, error)) {
+    side.model = recipe_open_model(recipe, inventory, folder, MEMORY_MEASURE, error);
+    bool is_good = side.model != NULL && measure_side(recipe, &side, start, end, error);
+    recipe_close_model(recipe, side.model);
+    if (!is_good) {
         return false;
     }
     if (is_reset) {

@@ -168,7 +168,7 @@ static uint64_t search_bytes(const struct needs *needs, bool is_least)
 
 struct way {
     bool is_streamed, is_spilled;
-    uint64_t weights[MEMORY_COUNT], states[MEMORY_COUNT];
+    uint64_t weights[MEMORY_PHASES], states[MEMORY_PHASES];
     size_t chunk_rows, batch_tokens;
     uint64_t sweep_bytes;
 };
@@ -194,7 +194,7 @@ static void take_way(const struct needs *needs, bool is_streamed, bool is_spille
     way.states[MEMORY_SEARCH] = has_search ? search_bytes(needs, true) : 0;
     way.states[MEMORY_CHECK] = needs->method != NULL ? check_bytes(needs) : 0;
     way.states[MEMORY_MEASURE] = measure_bytes(needs, way.batch_tokens);
-    for (size_t i = 0; i < MEMORY_COUNT; i++) {
+    for (size_t i = 0; i < MEMORY_PHASES; i++) {
         way.weights[i] = !is_streamed        ? needs->weights.resident_bytes
                          : i == MEMORY_SCORE ? needs->weights.least_headless_bytes
                                              : needs->weights.least_bytes;
@@ -209,7 +209,7 @@ static void take_way(const struct needs *needs, bool is_streamed, bool is_spille
 static uint64_t way_total(const struct needs *needs, const struct way *way)
 {
     uint64_t most = 0;
-    for (size_t i = 0; i < MEMORY_COUNT; i++) {
+    for (size_t i = 0; i < MEMORY_PHASES; i++) {
         most = larger(most, way->weights[i] + way->states[i]);
     }
     uint64_t counted = needs->fixed_bytes + most + SLACK_BYTES;

@@ -382,10 +382,25 @@ static void append_provenance(struct text *page, const json_t *report)
             page_append_bytes(&memory, peak);
         }
     }
+    double limit = page_number(resources, "memory_limit_bytes");
+    if (!isnan(limit)) {
+        text_append(&memory, "; limit ");
+        page_append_bytes(&memory, limit);
+    }
     append_fact(page, "Peak memory of the job", memory.bytes);
     text_finish(&memory);
-    char line[192];
-    (void)snprintf(line, sizeof line, "%s, %.0f threads, float32, pruned %s", get_text(resources, "machine"),
+    struct text weights = {0};
+    text_append(&weights,
+                json_is_true(json_object_get(resources, "weights_streamed")) ? "streamed, " : "held, ");
+    page_append_bytes(&weights, page_number(resources, "weight_bytes_read"));
+    text_append(&weights, " read");
+    if (json_is_true(json_object_get(resources, "states_spilled"))) {
+        text_append(&weights, "; hidden states spilled to disk");
+    }
+    append_fact(page, "Weights", weights.bytes);
+    text_finish(&weights);
+    char line[256];
+    (void)snprintf(line, sizeof line, "%s, %.0f threads, pruned %s", get_text(resources, "machine"),
                    page_number(resources, "threads"), get_text(resources, "version"));
     append_fact(page, "Machine", line);
     const json_t *seconds = json_object_get(resources, "stage_seconds");

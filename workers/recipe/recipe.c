@@ -40,6 +40,7 @@ static bool read_spec(struct recipe *recipe, struct error *error)
     }
     recipe->is_pruning = strcmp(type, "pruning") == 0;
     recipe->model_name = recipe_source_name(json_string_value(json_object_get(recipe->spec, "model")));
+    recipe_read_compute(recipe->spec, &recipe->compute);
     recipe->seed = (uint64_t)json_integer_value(json_object_get(recipe->spec, "seed"));
     const json_t *seconds = json_object_get(json_object_get(recipe->spec, "limits"), "max_seconds");
     if (json_is_integer(seconds)) {
@@ -88,7 +89,7 @@ static void identify(struct recipe *recipe)
         sha256_update(&hash, text, strlen(text));
     }
     sha256_end_hex(&hash, recipe->identity.input_sha256);
-    (void)snprintf(recipe->identity.machine, sizeof recipe->identity.machine, "%s", machine_identity());
+    (void)snprintf(recipe->identity.machine, sizeof recipe->identity.machine, "%s", recipe->machine.identity);
 }
 
 bool recipe_save(struct recipe *recipe, struct error *error)
@@ -177,9 +178,29 @@ static bool run_rewrite(struct recipe *recipe, struct error *error)
     return stage_rewrite(recipe, error) && check_disk(recipe, error);
 }
 
+static uint64_t corpus_bytes(const struct corpus *corpus)
+{
+    return corpus != NULL ? corpus->file_bytes : 0;
+}
+
+static bool plan_memory(struct recipe *recipe, struct error *error)
+{
+    uint64_t texts = corpus_bytes(recipe->calibration) + corpus_bytes(recipe->evaluation);
+    for (size_t i = 0; i < recipe->task_count; i++) {
+        texts += recipe->tasks[i]->file_bytes;
+    }
+    struct memory_plan *plan = &recipe->memory;
+    memory_plan_make(recipe->inventory, recipe->spec, recipe->job->threads, texts,
+                     recipe->job->memory_limit_bytes, plan);
+    return plan->fits ||
+           error_set_field(error, ERROR_OUT_OF_MEMORY, "/limits/max_memory_bytes",
+                           "the job needs at least %llu bytes of memory, %llu are allowed",
+                           (unsigned long long)plan->least_bytes, (unsigned long long)plan->limit_bytes);
+}
+
 static bool run_inspect(struct recipe *recipe, struct error *error)
 {
-    return stage_inspect(recipe, error) && load_checkpoint(recipe, error);
+    return stage_inspect(recipe, error) && plan_memory(recipe, error) && load_checkpoint(recipe, error);
 }
 
 static bool run_calibrate(struct recipe *recipe, struct error *error)
@@ -272,6 +293,9 @@ static bool run_job(struct recipe *recipe, json_t **ret_files, json_t **ret_resu
         return false;
     }
     recipe_watch_pool(recipe->pool);
+    if (!machine_describe(&recipe->compute, recipe->pool, &recipe->machine, error)) {
+        return false;
+    }
     JSON_OWNED result = NULL;
     if (!run_stages(recipe, ret_stage, error) || !report_write(recipe, &result, error) ||
         !export_write_sums(recipe->out_folder, ret_files, error)) {

@@ -36,6 +36,39 @@
 #define RECIPE_CHECK_TOKENS     128  /* whose logits are compared after the export */
 #define RECIPE_CHECK_TOLERANCE  1e-4
 
+/* ---- memory_plan.c ----------------------------------------------------------------------------------------------- */
+struct recipe_compute {
+    const char *backend; /* NULL: the best there is for dtype; borrowed from the spec */
+    enum dtype dtype;
+    const char *dtype_name;
+};
+void recipe_read_compute(const json_t *spec, struct recipe_compute *ret_compute);
+
+enum memory_phase { MEMORY_SCORE, MEMORY_SEARCH, MEMORY_CHECK, MEMORY_MEASURE, MEMORY_PHASES };
+struct memory_plan {
+    uint64_t limit_bytes;   /* that the peak must keep; 0: none */
+    uint64_t planned_bytes; /* the expected peak, at most the limit where the job fits */
+    uint64_t least_bytes;   /* the least limit that works */
+    bool fits, is_streamed, is_spilled;
+    uint64_t weights_bytes[MEMORY_PHASES]; /* budget of weights; 0: all are held */
+    uint64_t evaluator_bytes;              /* of the prefix cache, with what it compares to */
+    uint64_t sweep_bytes;                  /* of the states of a sweep */
+    size_t chunk_rows, batch_tokens;       /* of a sweep; of an evaluation */
+};
+/* text_bytes: of all sources together. Arithmetic; without a limit the machine's free memory decides too. */
+void memory_plan_make(const struct inventory *inventory, const json_t *spec, size_t threads,
+                      uint64_t text_bytes, uint64_t limit_bytes, struct memory_plan *ret_plan);
+uint64_t machine_available_bytes(void); /* 0: unknown */
+
+/* ---- machine.c: what the bits of results depend on ---- */
+struct machine {
+    char backend[32];
+    char identity[128]; /* ISA, backend, dtype, library and core type: what the bits of results depend on */
+};
+bool machine_describe(const struct recipe_compute *compute, struct pool *pool, struct machine *ret_machine,
+                      struct error *error) MUST_USE;
+
+/* ---- one running job ---- */
 enum recipe_stage {
     STAGE_INSPECT,
     STAGE_CALIBRATE,
@@ -102,10 +135,11 @@ struct recipe {
     struct cancel local_cancel; /* what the measurements poll: the job's, or the deadline */
     json_t *warnings;
     struct model_work work; /* of the search, this attempt */
+    struct recipe_compute compute;
+    struct machine machine;
     struct memory_plan memory;
     bool is_streamed;           /* of the source's weights, or the result's */
     uint64_t weight_bytes_read; /* from files, this attempt */
-    uint64_t spilled_bytes;     /* size of the file of hidden states; 0: there was none */
     uint64_t peak_rss_bytes;    /* highest of the phases before the last reset */
 };
 
@@ -172,32 +206,7 @@ char *page_format(const json_t *report) MUST_USE;
 /* {"before": {parameters, weight_bytes, blocks, sublayers}, "after": ...}: the same in every run. Owned. */
 json_t *report_size_summary(const struct recipe *recipe) MUST_USE;
 
-/* ---- memory_plan.c ----------------------------------------------------------------------------------------------- */
-struct recipe_compute {
-    const char *backend; /* NULL: the best there is for dtype; borrowed from the spec */
-    enum dtype dtype;
-    const char *dtype_name;
-};
-void recipe_read_compute(const json_t *spec, struct recipe_compute *ret_compute);
-
-enum memory_phase { MEMORY_SCORE, MEMORY_SEARCH, MEMORY_CHECK, MEMORY_MEASURE, MEMORY_PHASES };
-struct memory_plan {
-    uint64_t limit_bytes;   /* that the peak must keep; 0: none */
-    uint64_t planned_bytes; /* the expected peak, at most the limit where the job fits */
-    uint64_t least_bytes;   /* the least limit that works */
-    bool fits, is_streamed, is_spilled;
-    uint64_t weights_bytes[MEMORY_PHASES]; /* budget of weights; 0: all are held */
-    uint64_t evaluator_bytes;              /* of the prefix cache, with what it compares to */
-    uint64_t sweep_bytes;                  /* of the states of a sweep */
-    size_t chunk_rows, batch_tokens;       /* of a sweep; of an evaluation */
-};
-/* text_bytes: of all sources together. Arithmetic; without a limit the machine's free memory decides too. */
-void memory_plan_make(const struct inventory *inventory, const json_t *spec, size_t threads,
-                      uint64_t text_bytes, uint64_t limit_bytes, struct memory_plan *ret_plan);
-uint64_t machine_available_bytes(void); /* 0: unknown */
-
 /* ---- machine.c --------------------------------------------------------------------------------------------------- */
-const char *machine_identity(void);        /* static: ISA, BLAS version and core type; not thread-safe */
 const char *machine_instruction_set(void); /* static */
 /* Lets the peak of resident memory start anew; false where the system does not allow it. */
 bool machine_reset_peak(void);

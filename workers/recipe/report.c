@@ -77,6 +77,7 @@ static json_t *format_request(const struct recipe *recipe)
     json_t *request = json_deep_copy(recipe->spec);
     json_t *resolved = json_object();
     json_put_text(resolved, "model_sha256", recipe->model_sha256);
+    json_put_text(resolved, "backend", recipe->machine.backend);
     if (recipe->tokenizer != NULL) {
         json_put_text(resolved, "tokenizer_sha256", tokenizer_sha256(recipe->tokenizer));
     }
@@ -159,12 +160,20 @@ static json_t *format_model(const struct recipe *recipe)
 static json_t *format_resources(const struct recipe *recipe)
 {
     json_t *resources = json_object();
-    json_put_i64(resources, "planned_memory_bytes", (int64_t)recipe_planned_memory(recipe));
+    json_put_i64(resources, "planned_memory_bytes", (int64_t)recipe->memory.planned_bytes);
+    if (recipe->memory.limit_bytes > 0) {
+        json_put_i64(resources, "memory_limit_bytes", (int64_t)recipe->memory.limit_bytes);
+    }
+    json_put(resources, "weights_streamed", json_boolean(recipe->is_streamed));
+    json_put_i64(resources, "weight_bytes_read", (int64_t)recipe->weight_bytes_read);
+    json_put(resources, "states_spilled", json_boolean(recipe->memory.is_spilled));
     uint64_t peak = speed_peak_rss_bytes();
     json_put_i64(resources, "peak_rss_bytes",
                  (int64_t)(peak > recipe->peak_rss_bytes ? peak : recipe->peak_rss_bytes));
     json_put_i64(resources, "threads", (int64_t)recipe->job->threads);
-    json_put_text(resources, "machine", machine_identity());
+    json_put_text(resources, "machine", recipe->machine.identity);
+    json_put_text(resources, "backend", recipe->machine.backend);
+    json_put_text(resources, "dtype", recipe->compute.dtype_name);
     json_put_text(resources, "version", PRUNED_VERSION);
     json_put(resources, "is_resumed", json_boolean(recipe->is_resumed));
     json_put_i64(resources, "search_token_sublayers", (int64_t)recipe->work.token_sublayers);

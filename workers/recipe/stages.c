@@ -8,6 +8,7 @@
 #include "base/file.h"
 #include "base/memory.h"
 #include "workers/data/overlap.h"
+#include "workers/model/weights.h"
 #include "workers/prune/prefix.h"
 #include <math.h>
 #include <stdlib.h>
@@ -251,18 +252,41 @@ bool stage_calibrate(struct recipe *recipe, struct error *error)
 /* ---- score ------------------------------------------------------------------------------------------------------- */
 
 struct model *recipe_open_model(struct recipe *recipe, const struct inventory *inventory, const char *folder,
-                                struct error *error)
+                                enum memory_phase phase, struct error *error)
 {
-    struct model_options options = {.pool = recipe->pool, .cancel = recipe->job->cancel};
+    struct model_options options = {.backend = recipe->compute.backend,
+                                    .dtype = recipe->compute.dtype,
+                                    .weights_budget_bytes = recipe->memory.weights_bytes[phase],
+                                    .pool = recipe->pool,
+                                    .cancel = recipe->job->cancel};
     return model_open(inventory, folder, &options, error);
 }
 
-static bool open_source(struct recipe *recipe, struct error *error)
+void recipe_close_model(struct recipe *recipe, struct model *model)
+{
+    if (model != NULL) {
+        recipe->weight_bytes_read += weights_bytes_read(model_get_weights(model));
+        recipe->is_streamed = recipe->is_streamed || !model_is_resident(model);
+    }
+    model_destroy(model);
+}
+
+/* The source, with what the phase leaves for its weights. It is opened with the budget that takes the head. */
+static bool open_source(struct recipe *recipe, enum memory_phase phase, struct error *error)
 {
     if (recipe->model == NULL) {
-        recipe->model = recipe_open_model(recipe, recipe->inventory, recipe->job->model_folder, error);
+        recipe->model =
+            recipe_open_model(recipe, recipe->inventory, recipe->job->model_folder, MEMORY_CHECK, error);
+    }
+    if (recipe->model != NULL) {
+        weights_set_budget(model_get_weights(recipe->model), recipe->memory.weights_bytes[phase]);
     }
     return recipe->model != NULL;
+}
+
+static void search_progress(void *context, uint64_t step, uint64_t steps, const char *unit)
+{
+    progress_step(context, step, steps, unit);
 }
 
 bool stage_score(struct recipe *recipe, struct error *error)
@@ -274,9 +298,17 @@ bool stage_score(struct recipe *recipe, struct error *error)
     size_t count = recipe->inventory->config.layer_count;
     OWNED_MEMORY double *cosines = memory_create(count + 1, sizeof *cosines);
     struct token_batch batch = {recipe->windows->sequences, recipe->windows->count};
-    if (!open_source(recipe, error) || !prune_gather_block_cosines(recipe->model, &batch, cosines, error)) {
+    struct sweep_options options = {.chunk_rows = recipe->memory.chunk_rows};
+    if (recipe->memory.is_spilled) {
+        options.memory_bytes = recipe->memory.sweep_bytes;
+        options.spill_folder = recipe->job->work_folder;
+    }
+    struct prune_observer observer = {.context = recipe, .progress = search_progress};
+    if (!open_source(recipe, MEMORY_SCORE, error) ||
+        !prune_gather_block_cosines(recipe->model, &batch, &options, &observer, cosines, error)) {
         return false;
     }
+    recipe->work = model_get_work(recipe->model);
     json_t *array = json_array();
     for (size_t i = 0; i < count; i++) {
         CHECK(json_array_append_new(array, isnan(cosines[i]) ? json_null() : json_real(cosines[i])) == 0);
@@ -286,11 +318,6 @@ bool stage_score(struct recipe *recipe, struct error *error)
 }
 
 /* ---- search ------------------------------------------------------------------------------------------------------ */
-
-static void search_progress(void *context, uint64_t step, uint64_t steps, const char *unit)
-{
-    progress_step(context, step, steps, unit);
-}
 
 static bool search_save(void *context, const json_t *state, bool must, struct error *error)
 {
@@ -324,15 +351,15 @@ static struct sublayer *list_sublayers(const struct recipe *recipe, size_t *ret_
 static bool make_evaluator(struct recipe *recipe, const struct token_batch *batch,
                            struct prefix_evaluator **ret_evaluator, struct error *error)
 {
-    if (!open_source(recipe, error)) {
+    if (!open_source(recipe, MEMORY_SEARCH, error)) {
         return false;
     }
     uint64_t limit = 0;
-    if (recipe->job->memory_limit_bytes > 0) {
-        /* What the model and one forward leave of the limit goes to cached states; with little left, few states are kept. */
-        uint64_t used = work_plan_memory(recipe->inventory, recipe->spec, recipe->job->threads,
-                                         recipe->calibration->file_bytes);
-        limit = recipe->job->memory_limit_bytes > used ? recipe->job->memory_limit_bytes - used : 1;
+    if (recipe->memory.limit_bytes > 0 || recipe->memory.is_streamed) {
+        /* With little left, few states are kept. */
+        size_t rows = recipe->windows->count * recipe->windows->window_tokens;
+        uint64_t reference = head_reference_bytes(&recipe->inventory->config, rows);
+        limit = recipe->memory.evaluator_bytes > reference ? recipe->memory.evaluator_bytes - reference : 1;
     }
     *ret_evaluator =
         prefix_evaluator_create(recipe->model, batch, prune_head_metric(recipe->parameters), limit, error);
@@ -456,8 +483,8 @@ static bool write_out(struct recipe *recipe, struct error *error)
 {
     struct logit_sample sample = {0};
     double difference = 0;
-    bool is_good = open_source(recipe, error) && measure_masked_logits(recipe, &sample, error);
-    model_destroy(recipe->model);
+    bool is_good = open_source(recipe, MEMORY_CHECK, error) && measure_masked_logits(recipe, &sample, error);
+    recipe_close_model(recipe, recipe->model);
     recipe->model = NULL;
     progress_part(recipe, 0.2, 0.9);
     is_good = is_good && file_remove_tree(recipe->out_folder, error) &&

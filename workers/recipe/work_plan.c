@@ -34,60 +34,6 @@ static uint64_t get_integer(const json_t *object, const char *name, uint64_t oth
     return json_is_integer(value) ? (uint64_t)json_integer_value(value) : otherwise;
 }
 
-static size_t calibration_rows(const json_t *spec)
-{
-    const json_t *calibration = json_object_get(spec, "calibration");
-    uint64_t window = get_integer(calibration, "window_tokens", 256);
-    return (size_t)(get_integer(calibration, "num_samples", 10) * ((window + 63) / 64 * 64));
-}
-
-uint64_t work_plan_memory(const struct inventory *inventory, const json_t *spec, size_t threads,
-                          uint64_t text_bytes)
-{
-    const json_t *method = json_object_get(spec, "method");
-    const char *name = json_string_value(json_object_get(method, "type"));
-    const struct prune_method *entry = name != NULL ? prune_method_find(name) : NULL;
-    size_t rows = 4096 + 64;
-    uint64_t states = 0;
-    if (entry != NULL && (entry->needs & PRUNE_NEED_CALIBRATION) != 0) {
-        size_t needed = calibration_rows(spec);
-        rows = needed > rows ? needed : rows;
-        /* The batch, its copy and what the original's head leaves behind. */
-        states = 3 * (uint64_t)needed * inventory->config.hidden_size * sizeof(float) +
-                 head_reference_bytes(&inventory->config, needed);
-    }
-    /* Text is held as bytes, tokens, and n-grams of the overlap check. */
-    return 8 * text_bytes + model_estimate_bytes(inventory, &inventory->config, threads, rows) + states;
-}
-
-uint64_t work_plan_cache(const struct inventory *inventory, const json_t *spec)
-{
-    const char *name = json_string_value(json_object_get(json_object_get(spec, "method"), "type"));
-    const struct prune_method *method = name != NULL ? prune_method_find(name) : NULL;
-    if (method == NULL || (method->needs & PRUNE_NEED_EVALUATOR) == 0) {
-        return 0;
-    }
-    uint64_t state = (uint64_t)calibration_rows(spec) * inventory->config.hidden_size * sizeof(float);
-    return state * (3 * (2 * (uint64_t)inventory->config.layer_count + 1) + 1);
-}
-
-static uint64_t corpus_bytes(const struct corpus *corpus)
-{
-    return corpus != NULL ? corpus->file_bytes : 0;
-}
-
-uint64_t recipe_planned_memory(const struct recipe *recipe)
-{
-    uint64_t texts = corpus_bytes(recipe->calibration) + corpus_bytes(recipe->evaluation);
-    for (size_t i = 0; i < recipe->task_count; i++) {
-        texts += recipe->tasks[i]->file_bytes;
-    }
-    uint64_t base = work_plan_memory(recipe->inventory, recipe->spec, recipe->job->threads, texts);
-    uint64_t whole = base + work_plan_cache(recipe->inventory, recipe->spec);
-    uint64_t limit = recipe->job->memory_limit_bytes;
-    return limit > 0 && whole > limit ? (base > limit ? base : limit) : whole;
-}
-
 /* ---- sources ----------------------------------------------------------------------------------------------------- */
 
 static void check_source(struct work *work, const char *source, const char *pointer)
@@ -347,24 +293,42 @@ static json_t *list_stages(const struct work *work)
     return stages;
 }
 
-static void check_memory(struct work *work, uint64_t base, uint64_t cache, json_t *plan)
+static void check_memory(struct work *work, json_t *plan)
 {
     uint64_t limit = get_integer(json_object_get(work->spec, "limits"), "max_memory_bytes", 0);
     if (work->job->memory_limit_bytes > 0 && (limit == 0 || work->job->memory_limit_bytes < limit)) {
         limit = work->job->memory_limit_bytes;
     }
-    uint64_t least =
-        base +
-        (cache > 0 ? 2 * cache / (3 * (2 * (uint64_t)work->inventory->config.layer_count + 1) + 1) : 0);
-    if (limit > 0 && least > limit) {
+    struct memory_plan memory;
+    memory_plan_make(work->inventory, work->spec, work->job->threads, work->text_bytes, limit, &memory);
+    if (!memory.fits) {
         error_list_add(work->faults, ERROR_OUT_OF_MEMORY, "/limits/max_memory_bytes",
                        "the job needs at least %llu bytes of memory, %llu are allowed",
-                       (unsigned long long)least, (unsigned long long)limit);
+                       (unsigned long long)memory.least_bytes, (unsigned long long)limit);
     }
-    uint64_t expected = base + cache;
-    json_put_i64(plan, "memory_bytes",
-                 (int64_t)(limit > 0 && expected > limit && least <= limit ? limit : expected));
-    json_put_i64(plan, "memory_bytes_least", (int64_t)least);
+    json_put_i64(plan, "memory_bytes", (int64_t)memory.planned_bytes);
+    json_put_i64(plan, "memory_bytes_least", (int64_t)memory.least_bytes);
+    json_put(plan, "weights_streamed", json_boolean(memory.is_streamed));
+    json_put(plan, "states_spilled", json_boolean(memory.is_spilled));
+    if (memory.is_streamed &&
+        json_is_true(json_object_get(json_object_get(work->spec, "evaluation"), "speed"))) {
+        CHECK(json_array_append_new(
+                  work->warnings,
+                  json_string("speed is only measured of a model whose weights fit the memory")) == 0);
+    }
+}
+
+static void check_compute(struct work *work)
+{
+    struct recipe_compute compute;
+    struct machine machine;
+    struct error error = {0};
+    recipe_read_compute(work->spec, &compute);
+    OWNED(pool) pool = pool_create(1, &error);
+    if (pool == NULL || !machine_describe(&compute, pool, &machine, &error)) {
+        (void)snprintf(error.field, sizeof error.field, "/compute/backend");
+        error_list_add_error(work->faults, &error);
+    }
 }
 
 static void read_method(struct work *work)
@@ -399,9 +363,8 @@ static json_t *make_plan(struct work *work)
             weight_bytes = work->inventory->weight_bytes;
         }
     }
-    uint64_t base = work_plan_memory(work->inventory, work->spec,
-                                     work->job->threads > 0 ? work->job->threads : 1, work->text_bytes);
-    check_memory(work, base, work_plan_cache(work->inventory, work->spec), plan);
+    check_compute(work);
+    check_memory(work, plan);
     json_put_i64(plan, "disk_bytes", (int64_t)(weight_bytes + (16u << 20)));
     json_put(plan, "stages", list_stages(work));
     json_put(plan, "warnings", work->warnings);
