@@ -24,18 +24,9 @@ struct source {
     atomic_uint_fast64_t bytes_read;
 };
 
-/* ---- element types ------------------------------------------------------------------------------ */
-
-/* Elements that are stored together, and their bytes. */
-static size_t block_count(enum dtype dtype)
-{
-    (void)dtype;
-    return 1;
-}
-
 static uint64_t stored_bytes(enum dtype dtype, uint64_t count)
 {
-    return count / block_count(dtype) * dtype_bytes(dtype);
+    return dtype_size_bytes(dtype, (size_t)count);
 }
 
 /* ---- opening ------------------------------------------------------------------------------------ */
@@ -94,7 +85,7 @@ void source_view_canonical(const struct inventory_tensor *tensor, struct source_
 
 void source_view_transpose(struct source_view *view)
 {
-    CHECK(view->parts == 0 && view->pair_rows == 0);
+    CHECK(view->parts == 0 && view->layout == LAYOUT_PLAIN);
     uint64_t rows = view->rows;
     view->rows = view->columns;
     view->columns = rows;
@@ -103,7 +94,7 @@ void source_view_transpose(struct source_view *view)
 
 void source_view_deinterleave(struct source_view *view, uint64_t heads, uint64_t head_size)
 {
-    CHECK(view->pair_rows == 0 && view->rows == 3 * heads * head_size);
+    CHECK(!view->is_transposed && view->rows == 3 * heads * head_size);
     view->groups = heads;
     view->parts = 3;
     view->size = head_size;
@@ -111,7 +102,8 @@ void source_view_deinterleave(struct source_view *view, uint64_t heads, uint64_t
 
 bool source_view_is_plain(const struct source_view *view)
 {
-    return !view->is_transposed && view->parts == 0 && view->pair_rows == 0 && !(fabsf(view->add) > 0);
+    return !view->is_transposed && view->parts == 0 && view->layout == LAYOUT_PLAIN &&
+           !(fabsf(view->add) > 0);
 }
 
 /* Where row r of the view stands in the file. */
@@ -121,15 +113,9 @@ static uint64_t stored_row(const struct source_view *view, uint64_t row)
         uint64_t part_rows = view->groups * view->size;
         uint64_t part = row / part_rows;
         uint64_t group = row % part_rows / view->size;
-        return (group * view->parts + part) * view->size + row % view->size;
+        row = (group * view->parts + part) * view->size + row % view->size;
     }
-    if (view->pair_rows > 0) {
-        uint64_t head = row / view->pair_rows;
-        uint64_t at = row % view->pair_rows;
-        uint64_t half = view->pair_rows / 2;
-        return head * view->pair_rows + (at < half ? 2 * at : 2 * (at - half) + 1);
-    }
-    return row;
+    return layout_source_row(view->layout, view->layout_heads, (size_t)view->rows, (size_t)row);
 }
 
 /* ---- reading ------------------------------------------------------------------------------------ */
@@ -192,7 +178,7 @@ static bool check_finite(const struct source_view *view, uint64_t first_row, uin
 static uint64_t stripe_start(const struct source_view *view, uint64_t first, uint64_t count,
                              uint64_t *ret_count)
 {
-    size_t block = block_count(view->tensor->dtype);
+    size_t block = dtype_block_count(view->tensor->dtype);
     uint64_t start = first / block * block;
     uint64_t end = (first + count + block - 1) / block * block;
     *ret_count = end - start;
@@ -204,8 +190,8 @@ size_t source_window_bytes(const struct source_view *view, uint64_t count)
     enum dtype dtype = view->tensor->dtype;
     if (view->is_transposed) {
         /* One stored row's piece, and its values. */
-        uint64_t widest = count + 2 * block_count(dtype);
-        return (size_t)(widest * sizeof(float) + stored_bytes(dtype, widest + block_count(dtype))) + 64;
+        uint64_t widest = count + 2 * dtype_block_count(dtype);
+        return (size_t)(widest * sizeof(float) + stored_bytes(dtype, widest + dtype_block_count(dtype))) + 64;
     }
     return (size_t)stored_bytes(dtype, count * view->stored_columns);
 }
@@ -261,18 +247,8 @@ bool source_read_rows(const struct source *source, const struct source_view *vie
                       uint64_t count, void *window, float *ret_rows, struct error *error)
 {
     CHECK(first_row <= view->rows && count <= view->rows - first_row);
-    if (view->is_transposed && view->parts > 0) { /* row by row: no family has both, so it need not be fast */
-        struct source_view plain = *view;
-        plain.parts = 0;
-        plain.add = 0;
-        for (uint64_t i = 0; i < count; i++) {
-            if (!read_stripe(source, &plain, stored_row(view, first_row + i), 1, window,
-                             ret_rows + i * view->columns, error)) {
-                return false;
-            }
-        }
-    } else if (!(view->is_transposed ? read_stripe(source, view, first_row, count, window, ret_rows, error)
-                                     : read_runs(source, view, first_row, count, window, ret_rows, error))) {
+    if (!(view->is_transposed ? read_stripe(source, view, first_row, count, window, ret_rows, error)
+                              : read_runs(source, view, first_row, count, window, ret_rows, error))) {
         return false;
     }
     if (!check_finite(view, first_row, count, ret_rows, error)) {

@@ -16,6 +16,7 @@
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "workers/model/inventory.h"
+#include "workers/model/layout.h"
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -35,8 +36,8 @@ struct source_view {
     /* Rows in another order: the file holds for each of `groups` heads its parts one after the other ([groups, parts, size]), the
      * view [parts, groups, size]. parts 0: as they are. */
     uint64_t groups, parts, size;
-    uint64_t
-        pair_rows; /* the file holds heads of so many rows as pairs (0, 1), (2, 3) that the view splits in halves; 0: not */
+    enum tensor_layout layout; /* of the file's rows: PLAIN, ROPE_PAIRS, QKV_CONCATENATED */
+    size_t layout_heads;
     float add; /* to every element */
 };
 /* The canonical view. A tensor of rank 1 is [count, 1], of more than two [shape[0], rest]. */

@@ -79,6 +79,8 @@ static void world_start(struct world *world)
 {
     *world = (struct world){0};
     world->inventory.tensors = world->tensors;
+    world->inventory.config.model_type = "llama";
+    (void)snprintf(world->inventory.config.prefix, sizeof world->inventory.config.prefix, "model.");
     world->inventory.config.layer_count = LAYERS;
     add_tensor(world, "model.embed_tokens.weight", 10, 4);
     for (size_t i = 0; i < LAYERS; i++) {
