@@ -203,6 +203,11 @@ bool weights_is_resident(const struct weights *weights)
     return weights->options.budget_bytes == 0 || weights->total_bytes <= weights->options.budget_bytes;
 }
 
+uint64_t weights_held_bytes(const struct weights *weights)
+{
+    return weights->held_bytes;
+}
+
 uint64_t weights_bytes_read(const struct weights *weights)
 {
     return source_bytes_read(weights->source);

@@ -92,6 +92,8 @@ bool weights_is_resident(const struct weights *weights); /* every unit fits the 
 
 /* Another budget from now on (0: no limit); what does not fit is dropped. */
 void weights_set_budget(struct weights *weights, uint64_t budget_bytes);
+/* What units take now; at most the budget. */
+uint64_t weights_held_bytes(const struct weights *weights);
 /* Bytes of tensors read from files so far. */
 uint64_t weights_bytes_read(const struct weights *weights);
 

@@ -8,13 +8,25 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "workers/process/process_internal.h"
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+/* limits.max_memory_bytes is about what is resident, so what was freed must go back: large blocks are mappings of their own (glibc
+ * would raise the threshold with the first one freed), and there are few arenas to keep holes in. */
+static void bound_heap(void)
+{
+    enum { LARGE_BYTES = 256 << 10, TOP_BYTES = 1 << 20 };
+    (void)mallopt(M_MMAP_THRESHOLD, LARGE_BYTES);
+    (void)mallopt(M_TRIM_THRESHOLD, TOP_BYTES);
+    (void)mallopt(M_ARENA_MAX, 2);
+}
+
 int main(int argc, char **argv)
 {
+    bound_heap();
     /* BLAS reads this before main in some builds; the daemon sets it too. Our own pool divides the work. */
     (void)setenv("OPENBLAS_NUM_THREADS", "1", 1);
     (void)signal(SIGPIPE, SIG_IGN);

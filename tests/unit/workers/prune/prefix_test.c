@@ -305,7 +305,8 @@ static void block_cosines_lie_between_minus_one_and_one(void **state)
     size_t layers = world.inventory->config.layer_count;
     OWNED_MEMORY double *cosines = memory_create(layers, sizeof *cosines);
     OWNED_MEMORY double *again = memory_create(layers, sizeof *again);
-    const struct sweep_options held = {0}, spilled = {.chunk_rows = 1, .memory_bytes = 1, .spill_folder = "/tmp"};
+    const struct sweep_options held = {0},
+                               spilled = {.chunk_rows = 1, .memory_bytes = 1, .spill_folder = "/tmp"};
     assert_true(prune_gather_block_cosines(world.model, &world.batch, &held, NULL, cosines, &error));
     assert_true(prune_gather_block_cosines(world.model, &world.batch, &spilled, NULL, again, &error));
     assert_memory_equal(cosines, again, layers * sizeof *cosines);

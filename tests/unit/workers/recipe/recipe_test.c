@@ -128,25 +128,52 @@ static void a_job_goes_through_its_stages_and_never_backwards(void **state)
     world_finish(&world);
 }
 
+static uint64_t plan_member(const struct world *world, const char *name)
+{
+    FINISHED(error_list) faults = {0};
+    JSON_OWNED plan = NULL;
+    JSON_OWNED inventory = NULL;
+    assert_true(recipe_plan(&world->job, &plan, &inventory, &faults));
+    return (uint64_t)json_integer_value(json_object_get(plan, name));
+}
+
+/* From all that it would take down to the least: held, spilled, streamed. */
 static void less_memory_gives_the_same_bytes(void **state)
 {
     (void)state;
-    struct world roomy;
-    struct world tight;
-    struct error error = {0};
-    JSON_OWNED first = NULL;
-    JSON_OWNED second = NULL;
-    world_start(&roomy, "finercut", 2);
-    world_start(&tight, "finercut", 2);
-    tight.job.memory_limit_bytes = 1;
-    tight.job.threads = 1;
-    assert_true(run_world(&roomy, &first, &error));
-    assert_true(run_world(&tight, &second, &error));
-    OWNED_MEMORY char *one = read_sums(&roomy);
-    OWNED_MEMORY char *two = read_sums(&tight);
-    assert_string_equal(one, two);
-    world_finish(&roomy);
-    world_finish(&tight);
+    static const char *const methods[] = {"finercut", "shortgpt"};
+    for (size_t m = 0; m < 2; m++) {
+        struct world roomy;
+        struct error error = {0};
+        JSON_OWNED first = NULL;
+        world_start(&roomy, methods[m], 2);
+        uint64_t whole = plan_member(&roomy, "memory_bytes");
+        uint64_t least = plan_member(&roomy, "memory_bytes_least");
+        assert_true(least < whole);
+        assert_true(run_world(&roomy, &first, &error));
+        OWNED_MEMORY char *one = read_sums(&roomy);
+        for (size_t i = 0; i < 4; i++) {
+            struct world tight;
+            JSON_OWNED second = NULL;
+            world_start(&tight, methods[m], 2);
+            tight.job.memory_limit_bytes = least + (whole - least) * i / 4;
+            assert_true(plan_member(&tight, "memory_bytes") <= tight.job.memory_limit_bytes);
+            if (!run_world(&tight, &second, &error)) {
+                fail_msg("%s", error.message);
+            }
+            OWNED_MEMORY char *two = read_sums(&tight);
+            assert_string_equal(one, two);
+            world_finish(&tight);
+        }
+        struct world refused;
+        JSON_OWNED none = NULL;
+        world_start(&refused, methods[m], 2);
+        refused.job.memory_limit_bytes = least - 1;
+        assert_false(run_world(&refused, &none, &error));
+        assert_int_equal(error.code, ERROR_OUT_OF_MEMORY);
+        world_finish(&refused);
+        world_finish(&roomy);
+    }
 }
 
 static void drained_after_any_step_it_goes_on_to_the_same_bytes(void **state)
