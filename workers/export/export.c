@@ -136,36 +136,12 @@ static bool copy_weights(int source_fd, const struct inventory *inventory, const
     return true;
 }
 
-static bool open_sources(int source_fd, const struct inventory *inventory, int *fds, struct error *error)
+static bool write_weights(const struct export_draft *draft, const char *source_path,
+                          const struct inventory *inventory, const char *out_folder,
+                          const struct export_options *options, struct error *error)
 {
-    for (size_t i = 0; i < inventory->tensor_count; i++) {
-        size_t file = inventory->tensors[i].file;
-        if (fds[file] < 0) {
-            fds[file] = file_open_beneath(source_fd, inventory->files[file].path, true, error);
-            if (fds[file] < 0) {
-                return false;
-            }
-        }
-    }
-    return true;
-}
-
-static bool write_weights(const struct export_draft *draft, int source_fd, const struct inventory *inventory,
-                          const char *out_folder, const struct export_options *options, struct error *error)
-{
-    int *fds = memory_create(inventory->file_count + 1, sizeof *fds);
-    for (size_t i = 0; i < inventory->file_count; i++) {
-        fds[i] = -1;
-    }
-    bool is_good = open_sources(source_fd, inventory, fds, error) &&
-                   writer_write_weights(draft, inventory, fds, out_folder, options, error);
-    for (size_t i = 0; i < inventory->file_count; i++) {
-        if (fds[i] >= 0) {
-            (void)close(fds[i]);
-        }
-    }
-    free(fds);
-    return is_good;
+    OWNED(source) source = source_open(inventory, source_path, error);
+    return source != NULL && writer_write_weights(draft, inventory, source, out_folder, options, error);
 }
 
 static bool save_text(const char *folder, const char *name, const char *text, struct error *error)
@@ -215,7 +191,7 @@ bool export_write(const struct export_draft *draft, const struct inventory *inve
     }
     bool is_good = draft->is_verbatim
                        ? copy_weights(source_fd, inventory, out_folder, options->cancel, error)
-                       : write_weights(draft, source_fd, inventory, out_folder, options, error);
+                       : write_weights(draft, source_path, inventory, out_folder, options, error);
     OWNED_MEMORY char *config = json_format(draft->config, true);
     return is_good && save_text(out_folder, "config.json", config, error) &&
            copy_side_files(inventory, source_fd, source_folder, out_folder, options->cancel, error) &&

@@ -12,10 +12,9 @@
 struct writer {
     const struct export_draft *draft;
     const struct inventory *inventory;
-    const int *source_fds;
+    const struct source *source;
     const struct export_options *options;
-    unsigned char *source_bytes, *out_bytes; /* [WRITER_CHUNK_BYTES], [2 * WRITER_CHUNK_BYTES] */
-    float *values;                           /* [WRITER_CHUNK_BYTES / 2] */
+    unsigned char *bytes; /* [WRITER_CHUNK_BYTES] */
     uint64_t done_bytes;
 };
 
@@ -91,43 +90,77 @@ static char *format_header(const struct writer *writer, const struct shard *shar
     return bytes;
 }
 
-static bool write_tensor(struct writer *writer, int fd, const struct export_tensor *tensor,
-                         struct error *error)
+static bool append(struct writer *writer, int fd, const void *bytes, size_t count, struct error *error)
 {
-    const struct inventory_tensor *source = &writer->inventory->tensors[tensor->source];
-    size_t source_size = dtype_bytes(source->dtype);
-    size_t out_size = dtype_bytes(tensor->dtype);
-    size_t step = WRITER_CHUNK_BYTES / source_size;
-    for (uint64_t done = 0; done < tensor->element_count; done += step) {
-        size_t count = tensor->element_count - done < step ? (size_t)(tensor->element_count - done) : step;
-        const unsigned char *out = writer->out_bytes;
-        if (!cancel_check_now(writer->options->cancel, error)) {
+    if (!cancel_check_now(writer->options->cancel, error) || !file_append(fd, bytes, count, error)) {
+        return false;
+    }
+    writer->done_bytes += count;
+    if (writer->options->progress != NULL) {
+        writer->options->progress(writer->options->context, writer->done_bytes, writer->draft->weight_bytes);
+    }
+    return true;
+}
+
+/* Zeros, or the bytes of the source as they are. */
+static bool copy_tensor(struct writer *writer, int fd, const struct export_tensor *tensor,
+                        struct error *error)
+{
+    const struct inventory_tensor *from = &writer->inventory->tensors[tensor->source];
+    if (tensor->is_zero) {
+        memset(writer->bytes, 0, WRITER_CHUNK_BYTES);
+    }
+    for (uint64_t done = 0; done < tensor->bytes; done += WRITER_CHUNK_BYTES) {
+        uint64_t left = tensor->bytes - done;
+        size_t count = left < WRITER_CHUNK_BYTES ? (size_t)left : WRITER_CHUNK_BYTES;
+        if (!tensor->is_zero && !source_read_bytes(writer->source, from, done, count, writer->bytes, error)) {
             return false;
         }
-        if (tensor->is_zero) {
-            memset(writer->out_bytes, 0, count * out_size);
-        } else {
-            if (!file_read_at(writer->source_fds[source->file], writer->source_bytes, count * source_size,
-                              source->offset_bytes + done * source_size, source->name, error)) {
-                return false;
-            }
-            if (source->dtype == tensor->dtype) {
-                out = writer->source_bytes;
-            } else {
-                dtype_to_f32(source->dtype, writer->source_bytes, count, writer->values);
-                dtype_from_f32(tensor->dtype, writer->values, count, writer->out_bytes);
-            }
-        }
-        if (!file_append(fd, out, count * out_size, error)) {
+        if (!append(writer, fd, writer->bytes, count, error)) {
             return false;
-        }
-        writer->done_bytes += count * out_size;
-        if (writer->options->progress != NULL) {
-            writer->options->progress(writer->options->context, writer->done_bytes,
-                                      writer->draft->weight_bytes);
         }
     }
     return true;
+}
+
+/* As many rows at a time as make about a chunk. */
+static bool convert_tensor(struct writer *writer, int fd, const struct export_tensor *tensor,
+                           const struct source_view *view, struct error *error)
+{
+    uint64_t step = WRITER_CHUNK_BYTES / sizeof(float) / (view->columns > 0 ? view->columns : 1);
+    step = step > 0 ? step : 1;
+    step = step < view->rows ? step : view->rows;
+    size_t elements = (size_t)(step * view->columns);
+    OWNED_MEMORY float *values = memory_try_array(elements, sizeof *values, tensor->name, error);
+    OWNED_MEMORY void *window = memory_try_array(source_window_bytes(view, step), 1, tensor->name, error);
+    OWNED_MEMORY void *out = memory_try_array(elements, dtype_bytes(tensor->dtype), tensor->name, error);
+    if (values == NULL || window == NULL || out == NULL) {
+        return false;
+    }
+    for (uint64_t done = 0; done < view->rows; done += step) {
+        uint64_t rows = view->rows - done < step ? view->rows - done : step;
+        size_t count = (size_t)(rows * view->columns);
+        if (!source_read_rows(writer->source, view, done, rows, window, values, error)) {
+            return false;
+        }
+        dtype_from_f32(tensor->dtype, values, count, out);
+        if (!append(writer, fd, out, count * dtype_bytes(tensor->dtype), error)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool write_tensor(struct writer *writer, int fd, const struct export_tensor *tensor,
+                         struct error *error)
+{
+    const struct inventory_tensor *from = &writer->inventory->tensors[tensor->source];
+    struct source_view view;
+    source_view_canonical(from, &view);
+    if (tensor->is_zero || (from->dtype == tensor->dtype && source_view_is_plain(&view))) {
+        return copy_tensor(writer, fd, tensor, error);
+    }
+    return convert_tensor(writer, fd, tensor, &view, error);
 }
 
 static bool write_shard(struct writer *writer, const struct shard *shard, const char *path,
@@ -172,14 +205,11 @@ static bool write_index(const struct export_draft *draft, const struct shard *sh
 }
 
 bool writer_write_weights(const struct export_draft *draft, const struct inventory *inventory,
-                          const int *source_fds, const char *out_folder, const struct export_options *options,
-                          struct error *error)
+                          const struct source *source, const char *out_folder,
+                          const struct export_options *options, struct error *error)
 {
-    struct writer writer = {
-        .draft = draft, .inventory = inventory, .source_fds = source_fds, .options = options};
-    writer.source_bytes = memory_create(WRITER_CHUNK_BYTES, 1);
-    writer.out_bytes = memory_create(2 * WRITER_CHUNK_BYTES, 1);
-    writer.values = memory_create(WRITER_CHUNK_BYTES / 2, sizeof *writer.values);
+    struct writer writer = {.draft = draft, .inventory = inventory, .source = source, .options = options};
+    writer.bytes = memory_create(WRITER_CHUNK_BYTES, 1);
     struct shard *shards = NULL;
     size_t count = plan_shards(draft, options->max_shard_bytes, &shards);
     bool is_good = true;
@@ -191,8 +221,6 @@ bool writer_write_weights(const struct export_draft *draft, const struct invento
     }
     is_good = is_good && (count == 1 || write_index(draft, shards, count, out_folder, error));
     free(shards);
-    free(writer.source_bytes);
-    free(writer.out_bytes);
-    free(writer.values);
+    free(writer.bytes);
     return is_good;
 }

@@ -7,13 +7,14 @@
 #define WORKERS_EXPORT_WRITER_H
 
 #include "workers/export/export.h"
+#include "workers/model/source.h"
 
 #define WRITER_CHUNK_BYTES (1u << 20)
 
-/* Writes model.safetensors, or shards and their index. source_fds: [inventory->file_count], -1 where not
- * needed. */
+/* Writes model.safetensors, or shards and their index. Tensors that change (another element type, another order in the file) are
+ * read as canonical rows, and NaN and infinity in them are NUMERIC; the others go over byte for byte. */
 bool writer_write_weights(const struct export_draft *draft, const struct inventory *inventory,
-                          const int *source_fds, const char *out_folder, const struct export_options *options,
-                          struct error *error) MUST_USE;
+                          const struct source *source, const char *out_folder,
+                          const struct export_options *options, struct error *error) MUST_USE;
 
 #endif

@@ -31,8 +31,9 @@ static uint64_t stored_bytes(enum dtype dtype, uint64_t count)
 
 /* ---- opening ------------------------------------------------------------------------------------ */
 
-struct source *source_open(const struct inventory *inventory, const char *folder, struct error *error)
+struct source *source_open(const struct inventory *inventory, const char *path, struct error *error)
 {
+    OWNED_MEMORY char *folder = inventory_folder(path);
     OWNED(source) source = memory_create(1, sizeof *source);
     source->inventory = inventory;
     source->fds = memory_create(inventory->file_count + 1, sizeof *source->fds);
@@ -80,6 +81,22 @@ void source_view_canonical(const struct inventory_tensor *tensor, struct source_
         view.columns *= tensor->shape[i];
     }
     view.stored_columns = view.columns;
+    switch (tensor->layout) {
+    case LAYOUT_PLAIN:
+        break;
+    case LAYOUT_ROPE_PAIRS:
+    case LAYOUT_QKV_CONCATENATED:
+        view.layout = tensor->layout;
+        view.layout_heads = tensor->layout_heads;
+        break;
+    case LAYOUT_NORM_PLUS_ONE:
+        view.add = -1.0f;
+        break;
+    case LAYOUT_TRANSPOSED:
+        view.is_transposed = true;
+        view.stored_columns = view.rows;
+        break;
+    }
     *ret_view = view;
 }
 

@@ -22,9 +22,8 @@
 #include <stdint.h>
 
 struct source;
-/* inventory is borrowed for the source's life. Opens the files that hold tensors. */
-struct source *source_open(const struct inventory *inventory, const char *folder,
-                           struct error *error) MUST_USE;
+/* inventory is borrowed for the source's life, path as given to inventory_inspect. Opens the files that hold tensors. */
+struct source *source_open(const struct inventory *inventory, const char *path, struct error *error) MUST_USE;
 void source_destroy(struct source *source);
 OWNED_DEFINE(source)
 
