@@ -70,8 +70,9 @@ static void a_record_reads_back_as_it_was(void **state)
     inventory_model_sha256(again, second);
     assert_string_equal(first, second);
     struct model_options options = {.pool = pool_create(1, NULL)};
-    OWNED(model) model = model_open(again, folder, &options, &error);
+    struct model *model = model_open(again, folder, &options, &error);
     assert_non_null(model);
+    model_destroy(model);
     pool_destroy(options.pool);
     fixture_destroy(folder);
 }

@@ -1,0 +1,345 @@
+/*
+ * tests/unit/workers/export/export_families_test.c: every family's small model, pruned, written and read back. What is written
+ * must compute what the source computes without the removed sublayers, bit for bit, and a stock config.json must say it.
+ */
+#include "base/file.h"
+#include "base/memory.h"
+#include "workers/export/export.h"
+#include "workers/model/model.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#define GOLDENS PROJECT_ROOT "/tests/golden/families/"
+
+enum { TOKENS = 40 };
+
+struct source {
+    char *folder;
+    struct inventory *inventory;
+};
+
+static char *make_folder(void)
+{
+    char *folder = memory_copy_text("/tmp/pruned-export-XXXXXX");
+    assert_non_null(mkdtemp(folder));
+    return folder;
+}
+
+/* A copy: some of the models are links to others, which a model's files may not be. */
+static struct source open_source(const char *name)
+{
+    static const char *const files[] = {"config.json", "model.safetensors"};
+    struct source source = {.folder = make_folder()};
+    for (size_t i = 0; i < sizeof files / sizeof files[0]; i++) {
+        char path[600];
+        size_t count = 0;
+        (void)snprintf(path, sizeof path, "%s%s/%s", GOLDENS, name, files[i]);
+        OWNED_MEMORY char *bytes = file_load(path, (size_t)1 << 20, &count, NULL);
+        OWNED_MEMORY char *to = file_join(source.folder, files[i]);
+        assert_non_null(bytes);
+        assert_true(file_save(to, bytes, count, 0644, NULL));
+    }
+    FINISHED(error_list) faults = {0};
+    source.inventory = inventory_inspect(source.folder, false, NULL, &faults);
+    if (source.inventory == NULL) {
+        fail_msg("%s: %s", name, faults.items[0].message);
+    }
+    return source;
+}
+
+static void close_source(struct source *source)
+{
+    inventory_destroy(source->inventory);
+    assert_true(file_remove_tree(source->folder, NULL));
+    free(source->folder);
+}
+
+/* removed: sublayers, ended by -1. */
+static struct plan *make_plan(const struct inventory *inventory, const int *removed)
+{
+    struct plan *plan = plan_create(2 * inventory->config.layer_count);
+    for (size_t i = 0; removed[i] >= 0; i++) {
+        plan_add_point(plan, (size_t)removed[i], 0.25, true);
+    }
+    plan_cut(plan, plan->point_count);
+    return plan;
+}
+
+/* Hidden states after all sublayers but the removed ones: owned, [TOKENS, hidden_size]. */
+static float *run(const struct inventory *inventory, const char *folder, const bool *removed)
+{
+    int32_t tokens[TOKENS];
+    for (size_t i = 0; i < TOKENS; i++) {
+        tokens[i] = (int32_t)((7 * i + 3) % inventory->config.vocab_size);
+    }
+    struct token_sequence sequence = {tokens, TOKENS};
+    struct token_batch batch = {&sequence, 1};
+    struct error error = {0};
+    struct pool *pool = pool_create(1, &error);
+    struct model_options options = {.backend = "reference", .pool = pool};
+    struct model *model = model_open(inventory, folder, &options, &error);
+    struct hidden *hidden = model != NULL ? hidden_create(model, &batch, &error) : NULL;
+    float *rows = memory_create(TOKENS * inventory->config.hidden_size, sizeof *rows);
+    if (hidden == NULL || !model_embed(model, &batch, hidden, &error) ||
+        !model_run_from(model, 0, removed, hidden, &error) || !hidden_read(hidden, 0, TOKENS, rows, &error)) {
+        fail_msg("%s", error.message);
+    }
+    hidden_destroy(hidden);
+    model_destroy(model);
+    pool_destroy(pool);
+    return rows;
+}
+
+/* Writes the plan, reads it back: the inventory of what was written. */
+static struct inventory *round_trip(const struct source *source, const struct plan *plan,
+                                    enum export_layout layout, enum export_layout expected, char **ret_folder)
+{
+    struct export_options options = {.layout = layout, .is_dtype_kept = true, .max_shard_bytes = 1u << 30};
+    FINISHED(export_draft) draft = {0};
+    FINISHED(error_list) faults = {0};
+    struct error error = {0};
+    char *folder = make_folder();
+    if (!export_draft_make(plan, source->inventory, &options, &draft, &error) ||
+        !export_write(&draft, source->inventory, source->folder, folder, &options, &error)) {
+        fail_msg("%s", error.message);
+    }
+    assert_int_equal(draft.layout, expected);
+    struct inventory *written = inventory_inspect(folder, false, NULL, &faults);
+    if (written == NULL) {
+        fail_msg("%s: %s", faults.items[0].field, faults.items[0].message);
+    }
+    struct plan_size size;
+    plan_measure(plan, source->inventory, 0, &size);
+    assert_int_equal(draft.weight_bytes, written->weight_bytes);
+    assert_int_equal(draft.parameter_count, written->parameter_count);
+    if (layout != EXPORT_IDENTITY && expected != EXPORT_IDENTITY) {
+        assert_int_equal(size.parameter_count, written->parameter_count);
+        assert_int_equal(size.weight_bytes, written->weight_bytes);
+        assert_int_equal(size.prunable_count, written->prunable_count);
+    }
+    *ret_folder = folder;
+    return written;
+}
+
+static void expect_the_same_states(const struct source *source, const struct plan *plan,
+                                   const struct inventory *written, const char *folder, const char *name)
+{
+    OWNED_MEMORY float *should = run(source->inventory, source->folder, plan->removed);
+    OWNED_MEMORY float *is = run(written, folder, NULL);
+    for (size_t i = 0; i < TOKENS * source->inventory->config.hidden_size; i++) {
+        if (!(is[i] <= should[i] && is[i] >= should[i])) {
+            fail_msg("%s: element %zu is %g and was %g", name, i, (double)is[i], (double)should[i]);
+        }
+    }
+}
+
+static const struct {
+    const char *name;
+    int removed[5];
+    size_t windows[3], experts[3]; /* of the blocks that are left */
+} packed[] = {
+    {"llama", {1, 2, -1}, {0}, {0}}, /* A0 meets F1 */
+    {"llama3_old", {1, 2, -1}, {0}, {0}},
+    {"llama_bias", {0, 1, -1}, {0}, {0}},
+    {"mistral_old", {1, 2, -1}, {24}, {0}},
+    {"qwen2_window", {0, 1, -1}, {24}, {0}},
+    {"qwen2_window_old", {0, 1, -1}, {24}, {0}},
+    {"qwen2_window_old", {2, 3, -1}, {0}, {0}},
+    {"qwen3", {1, 2, -1}, {0}, {0}},
+    {"gemma2", {1, 2, -1}, {24, 24}, {0}}, /* attention of layers 0 and 2 */
+    {"gemma2_old", {0, 1, -1}, {0, 24}, {0}},
+    {"gemma2_old", {2, 3, -1}, {24, 24}, {0}},
+    {"gemma3_text", {0, 1, -1}, {24, 0, 24}, {0}},
+    {"gemma3_text_old", {5, 6, -1}, {24, 24, 0}, {0}},
+    {"phi3", {1, 2, -1}, {24}, {0}},
+    {"phi3_longrope_old", {0, 1, -1}, {0}, {0}},
+    {"gpt2", {1, 2, -1}, {0}, {0}},
+    {"gpt2_old", {0, 1, -1}, {0}, {0}},
+    {"opt", {1, 2, -1}, {0}, {0}},
+    {"opt_old", {2, 3, -1}, {0}, {0}},
+    {"gpt_neox", {0, 1, -1}, {0}, {0}},
+    {"gpt_neox_old", {2, 3, -1}, {0}, {0}},
+    {"gpt_neox_serial", {1, 2, -1}, {0}, {0}},
+    {"mixtral", {1, 2, -1}, {0}, {4}},
+    {"qwen3_moe", {1, 2, -1}, {0}, {0, 5}}, /* A0 meets the plain F1 */
+    {"qwen3_moe_old", {2, 3, -1}, {0}, {5, 5}},
+};
+
+static void uniform_says_in_a_stock_config_what_is_left(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof packed / sizeof packed[0]; i++) {
+        struct source source = open_source(packed[i].name);
+        OWNED(plan) plan = make_plan(source.inventory, packed[i].removed);
+        char *folder = NULL;
+        OWNED(inventory) written = round_trip(&source, plan, EXPORT_AUTO, EXPORT_UNIFORM, &folder);
+        assert_int_equal(written->config.layer_count, source.inventory->config.layer_count - 1);
+        assert_string_equal(written->config.model_type, source.inventory->config.model_type);
+        for (size_t b = 0; b < written->config.layer_count; b++) {
+            if (written->config.layers[b].window_tokens != packed[i].windows[b] ||
+                written->config.layers[b].expert_count != packed[i].experts[b]) {
+                fail_msg("%s: block %zu has window %zu and %zu experts", packed[i].name, b,
+                         written->config.layers[b].window_tokens, written->config.layers[b].expert_count);
+            }
+        }
+        expect_the_same_states(&source, plan, written, folder, packed[i].name);
+        assert_true(file_remove_tree(folder, NULL));
+        free(folder);
+        close_source(&source);
+    }
+}
+
+static void identity_computes_the_same_and_keeps_the_shape(void **state)
+{
+    (void)state;
+    static const char *const names[] = {
+        "mistral", "qwen2",    "qwen2_window_old", "qwen3",   "gemma2",   "gemma3_text_old",
+        "phi3",    "gpt2",     "gpt2_old",         "opt_old", "gpt_neox", "gpt_neox_serial",
+        "mixtral", "qwen3_moe"};
+    static const int removed[] = {0, 3, -1};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        struct source source = open_source(names[i]);
+        OWNED(plan) plan = make_plan(source.inventory, removed);
+        char *folder = NULL;
+        /* F0 and A1 are left, which no stock config packs for two layers: auto falls back. */
+        OWNED(inventory) written = round_trip(&source, plan, EXPORT_AUTO, EXPORT_IDENTITY, &folder);
+        assert_int_equal(written->parameter_count, source.inventory->parameter_count);
+        expect_the_same_states(&source, plan, written, folder, names[i]);
+        assert_true(file_remove_tree(folder, NULL));
+        free(folder);
+        close_source(&source);
+    }
+}
+
+static void all_experts_of_a_removed_sublayer_become_zero(void **state)
+{
+    (void)state;
+    static const int removed[] = {1, -1};
+    struct source source = open_source("mixtral");
+    OWNED(plan) plan = make_plan(source.inventory, removed);
+    struct export_options options = {
+        .layout = EXPORT_IDENTITY, .is_dtype_kept = true, .max_shard_bytes = 1u << 30};
+    FINISHED(export_draft) draft = {0};
+    assert_true(export_draft_make(plan, source.inventory, &options, &draft, NULL));
+    size_t zeroes = 0;
+    for (size_t i = 0; i < draft.tensor_count; i++) {
+        zeroes += draft.tensors[i].is_zero ? 1 : 0;
+        assert_true(!draft.tensors[i].is_zero || strstr(draft.tensors[i].name, ".w2.weight") != NULL);
+    }
+    assert_int_equal(zeroes, 4);
+    close_source(&source);
+}
+
+static void expect_refused(const char *name, const int *removed, enum export_layout layout, const char *part)
+{
+    struct source source = open_source(name);
+    OWNED(plan) plan = make_plan(source.inventory, removed);
+    struct export_options options = {.layout = layout, .is_dtype_kept = true, .max_shard_bytes = 1u << 30};
+    struct export_draft draft = {0};
+    struct error error = {0};
+    assert_false(export_draft_make(plan, source.inventory, &options, &draft, &error));
+    assert_int_equal(error.code, ERROR_UNSUPPORTED);
+    assert_string_equal(error.field, "/output/layout");
+    if (strstr(error.message, part) == NULL) {
+        fail_msg("%s: %s", name, error.message);
+    }
+    close_source(&source);
+}
+
+static void what_a_layout_cannot_say_is_refused(void **state)
+{
+    (void)state;
+    static const int none[] = {-1}, one[] = {1, -1}, merged[] = {1, 2, -1}, whole[] = {0, 1, -1};
+    expect_refused("gpt_neox", merged, EXPORT_UNIFORM,
+                   "lack attention or FFN"); /* A0 and F1 are no partners */
+    expect_refused("gemma2", one, EXPORT_UNIFORM, "ask for identity");
+    expect_refused("gemma2", one, EXPORT_HETEROGENEOUS, "ask for identity");
+    expect_refused("mistral", one, EXPORT_HETEROGENEOUS, "this one is mistral"); /* it has a window */
+    expect_refused("bert", whole, EXPORT_AUTO, "normalises after");
+    expect_refused("bert", whole, EXPORT_IDENTITY, "normalises after");
+    struct source source = open_source("bert_old");
+    OWNED(plan) plan = make_plan(source.inventory, none);
+    char *folder = NULL;
+    OWNED(inventory) copy = round_trip(&source, plan, EXPORT_AUTO, EXPORT_UNIFORM, &folder);
+    assert_int_equal(copy->tensor_count, source.inventory->tensor_count);
+    assert_true(file_remove_tree(folder, NULL));
+    free(folder);
+    close_source(&source);
+}
+
+static void mistral_without_a_window_is_llama(void **state)
+{
+    (void)state;
+    static const int one[] = {1, -1};
+    struct source source = open_source("llama");
+    source.inventory->config.model_type = "mistral";
+    json_put_text(source.inventory->config_json, "model_type", "mistral");
+    json_put(source.inventory->config_json, "sliding_window", json_null());
+    OWNED(plan) plan = make_plan(source.inventory, one);
+    char *folder = NULL;
+    OWNED(inventory) written = round_trip(&source, plan, EXPORT_AUTO, EXPORT_HETEROGENEOUS, &folder);
+    assert_string_equal(written->config.model_type, "pruned_llama");
+    assert_null(json_object_get(written->config_json, "sliding_window"));
+    expect_the_same_states(&source, plan, written, folder, "mistral");
+    assert_true(file_remove_tree(folder, NULL));
+    free(folder);
+    close_source(&source);
+}
+
+static void lists_by_layer_are_written_where_a_rule_would_shift(void **state)
+{
+    (void)state;
+    static const int first[] = {0, 1, -1};
+    static const struct {
+        const char *name, *config;
+    } cases[] = {
+        {"gemma2_old",
+         "{\"layer_types\": [\"full_attention\", \"sliding_attention\"], \"num_hidden_layers\": 2}"},
+        {"qwen2_window_old",
+         "{\"layer_types\": [\"sliding_attention\"], \"max_window_layers\": 0, \"num_hidden_layers\": 1}"},
+        {"qwen3_moe", "{\"mlp_only_layers\": [0], \"decoder_sparse_step\": 1, \"num_hidden_layers\": 2}"},
+        {"gpt2", "{\"n_layer\": 1}"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct source source = open_source(cases[i].name);
+        OWNED(plan) plan = make_plan(source.inventory, first);
+        struct export_options options = {
+            .layout = EXPORT_UNIFORM, .is_dtype_kept = true, .max_shard_bytes = 1u << 30};
+        FINISHED(export_draft) draft = {0};
+        assert_true(export_draft_make(plan, source.inventory, &options, &draft, NULL));
+        JSON_OWNED should = json_loads(cases[i].config, 0, NULL);
+        const char *key = NULL;
+        json_t *value = NULL;
+        json_object_foreach(should, key, value)
+        {
+            if (!json_equal(value, json_object_get(draft.config, key))) {
+                fail_msg("%s: %s", cases[i].name, key);
+            }
+        }
+        assert_true(strcmp(cases[i].name, "gpt2") != 0 ||
+                    json_object_get(draft.config, "num_hidden_layers") == NULL);
+        close_source(&source);
+    }
+}
+
+int main(void)
+{
+    json_start();
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(uniform_says_in_a_stock_config_what_is_left),
+        cmocka_unit_test(identity_computes_the_same_and_keeps_the_shape),
+        cmocka_unit_test(all_experts_of_a_removed_sublayer_become_zero),
+        cmocka_unit_test(what_a_layout_cannot_say_is_refused),
+        cmocka_unit_test(mistral_without_a_window_is_llama),
+        cmocka_unit_test(lists_by_layer_are_written_where_a_rule_would_shift),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
