@@ -146,7 +146,7 @@ static void score(const struct work *work, size_t head, size_t row, size_t end)
         for (size_t d = 0; d < work->depths; d++) {
             size_t left = work->size - d * DEPTH;
             struct tile_sums t;
-            micro(MICRO_ROWS, left < DEPTH ? left : DEPTH, queries_of(work, head, d) + row * Q_STRIDE,
+            micro(MICRO_ROWS, false, left < DEPTH ? left : DEPTH, queries_of(work, head, d) + row * Q_STRIDE,
                   Q_STRIDE, panel + d * DEPTH * PANEL, PANEL, &t);
             UNROLL
             for (size_t r = 0; r < MICRO_ROWS; r++) {
@@ -220,7 +220,7 @@ static void mix(const struct work *work, size_t head, size_t row, size_t end)
 {
     for (size_t column = 0; column < work->size; column += MICRO_COLUMNS) {
         struct tile_sums t;
-        micro(MICRO_ROWS, end, work->scores + row * S_STRIDE, S_STRIDE,
+        micro(MICRO_ROWS, false, end, work->scores + row * S_STRIDE, S_STRIDE,
               work->values + column / PANEL * PANEL * KEYS + column % PANEL, PANEL, &t);
         float *to = work->mixes + (head * QUERIES + row) * work->padded + column;
         UNROLL

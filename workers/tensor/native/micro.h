@@ -1,6 +1,8 @@
 /*
  * workers/tensor/native/micro.h: the heart of products: MICRO_ROWS x MICRO_COLUMNS accumulators in registers, one
  * multiply-add per element of k, in the order of k. What an element comes out as depends on its row, its column and the length alone.
+ *
+ * With IS_PAIRS a step multiplies two bf16 elements of k, which lie in one 32-bit lane, by VDPBF16PS.
  */
 #ifndef WORKERS_TENSOR_NATIVE_MICRO_H
 #define WORKERS_TENSOR_NATIVE_MICRO_H
@@ -26,9 +28,21 @@ struct tile_sums {
     vf sums[MICRO_ROWS][2];
 };
 
+static ALWAYS_INLINE vf step(bool is_pairs, vf a, vf b, vf sum)
+{
+#if defined(__AVX512BF16__)
+    if (is_pairs) {
+        return (vf)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
+    }
+#else
+    (void)is_pairs;
+#endif
+    return multiply_add(a, b, sum);
+}
+
 /* sums[r][...] = a[r * a_stride + j] * b[j * b_stride + ...], summed over j < k; r < rows, which is a constant. */
-static ALWAYS_INLINE void micro(size_t rows, size_t k, const float *a, size_t a_stride, const float *b,
-                                size_t b_stride, struct tile_sums *ret)
+static ALWAYS_INLINE void micro(size_t rows, bool is_pairs, size_t k, const float *a, size_t a_stride,
+                                const float *b, size_t b_stride, struct tile_sums *ret)
 {
     vf sums[MICRO_ROWS][2];
     UNROLL
@@ -41,8 +55,8 @@ static ALWAYS_INLINE void micro(size_t rows, size_t k, const float *a, size_t a_
         UNROLL
         for (size_t r = 0; r < rows; r++) {
             vf x = splat(a[r * a_stride + j]);
-            sums[r][0] = multiply_add(x, low, sums[r][0]);
-            sums[r][1] = multiply_add(x, high, sums[r][1]);
+            sums[r][0] = step(is_pairs, x, low, sums[r][0]);
+            sums[r][1] = step(is_pairs, x, high, sums[r][1]);
         }
     }
     UNROLL

@@ -10,36 +10,46 @@ size_t native_matrix_bytes(enum dtype dtype, size_t n, size_t k)
     return (n + PANEL - 1) / PANEL * PANEL * depth * dtype_bytes(dtype);
 }
 
-static void write_row_f32(float *panel, size_t column, size_t k, const float *row)
+#define WRITE_BLOCK                                                                                          \
+    64 /* elements of k that are written for all rows of a panel, while its lines are in the cache */
+
+static void write_f32(float *panel, size_t column, size_t count, const float *row)
 {
-    for (size_t i = 0; i < k; i++) {
+    for (size_t i = 0; i < count; i++) {
         panel[i * PANEL + column] = row[i];
     }
 }
 
-static void write_row_bf16(uint16_t *panel, size_t column, size_t k, const float *row)
+static void write_bf16(uint16_t *panel, size_t column, size_t count, const float *row)
 {
-    uint16_t halves[512];
-    for (size_t start = 0; start < k; start += 512) {
-        size_t count = k - start < 512 ? k - start : 512;
-        dtype_from_f32(DTYPE_BF16, row + start, count, halves);
-        for (size_t i = 0; i < count; i++) {
-            panel[((start + i) / 2 * PANEL + column) * 2 + i % 2] = halves[i];
-        }
+    uint16_t halves[WRITE_BLOCK];
+    dtype_from_f32(DTYPE_BF16, row, count, halves);
+    for (size_t i = 0; i < count; i++) {
+        panel[(i / 2 * PANEL + column) * 2 + i % 2] = halves[i];
     }
 }
 
 void native_matrix_write(const struct matrix *matrix, size_t first_row, size_t row_count, const float *rows,
                          size_t stride)
 {
-    for (size_t r = 0; r < row_count; r++) {
-        size_t n = first_row + r, start = n / PANEL * PANEL;
-        if (matrix->dtype == DTYPE_BF16) {
-            write_row_bf16((uint16_t *)matrix->data + start * ((matrix->k + 1) / 2 * 2), n % PANEL, matrix->k,
-                           rows + r * stride);
-        } else {
-            write_row_f32((float *)matrix->data + start * matrix->k, n % PANEL, matrix->k, rows + r * stride);
+    size_t k = matrix->k, even = (k + 1) / 2 * 2;
+    for (size_t done = 0; done < row_count;) {
+        size_t first = first_row + done, start = first / PANEL * PANEL;
+        size_t left = row_count - done, count = PANEL - first % PANEL;
+        count = count < left ? count : left;
+        for (size_t i = 0; i < k; i += WRITE_BLOCK) {
+            size_t length = k - i < WRITE_BLOCK ? k - i : WRITE_BLOCK;
+            for (size_t r = 0; r < count; r++) {
+                const float *row = rows + (done + r) * stride + i;
+                size_t column = first % PANEL + r;
+                if (matrix->dtype == DTYPE_BF16) {
+                    write_bf16((uint16_t *)matrix->data + start * even + i * PANEL, column, length, row);
+                } else {
+                    write_f32((float *)matrix->data + start * k + i * PANEL, column, length, row);
+                }
+            }
         }
+        done += count;
     }
 }
 
@@ -56,6 +66,9 @@ static bool cpu_has(const char *isa)
     bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
                       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+    if (strcmp(isa, "avx512_bf16") == 0) {
+        return has_avx512 && __builtin_cpu_supports("avx512bf16");
+    }
     if (strcmp(isa, "avx512") == 0) {
         return has_avx512;
     }
@@ -68,31 +81,32 @@ static bool cpu_has(const char *isa)
 
 const struct kernels *native_kernels_of(const char *isa, struct error *error)
 {
-    static struct kernels baseline, avx2, avx512;
+    static struct kernels baseline, avx2, avx512, avx512_bf16;
     if (!cpu_has(isa)) {
         error_set(error, ERROR_UNSUPPORTED, "this CPU or build lacks the instruction set \"%.20s\"", isa);
         return NULL;
     }
-#define FILL_SET(set)                                                                                        \
+#define FILL_SET(set, rows, attention)                                                                       \
     if (strcmp(isa, #set) == 0) {                                                                            \
         set = (struct kernels){                                                                              \
             .name = #set, .matrix_bytes = native_matrix_bytes, .matrix_write = native_matrix_write};         \
-        native_rows_##set(&set);                                                                             \
+        rows(&set);                                                                                          \
         native_product_##set(&set);                                                                          \
-        native_attention_##set(&set);                                                                        \
+        attention(&set);                                                                                     \
         return &set;                                                                                         \
     }
-    FILL_SET(baseline)
+    FILL_SET(baseline, native_rows_baseline, native_attention_baseline)
 #if defined(__x86_64__)
-    FILL_SET(avx2)
-    FILL_SET(avx512)
+    FILL_SET(avx2, native_rows_avx2, native_attention_avx2)
+    FILL_SET(avx512, native_rows_avx512, native_attention_avx512)
+    FILL_SET(avx512_bf16, native_rows_avx512, native_attention_avx512)
 #endif
     return NULL;
 }
 
 const struct kernels *native_kernels(struct error *error)
 {
-    static const char *const isas[] = {"avx512", "avx2", "baseline"};
+    static const char *const isas[] = {"avx512_bf16", "avx512", "avx2", "baseline"};
     const char *wanted = getenv("PRUNED_ISA");
     if (wanted != NULL) {
         return native_kernels_of(wanted, error);
@@ -122,8 +136,7 @@ static const char *native_identity(void *state)
 
 static bool native_supports(void *state, enum dtype dtype)
 {
-    (void)state;
-    return dtype == DTYPE_F32;
+    return dtype == DTYPE_F32 || strcmp(((struct cpu *)state)->kernels.name, "avx512_bf16") == 0;
 }
 
 const struct backend backend_native = {

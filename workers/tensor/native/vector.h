@@ -13,6 +13,7 @@
 #ifndef WORKERS_TENSOR_NATIVE_VECTOR_H
 #define WORKERS_TENSOR_NATIVE_VECTOR_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #if LANES > 4
