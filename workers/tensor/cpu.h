@@ -85,6 +85,9 @@ extern const struct kernels kernels_reference;
 /* The table of native for this CPU, or for the one that PRUNED_ISA names (baseline, avx2, avx512, avx512_bf16);
  * UNSUPPORTED: the CPU lacks it. */
 const struct kernels *native_kernels(struct error *error) MUST_USE;
+/* The table of one instruction set; UNSUPPORTED. product_of_lone_rows is for fp32 matrices that lie row by row. */
+const struct kernels *native_kernels_of(const char *isa, struct error *error) MUST_USE;
+size_t native_matrix_bytes(enum dtype dtype, size_t n, size_t k);
 
 struct cpu {
     struct kernels kernels;

@@ -86,20 +86,21 @@ const struct kernels *native_kernels_of(const char *isa, struct error *error)
         error_set(error, ERROR_UNSUPPORTED, "this CPU or build lacks the instruction set \"%.20s\"", isa);
         return NULL;
     }
-#define FILL_SET(set, rows, attention)                                                                       \
+#define FILL_SET(set, base)                                                                                  \
     if (strcmp(isa, #set) == 0) {                                                                            \
         set = (struct kernels){                                                                              \
             .name = #set, .matrix_bytes = native_matrix_bytes, .matrix_write = native_matrix_write};         \
-        rows(&set);                                                                                          \
+        native_rows_##base(&set);                                                                            \
+        native_dots_##base(&set);                                                                            \
+        native_attention_##base(&set);                                                                       \
         native_product_##set(&set);                                                                          \
-        attention(&set);                                                                                     \
         return &set;                                                                                         \
     }
-    FILL_SET(baseline, native_rows_baseline, native_attention_baseline)
+    FILL_SET(baseline, baseline)
 #if defined(__x86_64__)
-    FILL_SET(avx2, native_rows_avx2, native_attention_avx2)
-    FILL_SET(avx512, native_rows_avx512, native_attention_avx512)
-    FILL_SET(avx512_bf16, native_rows_avx512, native_attention_avx512)
+    FILL_SET(avx2, avx2)
+    FILL_SET(avx512, avx512)
+    FILL_SET(avx512_bf16, avx512)
 #endif
     return NULL;
 }

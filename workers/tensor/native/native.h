@@ -12,16 +12,13 @@
 /* Matrices: panels of 32 rows of w, [n / 32][k][32] F32 or [n / 32][k / 2][32][2] BF16, padded with zeros. The same for all
  * instruction sets. */
 #define PANEL 32
-size_t native_matrix_bytes(enum dtype dtype, size_t n, size_t k);
 void native_matrix_write(const struct matrix *matrix, size_t first_row, size_t row_count, const float *rows,
                          size_t stride);
-
-/* The table of one instruction set; UNSUPPORTED. */
-const struct kernels *native_kernels_of(const char *isa, struct error *error) MUST_USE;
 
 #define NATIVE_SET(isa)                                                                                      \
     void native_rows_##isa(struct kernels *kernels);      /* row operations */                               \
     void native_product_##isa(struct kernels *kernels);   /* products */                                     \
+    void native_dots_##isa(struct kernels *kernels);      /* products of lone rows */                        \
     void native_attention_##isa(struct kernels *kernels); /* attention */
 NATIVE_SET(baseline)
 NATIVE_SET(avx2)
