@@ -7,7 +7,6 @@
 #include "base/check.h"
 #include "tests/fuzz/fuzz.h"
 #include "workers/model/gguf.h"
-#include "workers/model/tokenizer.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -45,8 +44,9 @@ static void check_tokenizer(const struct gguf *gguf)
         CHECK(error.code != ERROR_NONE && error.message[0] != '\0');
         return;
     }
-    OWNED(tokenizer) tokenizer = tokenizer_parse(json, strlen(json), &error);
-    CHECK(tokenizer != NULL || error.code != ERROR_MALFORMED_JSON);
+    /* Only that it is JSON: tokenizer_fuzz has the rest, at a hundredth of the speed (it compiles patterns). */
+    JSON_OWNED parsed = json_parse(json, strlen(json), (size_t)64 << 20, &error);
+    CHECK(parsed != NULL || error.code != ERROR_MALFORMED_JSON);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t count)

@@ -267,6 +267,23 @@ def sentencepiece_rules(rule):
     return base64.b64encode(spec[2]).decode()
 
 
+def family_tokenizers():
+    """What transformers builds for the model families, over our small vocabularies."""
+    import transformers
+    transformers.logging.set_verbosity_error()
+    models = {kind: json.load(open(os.path.join(ROOT, "tests/golden/tokenizer", kind, "tokenizer.json"), encoding="utf-8"))["model"]
+              for kind in make_small.KINDS}
+    parts = {kind: dict(vocab=[tuple(p) for p in m["vocab"]] if kind == "unigram" else m["vocab"],
+                        **({"merges": [tuple(p) for p in m["merges"]]} if "merges" in m else {})) for kind, m in models.items()}
+    classes = {"unigram": "T5 XLMRoberta Camembert MBart Pegasus XLNet", "gemma": "Gemma Llama", "wordpiece": "Bert MPNet",
+               "byte_level": "GPT2 GPTNeoX Qwen2 Roberta Cohere"}
+    for kind, names in classes.items():
+        for name in names.split():
+            with tempfile.NamedTemporaryFile() as f:
+                getattr(transformers, name + "Tokenizer")(**parts[kind])._tokenizer.save(f.name)
+                yield name, json.load(f)
+
+
 def in_folder(name, tokenizer, texts, special=False):
     with tempfile.TemporaryDirectory() as folder:
         with open(os.path.join(folder, "tokenizer.json"), "w", encoding="utf-8") as f:
@@ -289,6 +306,8 @@ def main():
         in_folder(name, tokenizer, random_texts(alphabet, 600, index))
     for name, tokenizer in others:
         in_folder(name, tokenizer, odd[:4000] + odd[4000::7] + make_small.AWKWARD, special=True)
+    for name, tokenizer in family_tokenizers():
+        in_folder(f"transformers' {name}", tokenizer, odd[::5] + make_small.AWKWARD, special=True)
     unigram = dict(others)["unigram"]
     for rule in ("nmt_nfkc", "nmt_nfkc_cf"):
         try:

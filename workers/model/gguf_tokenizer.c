@@ -437,8 +437,10 @@ static bool append_derived_merges(const struct vocabulary *vocabulary, const str
             (uint32_t)(id + 1);
     }
     bool is_good = cut_tokens(vocabulary, &index, ranks_by_order, &list);
-    if (is_good) {
+    if (is_good && list.count > 0) {
         qsort(list.items, list.count, sizeof *list.items, compare_candidates);
+    }
+    if (is_good) {
         text_append(vocabulary->out, ",\"merges\":[");
         for (size_t i = 0; i < list.count; i++) {
             const struct gguf_text *token = &spelled[list.items[i].token];

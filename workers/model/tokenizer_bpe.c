@@ -124,13 +124,22 @@ static bool fail_merge(struct error *error, size_t rank, const char *what, struc
                            what, (int)content.length, pool + content.offset);
 }
 
+static bool has_byte_token(const char *text)
+{
+    for (text = strstr(text, "<0x"); text != NULL; text = strstr(text + 1, "<0x")) {
+        if (strspn(text + 3, "0123456789ABCDEF") >= 2 && text[5] == '>') {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* A merge of L and R joins the last character of L with the first of R. That is the whole truth as long as
  * initial symbols are characters; when a merge takes in <0x41> or <unk>, which stand for something else, no
  * cut is safe. */
 static void add_junction(struct bpe *bpe, const char *joined, size_t left_length)
 {
-    if (strstr(joined, "<0x") != NULL ||
-        (bpe->unk_content != NULL && strstr(joined, bpe->unk_content) != NULL)) {
+    if (has_byte_token(joined) || (bpe->unk_content != NULL && strstr(joined, bpe->unk_content) != NULL)) {
         bpe->has_no_cuts = true;
         return;
     }

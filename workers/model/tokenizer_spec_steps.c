@@ -36,11 +36,16 @@ static size_t form_find(const char *type)
     return form;
 }
 
-/* Of regular expressions only SentencePiece's: two or more spaces. */
+/* Of regular expressions only those that the converters from SentencePiece write: two or more spaces, or a line feed. */
 static bool read_replace(struct spec_reader *reader, const json_t *object, const char *pointer,
                          struct normalizer *normalizer, const char **pattern, const char **content)
 {
     const char *regex = json_string_value(json_object_get(json_object_get(object, "pattern"), "Regex"));
+    normalizer->kind = NORMALIZER_REPLACE;
+    if (regex != NULL && strcmp(regex, "\\n") == 0) {
+        *pattern = "\n";
+        return spec_get_text(reader, object, pointer, "content", content);
+    }
     normalizer->kind = regex != NULL ? NORMALIZER_REPLACE_SPACES : NORMALIZER_REPLACE;
     if (regex != NULL && strcmp(regex, " {2,}") != 0) {
         return spec_unsupported(reader, pointer, "unknown pattern", regex);
