@@ -264,6 +264,11 @@ const struct architecture *architecture_find(const char *model_type)
 
 const struct architecture *architecture_of(const struct model_config *config)
 {
+    for (size_t i = 0; i < ROW_COUNT; i++) { /* a parsed config holds the row's own text */
+        if (rows[i].model_type == config->model_type) {
+            return &rows[i];
+        }
+    }
     const struct architecture *row = architecture_find(config->model_type);
     CHECK(row != NULL);
     return row;

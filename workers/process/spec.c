@@ -90,8 +90,8 @@ bool spec_find_files(const json_t *spec, char **ret_model, json_t **ret_inputs, 
     const char *model = json_string_value(json_object_get(spec, "model"));
     OWNED_MEMORY char *folder = find_path(model == NULL ? "" : model, "/model", faults);
     if (folder != NULL && !file_is_folder(folder) && !text_ends_with(folder, ".gguf")) {
-        error_list_add(faults, ERROR_INVALID_ARGUMENT, "/model", "\"%.200s\" is neither a folder nor a GGUF file",
-                       folder);
+        error_list_add(faults, ERROR_INVALID_ARGUMENT, "/model",
+                       "\"%.200s\" is neither a folder nor a GGUF file", folder);
     }
     struct source_finder finder = {inputs, faults};
     json_visit_texts(spec, "", "source", find_source, &finder);
