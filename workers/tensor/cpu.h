@@ -73,6 +73,7 @@ struct kernels {
     void (*scan)(size_t count, const float *logits, size_t first, struct head_scan *scan);
     double (*squares)(size_t count, const float *x);
     double (*distance)(const struct distance_row *row);
+    void (*to_bf16)(size_t count, const float *x, uint16_t *to); /* rounded to nearest even; NaN stays NaN */
 
     size_t attention_queries; /* of a tile */
     size_t (*attention_scratch)(size_t head_size);

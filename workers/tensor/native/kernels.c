@@ -360,6 +360,16 @@ static double distance(const struct distance_row *row)
     return sum_terms(DISTANCE_JS_TEXTBOOK, row);
 }
 
+static void to_bf16(size_t count, const float *x, uint16_t *to)
+{
+    for (size_t i = 0; i < count; i++) {
+        uint32_t bits;
+        memcpy(&bits, x + i, sizeof bits);
+        uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+        to[i] = (uint16_t)((bits & 0x7fffffffu) > 0x7f800000u ? (bits >> 16) | 0x40u : rounded);
+    }
+}
+
 void NATIVE_NAME(native_rows)(struct kernels *kernels)
 {
     kernels->norm = norm;
@@ -370,4 +380,5 @@ void NATIVE_NAME(native_rows)(struct kernels *kernels)
     kernels->scan = scan;
     kernels->squares = squares;
     kernels->distance = distance;
+    kernels->to_bf16 = to_bf16;
 }

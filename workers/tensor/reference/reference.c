@@ -331,6 +331,11 @@ static double reference_distance(const struct distance_row *row)
     return divergence(row->kind, row);
 }
 
+static void reference_to_bf16(size_t count, const float *x, uint16_t *to)
+{
+    dtype_from_f32(DTYPE_BF16, x, count, to);
+}
+
 const struct kernels kernels_reference = {
     .name = "reference",
     .matrix_bytes = reference_matrix_bytes,
@@ -345,6 +350,7 @@ const struct kernels kernels_reference = {
     .scan = reference_scan,
     .squares = reference_squares,
     .distance = reference_distance,
+    .to_bf16 = reference_to_bf16,
     .attention_queries = 16,
     .attention_scratch = reference_attention_scratch,
     .attend = reference_attend,
