@@ -21,6 +21,7 @@ static const char *const side_files[] = {
     "special_tokens_map.json",
     "tokenizer.model",
     "vocab.json",
+    "vocab.txt",
     "merges.txt",
     "added_tokens.json",
     "chat_template.jinja",

@@ -35,6 +35,7 @@ static bool belongs(const char *name)
         "added_tokens.json",
         "special_tokens_map.json",
         "vocab.json",
+        "vocab.txt",
         "merges.txt",
         "chat_template.jinja",
         "chat_template.json",
