@@ -160,7 +160,8 @@ static bool open_model(const char *folder, struct dump *dump, struct error *erro
     }
     const char *dtype = getenv("PRUNED_DUMP_DTYPE");
     struct model_options options = {.backend = getenv("PRUNED_DUMP_BACKEND"),
-                                    .dtype = dtype != NULL && strcmp(dtype, "bf16") == 0 ? DTYPE_BF16 : DTYPE_F32,
+                                    .dtype =
+                                        dtype != NULL && strcmp(dtype, "bf16") == 0 ? DTYPE_BF16 : DTYPE_F32,
                                     .pool = dump->pool};
     dump->model = model_open(dump->inventory, folder, &options, error);
     return dump->model != NULL;

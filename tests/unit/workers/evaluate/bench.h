@@ -35,7 +35,7 @@ static inline void bench_open(struct bench *bench, const char *backend, size_t t
 static inline void bench_close(struct bench *bench)
 {
     tokenizer_destroy(bench->tokenizer);
-    fixture_close(&bench->fixture);
+    fixture_finish(&bench->fixture);
 }
 
 /* Sum of -log p(tokens[t + 1] | tokens[0..t]) for t in [first, count - 1). */

@@ -182,7 +182,7 @@ void fixture_open(const struct fixture_spec *spec, const char *backend, size_t t
     *ret_fixture = fixture;
 }
 
-void fixture_close(struct fixture *fixture)
+void fixture_finish(struct fixture *fixture)
 {
     model_destroy(fixture->model);
     inventory_destroy(fixture->inventory);

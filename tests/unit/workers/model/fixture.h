@@ -36,6 +36,6 @@ struct fixture {
 };
 void fixture_open(const struct fixture_spec *spec, const char *backend, size_t threads,
                   struct fixture *ret_fixture);
-void fixture_close(struct fixture *fixture);
+void fixture_finish(struct fixture *fixture);
 
 #endif

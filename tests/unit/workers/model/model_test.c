@@ -102,7 +102,7 @@ static void a_sequence_has_the_same_bits_alone_and_in_a_batch_on_any_threads(voi
 {
     (void)state;
     for (size_t i = 0; i < SPEC_COUNT; i++) {
-        struct fixture fixture;
+        FINISHED(fixture) fixture = {0};
         struct token_batch batch;
         fixture_open(&specs[i], NULL, 1, &fixture);
         make_batch(specs[i].vocab, &batch);
@@ -124,7 +124,6 @@ static void a_sequence_has_the_same_bits_alone_and_in_a_batch_on_any_threads(voi
             }
         }
         free_batch(&batch);
-        fixture_close(&fixture);
     }
 }
 
@@ -140,7 +139,7 @@ static void backends_agree_on_logits(void **state)
 {
     (void)state;
     for (size_t i = 0; i < SPEC_COUNT; i++) {
-        struct fixture truth;
+        FINISHED(fixture) truth = {0};
         struct token_batch batch;
         make_batch(specs[i].vocab, &batch);
         fixture_open(&specs[i], "reference", 1, &truth);
@@ -161,14 +160,13 @@ static void backends_agree_on_logits(void **state)
             }
         }
         free_batch(&batch);
-        fixture_close(&truth);
     }
 }
 
 static void a_part_of_the_logits_has_the_bits_of_the_whole(void **state)
 {
     (void)state;
-    struct fixture fixture;
+    FINISHED(fixture) fixture = {0};
     struct token_batch batch;
     fixture_open(&specs[3], NULL, 2, &fixture);
     make_batch(specs[3].vocab, &batch);
@@ -178,14 +176,13 @@ static void a_part_of_the_logits_has_the_bits_of_the_whole(void **state)
     assert_true(model_logits(fixture.model, hidden, 4, 50, 70, part, NULL));
     assert_memory_equal(part, whole + 50 * specs[3].vocab, 70 * specs[3].vocab * sizeof *part);
     free_batch(&batch);
-    fixture_close(&fixture);
 }
 
 static void nll_is_logsumexp_less_the_target_and_greedy_is_the_argmax(void **state)
 {
     (void)state;
     for (size_t i = 0; i < SPEC_COUNT; i++) {
-        struct fixture fixture;
+        FINISHED(fixture) fixture = {0};
         struct token_batch batch;
         size_t vocab = specs[i].vocab;
         fixture_open(&specs[i], NULL, 2, &fixture);
@@ -224,7 +221,6 @@ static void nll_is_logsumexp_less_the_target_and_greedy_is_the_argmax(void **sta
             free(targets[s].is_greedy);
         }
         free_batch(&batch);
-        fixture_close(&fixture);
     }
 }
 
@@ -261,7 +257,7 @@ static void distances_equal_their_definition(void **state)
     (void)state;
     static const enum head_metric metrics[] = {HEAD_METRIC_NORM, HEAD_METRIC_ANGULAR, HEAD_METRIC_KL,
                                                HEAD_METRIC_JS, HEAD_METRIC_JS_TEXTBOOK};
-    struct fixture fixture;
+    FINISHED(fixture) fixture = {0};
     struct token_batch batch;
     size_t vocab = specs[0].vocab;
     fixture_open(&specs[0], NULL, 2, &fixture);
@@ -301,14 +297,13 @@ static void distances_equal_their_definition(void **state)
         }
     }
     free_batch(&batch);
-    fixture_close(&fixture);
 }
 
 static void decoding_continues_as_the_forward_pass_would(void **state)
 {
     (void)state;
     for (size_t i = 0; i < SPEC_COUNT; i++) {
-        struct fixture fixture;
+        FINISHED(fixture) fixture = {0};
         struct token_batch batch;
         size_t vocab = specs[i].vocab;
         bool removed[8] = {false, i == 0, false};
@@ -333,7 +328,6 @@ static void decoding_continues_as_the_forward_pass_would(void **state)
             }
         }
         free_batch(&batch);
-        fixture_close(&fixture);
     }
 }
 
@@ -343,7 +337,7 @@ static void generate_alone_and_together(const struct fixture_spec *spec)
     int32_t alone[SEQUENCES][30];
     make_batch(spec->vocab, &batch);
     for (size_t threads = 1; threads <= 7; threads += 2) {
-        struct fixture fixture;
+        FINISHED(fixture) fixture = {0};
         fixture_open(spec, NULL, threads, &fixture);
         struct generation all[SEQUENCES * 4];
         int32_t tokens[SEQUENCES * 4][30];
@@ -367,7 +361,6 @@ static void generate_alone_and_together(const struct fixture_spec *spec)
                 assert_memory_equal(tokens[g], alone[g % SEQUENCES], sizeof alone[0]);
             }
         }
-        fixture_close(&fixture);
     }
     free_batch(&batch);
 }
@@ -382,7 +375,7 @@ static void a_generation_is_the_same_alone_and_in_a_batch_on_any_threads(void **
 static void generation_stops_before_a_stop_token(void **state)
 {
     (void)state;
-    struct fixture fixture;
+    FINISHED(fixture) fixture = {0};
     struct token_batch batch;
     fixture_open(&specs[0], NULL, 1, &fixture);
     make_batch(specs[0].vocab, &batch);
@@ -403,13 +396,12 @@ static void generation_stops_before_a_stop_token(void **state)
     assert_int_equal(generation.token_count, 0);
     assert_true(model_generate(fixture.model, NULL, &generation, 0, stops, 2, NULL));
     free_batch(&batch);
-    fixture_close(&fixture);
 }
 
 static void sublayers_are_listed_in_residual_order_with_their_sizes(void **state)
 {
     (void)state;
-    struct fixture fixture;
+    FINISHED(fixture) fixture = {0};
     fixture_open(&specs[3], NULL, 1, &fixture);
     assert_int_equal(model_sublayer_count(fixture.model), 2);
     const struct sublayer *attention = model_sublayer(fixture.model, 0),
@@ -421,13 +413,12 @@ static void sublayers_are_listed_in_residual_order_with_their_sizes(void **state
     assert_int_equal(fixture.inventory->prunable_count, attention->parameter_count + ffn->parameter_count);
     assert_int_equal(fixture.inventory->parameter_count,
                      fixture.inventory->prunable_count + 2 * 24 + 24 + 2 * 24 * 9001);
-    fixture_close(&fixture);
 }
 
 static void work_is_counted_in_tokens(void **state)
 {
     (void)state;
-    struct fixture fixture;
+    FINISHED(fixture) fixture = {0};
     struct token_batch batch;
     fixture_open(&specs[0], NULL, 2, &fixture);
     make_batch(specs[0].vocab, &batch);
@@ -441,13 +432,12 @@ static void work_is_counted_in_tokens(void **state)
     assert_int_equal(work.token_sublayers, tokens * 5);
     assert_int_equal(work.token_heads, tokens + 5 + 64);
     free_batch(&batch);
-    fixture_close(&fixture);
 }
 
 static void a_cancelled_forward_stops(void **state)
 {
     (void)state;
-    struct fixture fixture;
+    FINISHED(fixture) fixture = {0};
     struct token_batch batch;
     fixture_open(&specs[0], NULL, 2, &fixture);
     make_batch(specs[0].vocab, &batch);
@@ -467,7 +457,6 @@ static void a_cancelled_forward_stops(void **state)
     assert_false(model_generate(model, NULL, &generation, 1, NULL, 0, &error));
     assert_int_equal(error.code, ERROR_CANCELLED);
     free_batch(&batch);
-    fixture_close(&fixture);
 }
 
 /* Opens the model and runs the batch: weights are read when they are first needed. */
@@ -483,7 +472,7 @@ static bool open_and_run(const struct fixture *fixture, const struct token_batch
 static void a_nan_among_the_weights_is_named(void **state)
 {
     (void)state;
-    struct fixture fixture;
+    FINISHED(fixture) fixture = {0};
     struct token_batch batch;
     fixture_open(&specs[0], NULL, 1, &fixture);
     make_batch(specs[0].vocab, &batch);
@@ -516,13 +505,12 @@ static void a_nan_among_the_weights_is_named(void **state)
     assert_int_equal(error.code, ERROR_NUMERIC);
     assert_non_null(strstr(error.message, "ffn of layer 1"));
     free_batch(&batch);
-    fixture_close(&fixture);
 }
 
 static void a_file_truncated_after_inspection_is_input_changed(void **state)
 {
     (void)state;
-    struct fixture fixture;
+    FINISHED(fixture) fixture = {0};
     fixture_open(&specs[0], NULL, 1, &fixture);
     char path[512];
     (void)snprintf(path, sizeof path, "%s/model.safetensors", fixture.folder);
@@ -533,7 +521,6 @@ static void a_file_truncated_after_inspection_is_input_changed(void **state)
     assert_false(open_and_run(&fixture, &batch, &error));
     assert_int_equal(error.code, ERROR_INPUT_CHANGED);
     free_batch(&batch);
-    fixture_close(&fixture);
 }
 
 int main(void)

@@ -140,7 +140,7 @@ static void chunks_and_files_change_no_bit(void **state)
     }
     fixture_destroy(folder);
     hidden_destroy(hidden);
-    fixture_close(&world.fixture);
+    fixture_finish(&world.fixture);
 }
 
 static ssize_t full_disk(int fd, const void *bytes, size_t count, off_t offset)
@@ -171,7 +171,7 @@ static void a_full_disk_is_told(void **state)
     assert_int_equal(error.code, ERROR_STORAGE_FULL);
     fixture_destroy(folder);
     sweep_destroy(sweep);
-    fixture_close(&world.fixture);
+    fixture_finish(&world.fixture);
 }
 
 static bool refuse(void *context, const struct sweep_chunk *chunk, struct error *error)
@@ -198,7 +198,7 @@ static void a_visit_that_fails_ends_the_sweep(void **state)
     }
     fixture_destroy(folder);
     sweep_destroy(sweep);
-    fixture_close(&world.fixture);
+    fixture_finish(&world.fixture);
 }
 
 static void cosines_equal_their_definition(void **state)
@@ -233,7 +233,7 @@ static void cosines_equal_their_definition(void **state)
     }
     hidden_destroy(a);
     hidden_destroy(b);
-    fixture_close(&world.fixture);
+    fixture_finish(&world.fixture);
 }
 
 int main(void)

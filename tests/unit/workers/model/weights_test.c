@@ -79,7 +79,7 @@ static void the_budget_changes_no_bit(void **state)
             assert_true(i == 2 ? read_often == read_once : read_often > read_once);
         }
     }
-    fixture_close(&fixture);
+    fixture_finish(&fixture);
 }
 
 static void weights_keep_to_their_budget(void **state)
@@ -131,7 +131,7 @@ static void weights_keep_to_their_budget(void **state)
     assert_true(weights_held_bytes(weights) <= size.least_bytes);
     weights_destroy(weights);
     device_destroy(device);
-    fixture_close(&fixture);
+    fixture_finish(&fixture);
 }
 
 /* In passes over all layers, some of what a budget holds must still be there the next time. */
@@ -161,7 +161,7 @@ static void passes_in_order_find_what_stayed(void **state)
     assert_true(reads[2] <= reads[1]);
     weights_destroy(weights);
     device_destroy(device);
-    fixture_close(&fixture);
+    fixture_finish(&fixture);
 }
 
 /* ---- the source ---------------------------------------------------------------------------------- */

@@ -63,7 +63,7 @@ static bool world_open(struct world *world, const char *folder, size_t threads)
     return true;
 }
 
-static void world_close(struct world *world)
+static void world_finish(struct world *world)
 {
     model_destroy(world->model);
     pool_destroy(world->pool);
@@ -226,7 +226,7 @@ static void compare(struct world *world, enum head_metric metric, enum prune_gra
 static void stories260k_ranks_alike_by_every_metric(void **state)
 {
     (void)state;
-    struct world world;
+    FINISHED(world) world = {0};
     if (!world_open(&world, STORIES, 2)) {
         (void)printf("# ../shared/data/models/stories260K is not there\n");
         skip();
@@ -243,13 +243,12 @@ static void stories260k_ranks_alike_by_every_metric(void **state)
         compare(&world, rows[i].metric, PRUNE_BY_SUBLAYER, 0, 0, rows[i].label);
     }
     compare(&world, HEAD_METRIC_JS, PRUNE_BY_BLOCK, 0, 0, "js, blocks");
-    world_close(&world);
 }
 
 static void less_memory_changes_no_bit(void **state)
 {
     (void)state;
-    struct world world;
+    FINISHED(world) world = {0};
     assert_true(world_open(&world, SKILLS, 2));
     struct error error = {0};
     OWNED(hidden) one = hidden_create(world.model, &world.batch, &error);
@@ -260,13 +259,12 @@ static void less_memory_changes_no_bit(void **state)
     compare(&world, HEAD_METRIC_JS, PRUNE_BY_SUBLAYER, 2, state_bytes * 6, "every few states");
     compare(&world, HEAD_METRIC_JS, PRUNE_BY_SUBLAYER, 1, 1, "the embedding alone");
     compare(&world, HEAD_METRIC_KL, PRUNE_BY_BLOCK, 4, state_bytes * 6, "blocks, every few states");
-    world_close(&world);
 }
 
 static void a_restart_in_the_middle_goes_on_with_the_same_scores(void **state)
 {
     (void)state;
-    struct world world;
+    FINISHED(world) world = {0};
     assert_true(world_open(&world, SKILLS, 1));
     struct error error = {0};
     OWNED(prefix_evaluator)
@@ -293,13 +291,12 @@ static void a_restart_in_the_middle_goes_on_with_the_same_scores(void **state)
         assert_true(two->evaluate(two->context, &unit, INFINITY, &again, &error));
         assert_memory_equal(&score, &again, sizeof score);
     }
-    world_close(&world);
 }
 
 static void block_cosines_lie_between_minus_one_and_one(void **state)
 {
     (void)state;
-    struct world world;
+    FINISHED(world) world = {0};
     assert_true(world_open(&world, SKILLS, 2));
     struct error error = {0};
     size_t layers = world.inventory->config.layer_count;
@@ -313,7 +310,6 @@ static void block_cosines_lie_between_minus_one_and_one(void **state)
     for (size_t i = 0; i < layers; i++) {
         assert_true(cosines[i] > -1 && cosines[i] < 1);
     }
-    world_close(&world);
 }
 
 int main(void)
