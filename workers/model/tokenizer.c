@@ -64,14 +64,16 @@ static bool tokenizer_read(struct tokenizer *tokenizer, const char *bytes, size_
     }
     for (size_t i = 0; i < tokenizer->added_count; i++) {
         struct added_token *token = &tokenizer->added[i];
-        if (token->is_normalized) {
-            tokenizer_normalize(tokenizer, token->content, token->length, &token->decoded);
-        } else {
+        if (!token->is_normalized) {
             text_append_bytes(&token->decoded, token->content, token->length);
+        } else if (!tokenizer_normalize(tokenizer, token->content, token->length, &token->decoded, error)) {
+            return false;
         }
     }
-    added_set_create(tokenizer, false, &tokenizer->raw);
-    added_set_create(tokenizer, true, &tokenizer->normalized);
+    if (!added_set_create(tokenizer, false, &tokenizer->raw, error) ||
+        !added_set_create(tokenizer, true, &tokenizer->normalized, error)) {
+        return false;
+    }
     sha256_hex_of(bytes, count, tokenizer->sha256);
     return true;
 }
@@ -177,7 +179,9 @@ static bool encode_normalized(struct encode_scratch *scratch, const char *bytes,
     }
     if (tokenizer->normalizer_count > 0) {
         text_clear(text);
-        tokenizer_normalize(tokenizer, bytes, length, text);
+        if (!tokenizer_normalize(tokenizer, bytes, length, text, error)) {
+            return false;
+        }
         bytes = text->bytes != NULL ? text->bytes : "";
         length = text->length;
     }

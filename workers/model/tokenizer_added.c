@@ -2,8 +2,8 @@
  * workers/model/tokenizer_added.c: tokens that are cut out of a text before anything else sees it: <s>,
  * <|endoftext|> and such.
  *
- * The search is leftmost, then longest, as the reference's automaton does it. There are few such tokens and
- * they start with rare bytes, so a list per first byte is enough. Tokens with `normalized: true` are looked
+ * The search is leftmost, then longest, as the reference's automaton does it: a walk down a trie from every place, which ends
+ * at the first byte as a rule. Tokens with `normalized: true` are looked
  * for in the normalized text, in their own normalized form, after the others were cut out.
  */
 #include "base/memory.h"
@@ -11,57 +11,43 @@
 
 #include <string.h>
 
-static int pattern_compare(const void *left_item, const void *right_item)
+static const char *pattern_item(const void *context, size_t index, size_t *ret_length, int32_t *ret_id)
 {
-    const struct added_pattern *left = left_item, *right = right_item;
-    unsigned char left_byte = (unsigned char)left->bytes[0], right_byte = (unsigned char)right->bytes[0];
-    if (left_byte != right_byte) {
-        return left_byte < right_byte ? -1 : 1;
-    }
-    if (left->length != right->length) {
-        return left->length > right->length ? -1 : 1;
-    }
-    return left->token < right->token ? -1 : left->token > right->token;
+    const struct added_set *set = context;
+    *ret_length = set->patterns[index].length;
+    *ret_id = (int32_t)index;
+    return set->patterns[index].bytes;
 }
 
-void added_set_create(const struct tokenizer *tokenizer, bool is_normalized, struct added_set *ret_set)
+bool added_set_create(const struct tokenizer *tokenizer, bool is_normalized, struct added_set *ret_set,
+                      struct error *error)
 {
     ret_set->patterns = memory_create(tokenizer->added_count + 1, sizeof *ret_set->patterns);
+    ret_set->tokens = memory_create(tokenizer->added_count + 1, sizeof *ret_set->tokens);
     for (size_t i = 0; i < tokenizer->added_count; i++) {
         const struct added_token *token = &tokenizer->added[i];
         if (token->is_normalized != is_normalized || token->length == 0) {
             continue;
         }
-        struct text bytes = {0};
-        if (is_normalized) {
-            tokenizer_normalize(tokenizer, token->content, token->length, &bytes);
-        } else {
-            text_append_bytes(&bytes, token->content, token->length);
+        struct text *bytes = &ret_set->patterns[ret_set->count];
+        ret_set->tokens[ret_set->count++] = i;
+        if (!is_normalized) {
+            text_append_bytes(bytes, token->content, token->length);
+        } else if (!tokenizer_normalize(tokenizer, token->content, token->length, bytes, error)) {
+            return false;
         }
-        size_t length = bytes.length;
-        if (length == 0) {
-            text_finish(&bytes);
-            continue;
-        }
-        ret_set->patterns[ret_set->count++] =
-            (struct added_pattern){.bytes = text_take(&bytes), .length = length, .token = i};
     }
-    qsort(ret_set->patterns, ret_set->count, sizeof *ret_set->patterns, pattern_compare);
-    size_t at = 0;
-    for (size_t byte = 0; byte <= 256; byte++) {
-        while (at < ret_set->count && (unsigned char)ret_set->patterns[at].bytes[0] < byte) {
-            at++;
-        }
-        ret_set->first[byte] = at;
-    }
+    return trie_create(&ret_set->trie, pattern_item, ret_set, ret_set->count, error);
 }
 
 void added_set_finish(struct added_set *set)
 {
     for (size_t i = 0; i < set->count; i++) {
-        free(set->patterns[i].bytes);
+        text_finish(&set->patterns[i]);
     }
     free(set->patterns);
+    free(set->tokens);
+    trie_finish(&set->trie);
 }
 
 static size_t spaces_before(const char *bytes, size_t end, size_t floor)
@@ -106,22 +92,23 @@ static bool touches_word(const struct tokenizer *tokenizer, const char *bytes, s
 bool added_set_next(const struct tokenizer *tokenizer, const struct added_set *set, const char *bytes,
                     size_t length, size_t floor, size_t *at, struct added_match *ret_match)
 {
+    const struct trie *trie = &set->trie;
     while (set->count > 0 && *at < length) {
-        unsigned char byte = (unsigned char)bytes[*at];
-        const struct added_pattern *found = NULL;
-        for (size_t i = set->first[byte]; i < set->first[byte + 1] && found == NULL; i++) {
-            const struct added_pattern *pattern = &set->patterns[i];
-            if (pattern->length <= length - *at &&
-                memcmp(pattern->bytes, bytes + *at, pattern->length) == 0) {
-                found = pattern;
+        size_t start = *at, end = start;
+        int32_t row = -1;
+        uint32_t node = trie_step(trie, TRIE_ROOT, (unsigned char)bytes[start]);
+        for (size_t next = start + 1; node != TRIE_NONE; next++) {
+            if (trie->slots[node].id >= 0) {
+                row = trie->slots[node].id;
+                end = next;
             }
+            node = next < length ? trie_step(trie, node, (unsigned char)bytes[next]) : TRIE_NONE;
         }
-        if (found == NULL) {
+        if (row < 0) {
             (*at)++;
             continue;
         }
-        const struct added_token *token = &tokenizer->added[found->token];
-        size_t start = *at, end = *at + found->length;
+        const struct added_token *token = &tokenizer->added[set->tokens[row]];
         *at = end;
         if (token->is_single_word && touches_word(tokenizer, bytes, length, start, end)) {
             continue;

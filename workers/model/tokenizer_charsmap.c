@@ -164,10 +164,11 @@ static void append_character(const struct charsmap *charsmap, const char *bytes,
     }
 }
 
-void charsmap_append(const struct charsmap *charsmap, const char *bytes, size_t length, struct text *ret_text)
+void charsmap_append(const struct charsmap *charsmap, const char *bytes, size_t length, size_t limit,
+                     struct text *ret_text)
 {
     size_t copied = 0;
-    for (size_t at = 0; at < length;) {
+    for (size_t at = 0; at < length && ret_text->length <= limit;) {
         size_t width = utf8_length(bytes + at), cluster = width;
         bool is_alone = stands_alone(bytes, length, at, width);
         if (is_alone && width == 1 && charsmap->ascii[(unsigned char)bytes[at]] == NULL) {

@@ -69,8 +69,13 @@ struct trie {
 };
 #define TRIE_ROOT 0xffffffu
 #define TRIE_NONE UINT32_MAX
-/* UNSUPPORTED above TOKENIZER_PIECE_MAX_BYTES a token or four million nodes. */
-bool trie_create(const struct vocab *vocab, struct trie *trie, struct error *error) MUST_USE;
+/* What trie_create asks for: the index-th string (borrowed), its length and id. */
+typedef const char *trie_item(const void *context, size_t index, size_t *ret_length, int32_t *ret_id);
+/* Of equal strings the first one's id counts; an empty one is left out. UNSUPPORTED above TOKENIZER_PIECE_MAX_BYTES a
+ * string or four million nodes. */
+bool trie_create(struct trie *trie, trie_item *item, const void *context, size_t count,
+                 struct error *error) MUST_USE;
+bool trie_create_of_vocab(struct trie *trie, const struct vocab *vocab, struct error *error) MUST_USE;
 /* The node one byte further, TRIE_NONE: no token goes on so. */
 uint32_t trie_step(const struct trie *trie, uint32_t node, unsigned char byte);
 void trie_finish(struct trie *trie);
@@ -245,17 +250,12 @@ struct added_token {
     int32_t id;
     bool is_special, is_single_word, strips_left, strips_right, is_normalized;
 };
-/* A set of added tokens looked for in one pass. first[b]..first[b + 1]: patterns that start with byte b,
- * longest first. */
-struct added_pattern {
-    char *bytes; /* owned */
-    size_t length;
-    size_t token; /* index into added */
-};
+/* A set of added tokens looked for in one pass. */
 struct added_set {
-    struct added_pattern *patterns; /* [count], by first byte, then by falling length */
+    struct trie trie;      /* ids: rows of patterns */
+    struct text *patterns; /* [count]: as they are looked for, owned */
+    size_t *tokens;        /* [count]: index into added */
     size_t count;
-    size_t first[257];
 };
 struct split_patterns; /* compiled regular expressions (tokenizer_split.c) */
 
@@ -293,14 +293,16 @@ json_t *tokenizer_file_read(const char *bytes, size_t count, struct vocab *vocab
 bool tokenizer_spec_read(const json_t *json, struct tokenizer *tokenizer, struct error *error) MUST_USE;
 void tokenizer_spec_finish(struct tokenizer *tokenizer);
 
-/* tokenizer_normalize.c: normalizes [bytes, length) into ret_text (appended). */
-void tokenizer_normalize(const struct tokenizer *tokenizer, const char *bytes, size_t length,
-                         struct text *ret_text);
+/* tokenizer_normalize.c: normalizes [bytes, length) into ret_text (appended); TOO_LARGE if that lets the text grow beyond
+ * any real need. */
+bool tokenizer_normalize(const struct tokenizer *tokenizer, const char *bytes, size_t length,
+                         struct text *ret_text, struct error *error) MUST_USE;
 
 /* tokenizer_charsmap.c. The map from its base64 text; NULL with CORRUPT_FILE. */
 struct charsmap *charsmap_parse(const char *base64, size_t length, struct error *error) MUST_USE;
 void charsmap_destroy(struct charsmap *charsmap);
-void charsmap_append(const struct charsmap *charsmap, const char *bytes, size_t length,
+/* Stops once ret_text is longer than the limit. */
+void charsmap_append(const struct charsmap *charsmap, const char *bytes, size_t length, size_t limit,
                      struct text *ret_text);
 
 /* ---- one encode call ------------------------------------------------------------------------------------
@@ -331,7 +333,8 @@ bool split_and_encode(struct encode_scratch *scratch, size_t step, const char *b
                       bool is_first, struct error *error) MUST_USE;
 
 /* tokenizer_added.c */
-void added_set_create(const struct tokenizer *tokenizer, bool is_normalized, struct added_set *ret_set);
+bool added_set_create(const struct tokenizer *tokenizer, bool is_normalized, struct added_set *ret_set,
+                      struct error *error) MUST_USE;
 void added_set_finish(struct added_set *set);
 struct added_match {
     size_t start, end;

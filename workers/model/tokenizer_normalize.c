@@ -1,6 +1,9 @@
 /*
  * workers/model/tokenizer_normalize.c: normalizers: each rewrites the whole text at hand, one after another. They follow the
  * `tokenizers` library, oddities included; its views of single characters are in tokenizer_unicode.c.
+ *
+ * A file may say that a character becomes a megabyte, sixteen times over. So a text may grow by a factor that no real
+ * tokenizer comes near (Unicode's longest expansion is eleven), and the steps that put in texts from the file stop there.
  */
 #include "base/memory.h"
 #include "workers/model/nfc.h"
@@ -9,6 +12,10 @@
 
 #include <string.h>
 
+#define GROWTH_MAX       32
+#define GROWTH_SMALL     4096 /* for short texts */
+#define GROWTH_MAX_BYTES (3ull * TOKENIZER_TEXT_MAX_BYTES)
+
 static void append_code(struct text *text, uint32_t code)
 {
     char bytes[4];
@@ -16,10 +23,10 @@ static void append_code(struct text *text, uint32_t code)
 }
 
 static void normalize_replace(const struct normalizer *normalizer, const char *bytes, size_t length,
-                              struct text *ret_text)
+                              size_t limit, struct text *ret_text)
 {
     size_t pattern = strlen(normalizer->pattern);
-    for (size_t done = 0; done < length;) {
+    for (size_t done = 0; done < length && ret_text->length <= limit;) {
         const char *found = memmem(bytes + done, length - done, normalizer->pattern, pattern);
         size_t end = found != NULL ? (size_t)(found - bytes) : length;
         text_append_bytes(ret_text, bytes + done, end - done);
@@ -31,9 +38,9 @@ static void normalize_replace(const struct normalizer *normalizer, const char *b
 }
 
 static void normalize_spaces(const struct normalizer *normalizer, const char *bytes, size_t length,
-                             struct text *ret_text)
+                             size_t limit, struct text *ret_text)
 {
-    for (size_t done = 0; done < length;) {
+    for (size_t done = 0; done < length && ret_text->length <= limit;) {
         const char *found = memmem(bytes + done, length - done, "  ", 2);
         size_t end = found != NULL ? (size_t)(found - bytes) : length;
         text_append_bytes(ret_text, bytes + done, end - done);
@@ -153,7 +160,7 @@ static void normalize_bert(const struct normalizer *normalizer, const char *byte
 }
 
 static void normalize_once(const struct normalizer *normalizer, const char *bytes, size_t length,
-                           struct text *ret_text)
+                           size_t limit, struct text *ret_text)
 {
     switch (normalizer->kind) {
     case NORMALIZER_PREPEND:
@@ -163,10 +170,10 @@ static void normalize_once(const struct normalizer *normalizer, const char *byte
         text_append_bytes(ret_text, bytes, length);
         break;
     case NORMALIZER_REPLACE:
-        normalize_replace(normalizer, bytes, length, ret_text);
+        normalize_replace(normalizer, bytes, length, limit, ret_text);
         break;
     case NORMALIZER_REPLACE_SPACES:
-        normalize_spaces(normalizer, bytes, length, ret_text);
+        normalize_spaces(normalizer, bytes, length, limit, ret_text);
         break;
     case NORMALIZER_FORM:
         unicode_form_append(ret_text, (enum unicode_form)normalizer->form, bytes, length);
@@ -187,26 +194,32 @@ static void normalize_once(const struct normalizer *normalizer, const char *byte
         normalize_bert(normalizer, bytes, length, ret_text);
         break;
     case NORMALIZER_CHARSMAP:
-        charsmap_append(normalizer->charsmap, bytes, length, ret_text);
+        charsmap_append(normalizer->charsmap, bytes, length, limit, ret_text);
         break;
     }
 }
 
-void tokenizer_normalize(const struct tokenizer *tokenizer, const char *bytes, size_t length,
-                         struct text *ret_text)
+bool tokenizer_normalize(const struct tokenizer *tokenizer, const char *bytes, size_t length,
+                         struct text *ret_text, struct error *error)
 {
     struct text current = {0};
-    for (size_t i = 0; i < tokenizer->normalizer_count; i++) {
+    size_t limit =
+        length < GROWTH_MAX_BYTES / GROWTH_MAX ? GROWTH_MAX * length + GROWTH_SMALL : GROWTH_MAX_BYTES;
+    bool ok = true;
+    for (size_t i = 0; ok && i < tokenizer->normalizer_count; i++) {
         struct text next = {0};
-        bool is_last = i + 1 == tokenizer->normalizer_count;
-        normalize_once(&tokenizer->normalizers[i], bytes, length, is_last ? ret_text : &next);
+        normalize_once(&tokenizer->normalizers[i], bytes, length, limit, &next);
         text_finish(&current);
         current = next;
         bytes = current.bytes != NULL ? current.bytes : "";
         length = current.length;
+        if (length > limit) {
+            ok = error_set(error, ERROR_TOO_LARGE, "normalizing makes a text of more than %zu bytes", limit);
+        }
     }
-    text_finish(&current);
-    if (tokenizer->normalizer_count == 0) {
+    if (ok) {
         text_append_bytes(ret_text, bytes, length);
     }
+    text_finish(&current);
+    return ok;
 }

@@ -207,6 +207,11 @@ static bool split_metaspace(struct encode_scratch *scratch, size_t step, const c
     const char *replacement = metaspace->replacement;
     size_t mark = strlen(replacement);
     struct text *text = &scratch->steps[step];
+    if (length > TOKENIZER_TEXT_MAX_BYTES - 64) { /* each byte may become four, and offsets stay below 2^31 */
+        return error_set(error, ERROR_TOO_LARGE,
+                         "a text of %zu bytes after normalizing; at most %u can be cut", length,
+                         TOKENIZER_TEXT_MAX_BYTES - 64);
+    }
     text_clear(text);
     bool starts = (length >= mark && memcmp(bytes, replacement, mark) == 0) || bytes[0] == ' ';
     if (!starts &&

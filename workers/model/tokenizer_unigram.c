@@ -30,7 +30,7 @@ bool unigram_prepare(struct unigram *unigram, const struct vocab *vocab, bool fa
         size_t length = (size_t)snprintf(content, sizeof content, "<0x%02X>", byte);
         unigram->byte_ids[byte] = falls_back_to_bytes ? vocab_find(vocab, content, length) : -1;
     }
-    return trie_create(vocab, &unigram->trie, error);
+    return trie_create_of_vocab(&unigram->trie, vocab, error);
 }
 
 static void offer(struct unigram_node *node, double score, size_t start, int32_t id)

@@ -1,6 +1,6 @@
 /*
- * workers/model/tokenizer_vocab.c: the vocabulary: a hash table from content to id, and, for the models that look for all tokens that
- * start at a place (WordPiece, Unigram), a trie.
+ * workers/model/tokenizer_vocab.c: the vocabulary: a hash table from content to id, and, for those who look for all tokens that start
+ * at a place (WordPiece, Unigram, added tokens), a trie.
  *
  * The trie is a hash table too: key = node << 8 | byte, and the node that an edge leads to is named by the slot the edge lies in. So a
  * slot is eight bytes, one step is one probe as a rule, and memory is of the order of the vocabulary's bytes. When the table gets
@@ -143,23 +143,24 @@ static bool trie_add(struct trie *trie, const char *content, size_t length, int3
             trie->used_count++;
         }
     }
-    trie->slots[node].id = id;
+    trie->slots[node].id = trie->slots[node].id >= 0 ? trie->slots[node].id : id;
     return true;
 }
 
-bool trie_create(const struct vocab *vocab, struct trie *trie, struct error *error)
+bool trie_create(struct trie *trie, trie_item *item, const void *context, size_t count, struct error *error)
 {
-    uint32_t slot_count = 1024;
+    uint32_t slot_count = 64;
     trie_start(trie, slot_count);
-    for (size_t i = 0; i < vocab->entry_count; i++) {
-        const struct vocab_entry *entry = &vocab->entries[i];
-        if (entry->content.length > TOKENIZER_PIECE_MAX_BYTES) {
+    for (size_t i = 0; i < count; i++) {
+        size_t length = 0;
+        int32_t id = 0;
+        const char *content = item(context, i, &length, &id);
+        if (length > TOKENIZER_PIECE_MAX_BYTES) {
             return error_set_field(error, ERROR_UNSUPPORTED, "tokenizer.json/model/vocab",
-                                   "tokenizer.json: a token of %u bytes; at most %u are supported",
-                                   entry->content.length, TOKENIZER_PIECE_MAX_BYTES);
+                                   "tokenizer.json: a token of %zu bytes; at most %u are supported", length,
+                                   TOKENIZER_PIECE_MAX_BYTES);
         }
-        if (entry->content.length == 0 ||
-            trie_add(trie, vocab->pool.bytes + entry->content.offset, entry->content.length, entry->id)) {
+        if (length == 0 || trie_add(trie, content, length, id)) {
             continue;
         }
         if (slot_count == TRIE_SLOTS_MAX) {
@@ -169,13 +170,27 @@ bool trie_create(const struct vocab *vocab, struct trie *trie, struct error *err
         }
         slot_count *= 2;
         trie_start(trie, slot_count);
-        i = SIZE_MAX; /* from the first entry again */
+        i = SIZE_MAX; /* from the first item again */
     }
     for (uint32_t byte = 0; byte < 256; byte++) {
         uint32_t slot = byte < 255 ? trie_slot(trie, TRIE_ROOT << 8 | byte) : 0;
         trie->first[byte] = byte < 255 && trie->slots[slot].key != TRIE_FREE ? slot : TRIE_NONE;
     }
     return true;
+}
+
+static const char *vocab_item(const void *context, size_t index, size_t *ret_length, int32_t *ret_id)
+{
+    const struct vocab *vocab = context;
+    const struct vocab_entry *entry = &vocab->entries[index];
+    *ret_length = entry->content.length;
+    *ret_id = entry->id;
+    return vocab->pool.bytes + entry->content.offset;
+}
+
+bool trie_create_of_vocab(struct trie *trie, const struct vocab *vocab, struct error *error)
+{
+    return trie_create(trie, vocab_item, vocab, vocab->entry_count, error);
 }
 
 void trie_finish(struct trie *trie)

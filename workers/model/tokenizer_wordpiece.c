@@ -9,7 +9,7 @@
 bool wordpiece_prepare(struct wordpiece *wordpiece, const struct vocab *vocab, const char *prefix,
                        struct error *error)
 {
-    if (!trie_create(vocab, &wordpiece->trie, error)) {
+    if (!trie_create_of_vocab(&wordpiece->trie, vocab, error)) {
         return false;
     }
     wordpiece->inner = TRIE_ROOT;

@@ -498,6 +498,57 @@ static void a_hostile_unigram_vocabulary_costs_no_quadratic_time(void **state)
     text_finish(&whole);
 }
 
+static void a_text_that_a_file_lets_grow_without_end_is_refused(void **state)
+{
+    (void)state;
+    struct text json = {0};
+    text_append(&json, "\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[");
+    for (size_t i = 0; i < 16; i++) { /* a hundredfold sixteen times */
+        text_append_format(&json, "%s{\"type\":\"Replace\",\"pattern\":{\"String\":\"a\"},\"content\":\"",
+                           i > 0 ? "," : "");
+        for (size_t n = 0; n < 100; n++) {
+            text_append(&json, "a");
+        }
+        text_append(&json, "\"}");
+    }
+    text_append(&json, "]}," UNIGRAM "]}");
+    OWNED(tokenizer) tokenizer = parse_sound(json.bytes);
+    text_finish(&json);
+    struct tokens tokens = {0};
+    struct error error = {0};
+    assert_false(tokenizer_encode(tokenizer, "ba", 2, false, &tokens, &error));
+    assert_int_equal(error.code, ERROR_TOO_LARGE);
+    assert_int_equal(tokens.count, 0);
+    ASSERT_IDS(tokenizer, "b", "2");
+    tokens_finish(&tokens);
+}
+
+static void many_added_tokens_that_start_alike_cost_no_quadratic_time(void **state)
+{
+    (void)state;
+    struct text json = {0};
+    text_append(&json, "\"added_tokens\":[");
+    for (size_t i = 0; i < 60000; i++) {
+        text_append_format(&json, "%s{\"id\":%zu,\"content\":\"aa%05zu\",\"normalized\":false}",
+                           i > 0 ? "," : "", 100 + i, i);
+    }
+    text_append(&json, "]," UNIGRAM "]}");
+    OWNED(tokenizer) tokenizer = parse_sound(json.bytes);
+    text_finish(&json);
+    size_t length = 1u << 20;
+    OWNED_MEMORY char *text = memory_create(length + 1, 1);
+    memset(text, 'a', length);
+    memcpy(text + length - 7, "aa00012", 7);
+    struct tokens tokens = {0};
+    struct error error = {0};
+    clock_t start = clock();
+    assert_true(tokenizer_encode(tokenizer, text, length, false, &tokens, &error));
+    assert_true((double)(clock() - start) / CLOCKS_PER_SEC <
+                10); /* a list of 60,000 at every byte takes minutes */
+    assert_int_equal(tokens.ids[tokens.count - 1], 112);
+    tokens_finish(&tokens);
+}
+
 static void faulty_wordpiece_and_unigram_models_are_refused_by_name(void **state)
 {
     (void)state;
@@ -702,6 +753,8 @@ int main(void)
         cmocka_unit_test(wordpiece_takes_the_longest_piece_from_the_left),
         cmocka_unit_test(unigram_takes_the_likeliest_cut),
         cmocka_unit_test(a_hostile_unigram_vocabulary_costs_no_quadratic_time),
+        cmocka_unit_test(a_text_that_a_file_lets_grow_without_end_is_refused),
+        cmocka_unit_test(many_added_tokens_that_start_alike_cost_no_quadratic_time),
         cmocka_unit_test(faulty_wordpiece_and_unigram_models_are_refused_by_name),
         cmocka_unit_test(what_is_not_understood_is_refused_by_name),
         cmocka_unit_test(another_model_type_is_unsupported_even_with_a_huge_vocabulary),
