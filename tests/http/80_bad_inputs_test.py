@@ -299,7 +299,7 @@ broken("a tokenizer that knows more tokens than the model", "tokenizer_mismatch"
        as_job=True)
 broken("a tokenizer that is no JSON", "corrupt_file", "tokenizer.json", replace("tokenizer.json", b"["))
 broken("a tokenizer of an unknown kind", "unsupported", "tokenizer.json/model/type",
-       tokenizer={**build_tokenizer(), "model": {"type": "Unigram", "vocab": [["a", 0.0]]}})
+       tokenizer={**build_tokenizer(), "model": {"type": "WordLevel", "vocab": [["a", 0.0]]}})
 
 # ---- plans that cannot be -----------------------------------------------------------------------------------------------
 
