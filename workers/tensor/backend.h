@@ -38,13 +38,15 @@ struct backend;
 struct device; /* an opened backend */
 
 /* pool and cancel are borrowed for the device's life; cancel may be NULL. name NULL: the best there is for `dtype`, the
- * dtype of most matrices. UNKNOWN_VALUE; UNSUPPORTED where this machine or build has not what the backend needs. */
+ * dtype of most matrices, among those whose memory is the host's.
+ * UNKNOWN_VALUE; UNSUPPORTED where this machine or build has not what the backend needs. */
 struct device *device_open(const char *name, enum dtype dtype, struct pool *pool, const struct cancel *cancel,
                            struct error *error) MUST_USE;
 void device_destroy(struct device *device);
 OWNED_DEFINE(device)
 const struct backend *device_get_backend(const struct device *device); /* holes filled */
 const char *device_name(const struct device *device);
+enum dtype device_dtype(const struct device *device); /* as device_open was given it */
 size_t device_thread_count(const struct device *device);
 /* Library, version, instruction set and core type on which the bits of results depend. Static. */
 const char *device_identity(const struct device *device);

@@ -29,6 +29,7 @@ struct scratch {
 
 struct device {
     struct backend backend;
+    enum dtype dtype;
     void *state; /* the backend's */
     struct pool *pool;
     const struct cancel *cancel;
@@ -106,7 +107,8 @@ static bool open_best(enum dtype dtype, struct pool *pool, struct backend *ret_b
 {
     for (size_t pass = 0; pass < 2; pass++) { /* one that is fast at it; else one that can */
         for (size_t i = 0; i < BACKEND_COUNT; i++) {
-            if (!open_backend(backends[i], pool, ret_backend, ret_state, error)) {
+            if (!backends[i]->is_host || /* a GPU is used when it is asked for */
+                !open_backend(backends[i], pool, ret_backend, ret_state, error)) {
                 continue;
             }
             if (pass == 1 || ret_backend->supports(*ret_state, dtype)) {
@@ -149,7 +151,8 @@ struct device *device_open(const char *name, enum dtype dtype, struct pool *pool
         }
     }
     struct device *device = memory_create(1, sizeof *device);
-    *device = (struct device){.backend = backend, .state = state, .pool = pool, .cancel = cancel};
+    *device =
+        (struct device){.backend = backend, .dtype = dtype, .state = state, .pool = pool, .cancel = cancel};
     device->scratch = memory_create(pool_thread_count(pool), sizeof *device->scratch);
     return device;
 }
@@ -175,6 +178,11 @@ const struct backend *device_get_backend(const struct device *device)
 const char *device_name(const struct device *device)
 {
     return device->backend.name;
+}
+
+enum dtype device_dtype(const struct device *device)
+{
+    return device->dtype;
 }
 
 size_t device_thread_count(const struct device *device)

@@ -47,6 +47,16 @@ ROW_FUNCTION void row_turn(float *a, float *b, float cosine, float sine)
     *a = turned;
 }
 
+/* 1 / (1 + e^-u). What fp32 leaves of u is made good, because it would come out of the exponential u times larger. */
+ROW_FUNCTION float row_logistic(double u)
+{
+    if (u < -87.0) {
+        return 0.0f;
+    }
+    float high = (float)u, rest = (float)(u - (double)high), power = expf(-high);
+    return 1.0f / (1.0f + fmaf(-rest, power, power));
+}
+
 /* x / (1 + e^-x) and its kin; NaN stays NaN, so that the sum that follows finds it. */
 ROW_FUNCTION float row_activate(enum row_activation kind, float x)
 {
@@ -56,7 +66,8 @@ ROW_FUNCTION float row_activate(enum row_activation kind, float x)
     case ROW_GELU: /* erfc keeps the digits that 1 + erf loses on the left */
         return 0.5f * x * erfcf(x * -0.70710678118654752f);
     case ROW_GELU_TANH: /* 1/2 (1 + tanh u) = 1 / (1 + e^-2u) */
-        return x / (1.0f + expf(-1.5957691216057308f * (x + 0.044715f * x * x * x)));
+        return x *
+               row_logistic((double)x * (1.5957691216057308 + 0.071354816272600237 * (double)x * (double)x));
     case ROW_RELU:
         break;
     }

@@ -101,14 +101,16 @@ void *cuda_memory_create(struct device *device, size_t bytes, const char *what, 
     void *memory = NULL;
     size_t wanted = bytes > 0 ? bytes : 1;
     cudaError_t status = cudaMalloc(&memory, wanted);
-    if (status == cudaErrorMemoryAllocation) {
+    if (status != cudaSuccess) {
         size_t left = 0, total = 0;
         (void)cudaGetLastError();
-        (void)cudaMemGetInfo(&left, &total);
-        error_set(error, ERROR_OUT_OF_MEMORY, "GPU: %s needs %zu bytes; %zu of %zu are free", what, bytes,
-                  left, total);
-        (void)cuda_leave(cuda, false);
-        return NULL;
+        if (cudaMemGetInfo(&left, &total) == cudaSuccess &&
+            (status == cudaErrorMemoryAllocation || wanted > total)) {
+            error_set(error, ERROR_OUT_OF_MEMORY, "GPU: %s needs %zu bytes; %zu of %zu are free", what, bytes,
+                      left, total);
+            (void)cuda_leave(cuda, false);
+            return NULL;
+        }
     }
     bool is_fine = cuda_fine(status, what, error);
     if (is_fine && !cuda_fine(cudaMemsetAsync(memory, 0, wanted, cuda->stream), what, error)) {

@@ -195,19 +195,69 @@ static bool attend(struct cuda *cuda, const struct device *device, const struct 
     return true;
 }
 
+static bool check_head_size(size_t head_size, struct error *error)
+{
+    return head_size <= ATTENTION_ROWS_HEAD_SIZE ||
+           error_set(error, ERROR_UNSUPPORTED, "GPU: heads of %zu are wider than %d", head_size,
+                     ATTENTION_ROWS_HEAD_SIZE);
+}
+
+/* Heads that no tile holds, row by row as in decoding. */
+static bool attend_wide(struct cuda *cuda, const struct attention *job, const struct segment *segment,
+                        struct error *error)
+{
+    OWNED_MEMORY size_t *lists =
+        memory_create(2 * segment->count + 1, sizeof *lists); /* first rows, counts */
+    for (size_t i = 0; i < segment->count; i++) {
+        lists[segment->count + i] = job->is_causal ? i + 1 : segment->count;
+    }
+    const void *on_device = NULL;
+    if (segment->count == 0 ||
+        !cuda_put(cuda, &cuda->inputs[0], lists, 2 * segment->count * sizeof *lists, &on_device, error)) {
+        return segment->count == 0;
+    }
+    size_t first = segment->first_row;
+    const struct kernel_attention_rows kernel = {.rows = segment->count,
+                                                 .first_rows = on_device,
+                                                 .counts = (const uint64_t *)on_device + segment->count,
+                                                 .head_count = job->head_count,
+                                                 .kv_head_count = job->kv_head_count,
+                                                 .head_size = job->head_size,
+                                                 .window = job->is_causal ? job->window : 0,
+                                                 .scale = job->scale,
+                                                 .softcap = job->softcap,
+                                                 .q = job->q + first * job->q_stride,
+                                                 .q_stride = job->q_stride,
+                                                 .keys = job->k + first * job->kv_stride,
+                                                 .values = job->v + first * job->kv_stride,
+                                                 .kv_stride = job->kv_stride,
+                                                 .out = job->out + first * job->out_stride,
+                                                 .out_stride = job->out_stride};
+    cuda_wrote(cuda, kernel.out, segment->count, job->head_count * job->head_size, job->out_stride);
+    return cuda_fine(kernel_attention_rows(&kernel, cuda->stream), "attention", error);
+}
+
 bool cuda_attention(const struct exec *exec, const struct attention *job, struct error *error)
 {
     CHECK(job->kv_head_count > 0 && job->head_count % job->kv_head_count == 0);
-    if (job->head_size > ATTENTION_HEAD_SIZE) {
-        return error_set(error, ERROR_UNSUPPORTED, "GPU: heads of %zu are wider than %d", job->head_size,
-                         ATTENTION_HEAD_SIZE);
+    if (!check_head_size(job->head_size, error)) {
+        return false;
     }
     for (size_t s = 0; s < job->segment_count; s++) {
         CHECK(job->segments[s].position == 0);
     }
     struct cuda *cuda = cuda_enter(exec, error);
-    return cuda != NULL &&
-           cuda_leave(cuda, use_segments(cuda, job->segments, job->segment_count, error) &&
+    if (cuda == NULL) {
+        return false;
+    }
+    if (job->head_size > ATTENTION_HEAD_SIZE) {
+        bool is_fine = true;
+        for (size_t s = 0; is_fine && s < job->segment_count; s++) {
+            is_fine = attend_wide(cuda, job, &job->segments[s], error);
+        }
+        return cuda_leave(cuda, is_fine);
+    }
+    return cuda_leave(cuda, use_segments(cuda, job->segments, job->segment_count, error) &&
                                 (cuda->table.tile_count == 0 || attend(cuda, exec->device, job, error)));
 }
 
@@ -215,9 +265,8 @@ bool cuda_attention_rows(const struct exec *exec, const struct attention_rows *j
 {
     _Static_assert(sizeof(size_t) == sizeof(uint64_t), "the kernel reads 64 bits");
     CHECK(job->kv_head_count > 0 && job->head_count % job->kv_head_count == 0);
-    if (job->head_size > ATTENTION_ROWS_HEAD_SIZE) {
-        return error_set(error, ERROR_UNSUPPORTED, "GPU: heads of %zu are wider than %d", job->head_size,
-                         ATTENTION_ROWS_HEAD_SIZE);
+    if (!check_head_size(job->head_size, error)) {
+        return false;
     }
     struct cuda *cuda = cuda_enter(exec, error);
     if (cuda == NULL || job->rows == 0) {

@@ -185,19 +185,28 @@ static const struct algorithm *find_algorithm(struct cuda *cuda, const struct pr
 
 /* ---- one product -------------------------------------------------------------------------------------------------------- */
 
+/* The largest power of two up to 16 that divides it. */
 static unsigned alignment_of(const void *pointer)
 {
     uintptr_t low = (uintptr_t)pointer & (~(uintptr_t)pointer + 1);
     return low == 0 || low > 16 ? 16 : (unsigned)low;
 }
 
-/* Rounded rows do not count on more than what is kept when x begins elsewhere: cuda.h, "alignment". */
+/* Of all rows, wherever the job begins: the same rows in another job must meet the same algorithm. */
+static unsigned alignment_of_rows(const void *pointer, size_t stride, enum dtype dtype)
+{
+    unsigned first = alignment_of(pointer),
+             step = alignment_of((const void *)(uintptr_t)(stride * dtype_bytes(dtype)));
+    return first < step ? first : step;
+}
+
 static void set_alignments(struct product *product)
 {
-    product->key.w_alignment = alignment_of(product->w);
-    product->key.x_alignment = alignment_of(product->x);
-    product->key.out_alignment = alignment_of(product->out);
-    product->key.bias_alignment = product->bias != NULL ? alignment_of(product->bias) : 0;
+    struct product_key *key = &product->key;
+    key->w_alignment = alignment_of_rows(product->w, key->w_stride, key->dtype);
+    key->x_alignment = alignment_of_rows(product->x, key->x_stride, key->dtype);
+    key->out_alignment = alignment_of_rows(product->out, key->out_stride, DTYPE_F32);
+    key->bias_alignment = product->bias != NULL ? alignment_of(product->bias) : 0;
 }
 
 /* *ret_is_accepted false: the algorithm is not for this many rows. */
