@@ -89,7 +89,7 @@ static __global__ void __launch_bounds__(BLOCK_THREADS)
     int kv_head = head / (int)(job.head_count / job.kv_head_count);
     int warp = (int)threadIdx.x / WARP, lane = (int)threadIdx.x % WARP;
     int queries = min(tile.count - tile.first_query, ATTENTION_QUERIES);
-    int window = job.is_causal && job.window > 0 && job.window < (size_t)tile.count ? (int)job.window : 0;
+    int window = job.window > 0 && job.window < (size_t)tile.count ? (int)job.window : 0;
     size_t first = (size_t)tile.first_row;
     const float *keys = job.k + first * job.kv_stride + (size_t)kv_head * job.head_size;
     const float *values = job.v + first * job.kv_stride + (size_t)kv_head * job.head_size;

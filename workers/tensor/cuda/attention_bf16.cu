@@ -306,8 +306,7 @@ static __global__ void __launch_bounds__(THREADS, T::blocks)
     const int lane = (int)threadIdx.x % WARP, warp = (int)threadIdx.x / WARP, t = lane % 4;
     const int queries = min(tile.count - tile.first_query, QUERIES);
     const struct sight sight = {
-        tile.count, job.is_causal && job.window > 0 && job.window < (size_t)tile.count ? (int)job.window : 0,
-        job.is_causal};
+        tile.count, job.window > 0 && job.window < (size_t)tile.count ? (int)job.window : 0, job.is_causal};
     const size_t kv_head = (size_t)head / (job.head_count / job.kv_head_count);
     const uint16_t *keys =
         job.packed + (kv_head * job.row_count + ((size_t)tile.first_row - job.first_row)) * T::head;

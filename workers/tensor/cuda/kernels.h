@@ -126,7 +126,8 @@ struct attention_tile {
 struct kernel_attention {
     size_t tile_count;
     const struct attention_tile *tiles; /* in the order they are started */
-    size_t head_count, kv_head_count, head_size, window;
+    size_t head_count, kv_head_count, head_size;
+    size_t window; /* keys after query - window are seen; 0: all */
     bool is_causal;
     float scale, softcap;
     const float *q, *k, *v;

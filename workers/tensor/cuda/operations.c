@@ -209,7 +209,9 @@ static bool attend_wide(struct cuda *cuda, const struct attention *job, const st
     OWNED_MEMORY size_t *lists =
         memory_create(2 * segment->count + 1, sizeof *lists); /* first rows, counts */
     for (size_t i = 0; i < segment->count; i++) {
-        lists[segment->count + i] = job->is_causal ? i + 1 : segment->count;
+        size_t first = job->window > 0 && i + 1 > job->window ? i + 1 - job->window : 0;
+        lists[i] = first;
+        lists[segment->count + i] = (job->is_causal ? i + 1 : segment->count) - first;
     }
     const void *on_device = NULL;
     if (segment->count == 0 ||
@@ -223,7 +225,6 @@ static bool attend_wide(struct cuda *cuda, const struct attention *job, const st
                                                  .head_count = job->head_count,
                                                  .kv_head_count = job->kv_head_count,
                                                  .head_size = job->head_size,
-                                                 .window = job->is_causal ? job->window : 0,
                                                  .scale = job->scale,
                                                  .softcap = job->softcap,
                                                  .q = job->q + first * job->q_stride,
