@@ -93,6 +93,35 @@ static bool allow_path(const struct ruleset *ruleset, const char *path, uint64_t
     return result == 0 || error_set_errno(error, cause, "landlock rule for %.200s", path);
 }
 
+#define GPU_COUNT 16 /* nodes of single GPUs that are looked for */
+
+/* What the NVIDIA driver opens for writing. Its ioctls are not handled by these rules, and so stay allowed; a node that is missing
+ * cannot be made from in here (the driver would start nvidia-modprobe), which the driver then reports as no device. */
+static bool allow_gpu(const struct ruleset *ruleset, struct error *error)
+{
+    static const char *const nodes[] = {"/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools",
+                                        "/dev/nvidia-modeset", "/dev/nvidia-caps"};
+    bool is_fine = true;
+    for (size_t i = 0; is_fine && i < sizeof nodes / sizeof *nodes; i++) {
+        is_fine = allow_path(ruleset, nodes[i], LANDLOCK_READ | LANDLOCK_ACCESS_FS_WRITE_FILE, error);
+    }
+    char path[PATH_MAX];
+    for (int i = 0; is_fine && i < GPU_COUNT; i++) {
+        (void)snprintf(path, sizeof path, "/dev/nvidia%d", i);
+        is_fine = allow_path(ruleset, path, LANDLOCK_READ | LANDLOCK_ACCESS_FS_WRITE_FILE, error);
+    }
+    ssize_t length = readlink("/proc/self/exe", path, sizeof path - 1);
+    if (is_fine && length > 0) {
+        path[length] = '\0';
+        char *slash = strrchr(path, '/');
+        if (slash != NULL && slash != path) {
+            *slash = '\0';
+            is_fine = allow_path(ruleset, path, LANDLOCK_READ, error);
+        }
+    }
+    return is_fine;
+}
+
 static bool enter_landlock(const struct sandbox_paths *paths, struct error *error)
 {
     static const char *const system_paths[] = {"/usr", "/lib", "/lib64", "/etc", "/proc", "/sys", "/dev"};
@@ -114,6 +143,9 @@ static bool enter_landlock(const struct sandbox_paths *paths, struct error *erro
     for (size_t i = 0; is_fine && i < paths->readable_count; i++) {
         is_fine =
             paths->readable[i] == NULL || allow_path(&ruleset, paths->readable[i], LANDLOCK_READ, error);
+    }
+    if (is_fine && paths->uses_gpu) {
+        is_fine = allow_gpu(&ruleset, error);
     }
     if (is_fine && paths->writable != NULL) {
         is_fine = allow_path(&ruleset, paths->writable, LANDLOCK_WRITE | ruleset.extra, error);
@@ -282,6 +314,6 @@ static void limit_address_space(uint64_t memory_limit_bytes)
 
 bool sandbox_enter(const struct sandbox_paths *paths, struct error *error)
 {
-    limit_address_space(paths->memory_limit_bytes);
+    limit_address_space(paths->uses_gpu ? 0 : paths->memory_limit_bytes);
     return enter_landlock(paths, error) && enter_seccomp(error);
 }

@@ -26,6 +26,9 @@ struct sandbox_paths {
     const char *writable; /* one folder; NULL: none */
     uint64_t
         memory_limit_bytes; /* 0: none; the address space is capped well above it, against runaways only */
+    /* The job computes on a GPU: its device nodes can be written, the program's folder can be read (the backend lies there as a
+     * shared object), and the address space is not capped, because the driver reserves hundreds of gigabytes of it. */
+    bool uses_gpu;
 };
 /* Confines this process for good. Fails only if the kernel has a mechanism and refuses it. */
 bool sandbox_enter(const struct sandbox_paths *paths, struct error *error) MUST_USE;

@@ -214,6 +214,14 @@ static void *compute(void *context)
     return NULL;
 }
 
+/* Whether the request says {"compute": {"backend": "cuda"}}: nothing else opens a GPU. */
+static bool uses_gpu(const json_t *order)
+{
+    const json_t *compute = json_object_get(json_object_get(order, "spec"), "compute");
+    const char *backend = json_string_value(json_object_get(compute, "backend"));
+    return backend != NULL && strcmp(backend, "cuda") == 0;
+}
+
 static bool confine(const json_t *order, struct error *error)
 {
     const json_t *inputs = json_object_get(order, "inputs");
@@ -234,6 +242,7 @@ static bool confine(const json_t *order, struct error *error)
         .readable_count = count,
         .writable = json_string_value(json_object_get(order, "work_folder")),
         .memory_limit_bytes = (uint64_t)json_integer_value(json_object_get(order, "memory_limit_bytes")),
+        .uses_gpu = uses_gpu(order),
     };
     bool is_fine = sandbox_enter(&paths, error);
     free(readable);

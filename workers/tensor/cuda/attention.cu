@@ -79,7 +79,7 @@ static __device__ __forceinline__ void multiply_values(const float *v, const flo
 }
 
 template <int HEAD>
-static __global__ void __launch_bounds__(BLOCK_THREADS)
+static __global__ void __launch_bounds__(BLOCK_THREADS, 1)
     attention_kernel(struct kernel_attention job, bool is_aligned)
 {
     extern __shared__ __align__(16) float shared[];

@@ -16,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -25,6 +26,7 @@
 
 static char folder[] = "/tmp/pruned_sandbox_XXXXXX";
 static char readable[64], writable[64], secret[64];
+static bool uses_gpu; /* of the next confined() */
 
 static int make_folders(void **state)
 {
@@ -58,7 +60,7 @@ static int confined(int (*body)(void))
         sandbox_start(-1, true);
         const char *paths[] = {readable, NULL};
         struct error error;
-        if (!sandbox_enter(&(struct sandbox_paths){paths, 2, writable, 1ull << 30}, &error)) {
+        if (!sandbox_enter(&(struct sandbox_paths){paths, 2, writable, 1ull << 30, uses_gpu}, &error)) {
             _exit(100);
         }
         _exit(body());
@@ -232,6 +234,40 @@ static void the_process_is_harmless_and_dies_with_its_parent(void **state)
     assert_int_equal(confined(look_at_myself), 0);
 }
 
+/* As a driver does: far more addresses than memory. */
+static int reserve_addresses(void)
+{
+    return mmap(NULL, (size_t)1 << 40, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0) !=
+                   MAP_FAILED
+               ? 0
+               : errno;
+}
+
+static int look_beside_the_program(void)
+{
+    return open_path("/proc/self/exe", O_RDONLY);
+}
+
+/* All else stays refused. */
+static void a_gpu_gets_addresses_and_its_nodes_and_nothing_more(void **state)
+{
+    (void)state;
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+    assert_int_equal(confined(reserve_addresses), ENOMEM);
+#endif
+    uses_gpu = true;
+    assert_int_equal(confined(reserve_addresses), 0);
+    assert_int_equal(confined(look_beside_the_program), 0);
+    assert_int_equal(confined(open_socket), 0);
+    assert_int_equal(confined(run_program), 0);
+    assert_int_equal(confined(make_a_process), 0);
+    if (has_landlock()) {
+        assert_int_equal(confined(read_secret), EACCES);
+        assert_int_equal(confined(write_input), EACCES);
+    }
+    uses_gpu = false;
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -240,6 +276,7 @@ int main(void)
         cmocka_unit_test(only_inputs_can_be_read_and_only_the_work_folder_written),
         cmocka_unit_test(arithmetic_needs_still_work),
         cmocka_unit_test(the_process_is_harmless_and_dies_with_its_parent),
+        cmocka_unit_test(a_gpu_gets_addresses_and_its_nodes_and_nothing_more),
     };
     return cmocka_run_group_tests(tests, make_folders, remove_folders);
 }
