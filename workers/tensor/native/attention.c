@@ -97,24 +97,68 @@ static void take_queries(struct work *work, const struct attention_tile *tile)
     }
 }
 
+/* Four rows of four, transposed. */
+static ALWAYS_INLINE void transpose(const float *const *from, size_t i, float *to)
+{
+    v4 a, b, c, d;
+    memcpy(&a, from[0] + i, sizeof a);
+    memcpy(&b, from[1] + i, sizeof b);
+    memcpy(&c, from[2] + i, sizeof c);
+    memcpy(&d, from[3] + i, sizeof d);
+    v4 ab_low = __builtin_shufflevector(a, b, 0, 4, 1, 5),
+       ab_high = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+    v4 cd_low = __builtin_shufflevector(c, d, 0, 4, 1, 5),
+       cd_high = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+    v4 columns[4] = {__builtin_shufflevector(ab_low, cd_low, 0, 1, 4, 5),
+                     __builtin_shufflevector(ab_low, cd_low, 2, 3, 6, 7),
+                     __builtin_shufflevector(ab_high, cd_high, 0, 1, 4, 5),
+                     __builtin_shufflevector(ab_high, cd_high, 2, 3, 6, 7)};
+    for (size_t j = 0; j < 4; j++) {
+        memcpy(to + j * PANEL, &columns[j], sizeof columns[j]);
+    }
+}
+
+/* Four keys, of which `count` are there, into their columns of a panel. */
+static void take_four_keys(const float *k, size_t stride, size_t count, size_t size, float *panel)
+{
+    static const float none[4];
+    const float *rows[4];
+    size_t whole = size / 4 * 4;
+    for (size_t i = 0; i < whole; i += 4) {
+        for (size_t r = 0; r < 4; r++) {
+            rows[r] = r < count ? k + r * stride + i : none;
+        }
+        transpose(rows, 0, panel + i * PANEL);
+    }
+    for (size_t i = whole; i < size; i++) {
+        for (size_t r = 0; r < 4; r++) {
+            panel[i * PANEL + r] = r < count ? k[r * stride + i] : 0.0f;
+        }
+    }
+}
+
 /* Keys [first, first + count) of the sequence, and zeros up to whole panels. */
 static void take_keys(struct work *work, const struct attention_tile *tile, size_t first, size_t count)
 {
     const struct attention *job = work->job;
     size_t offset = (tile->segment->first_row + first) * job->kv_stride + tile->kv_head * work->size;
-    for (size_t t = 0; t < pad(count, PANEL); t++) {
-        float *panel = work->keys + t / PANEL * PANEL * work->size + t % PANEL;
-        const float *k = job->k + offset + t * job->kv_stride;
-        for (size_t i = 0; i < work->size; i++) {
-            panel[i * PANEL] = t < count ? k[i] : 0.0f;
-        }
+    for (size_t t = 0; t < pad(count, PANEL); t += 4) {
+        size_t left = t < count ? count - t : 0;
+        take_four_keys(job->k + offset + (t < count ? t : 0) * job->kv_stride, job->kv_stride,
+                       left < 4 ? left : 4, work->size,
+                       work->keys + t / PANEL * PANEL * work->size + t % PANEL);
     }
     for (size_t column = 0; column < work->padded; column += PANEL) {
         size_t left = work->size - column, width = left < PANEL ? left : PANEL;
         float *panel = work->values + column * KEYS;
         for (size_t t = 0; t < count; t++) {
-            memset(panel + t * PANEL, 0, PANEL * sizeof *panel);
-            memcpy(panel + t * PANEL, job->v + offset + t * job->kv_stride + column, width * sizeof *panel);
+            const float *v = job->v + offset + t * job->kv_stride + column;
+            if (width == PANEL) {
+                memcpy(panel + t * PANEL, v, PANEL * sizeof *panel);
+            } else {
+                memset(panel + t * PANEL, 0, PANEL * sizeof *panel);
+                memcpy(panel + t * PANEL, v, width * sizeof *panel);
+            }
         }
     }
 }
@@ -176,43 +220,64 @@ static inline vf in_view(vf v, size_t at, struct view view, float other)
     return keep_lanes(v, view.first > at ? view.first - at : 0, view.end > at ? view.end - at : 0, other);
 }
 
-/* Scores of one row become weights, zeros where nothing is seen, up to `end`; the row's state moves on. */
-static void weigh(const struct work *work, size_t row, float *max, float *sum, struct view view, size_t end)
+/* Caps the scores of one row and finds the largest that is seen, or what was largest before. */
+static float find_max(const struct work *work, float *scores, struct view view, float before)
 {
     const struct attention *job = work->job;
-    float *scores = work->scores + row * S_STRIDE;
     size_t from = view.first / LANES * LANES;
-    work->factors[row] = 1.0f;
-    if (view.first >= view.end) {
-        memset(scores, 0, end * sizeof *scores);
-        return;
+    for (size_t i = from; i < view.end && job->softcap > 0.0f; i += LANES) {
+        store(scores + i, job->softcap * vtanh(load(scores + i) * (job->scale / job->softcap)));
     }
-    float scale = job->scale;
-    if (job->softcap > 0.0f) {
-        for (size_t i = from; i < view.end; i += LANES) {
-            store(scores + i, job->softcap * vtanh(load(scores + i) * (scale / job->softcap)));
-        }
-        scale = 1.0f;
-    }
-    vf largest = splat(*max), total = splat(0.0f);
+    vf largest = splat(before);
     for (size_t i = from; i < view.end; i += LANES) {
         largest = vmax(in_view(load(scores + i), i, view, -INFINITY), largest);
     }
-    float new_max = max_lanes(largest);
-    memset(scores, 0, from * sizeof *scores);
-    size_t i = from;
+    return max_lanes(largest);
+}
+
+/* Scores of one row become weights 2^(factor (score - max)), zeros where nothing is seen, up to `end`. Returns their sum. */
+static float weigh(float *scores, struct view view, size_t end, float max, float factor)
+{
+    vf total = splat(0.0f);
+    size_t i = 0;
+    for (; i + LANES <= view.first; i += LANES) {
+        store(scores + i, splat(0.0f));
+    }
     for (; i < view.end; i += LANES) {
-        vf e = in_view(vexp((load(scores + i) - new_max) * scale), i, view, 0.0f);
+        vf e = in_view(vexp2((load(scores + i) - max) * factor), i, view, 0.0f);
         store(scores + i, e);
         total += e;
     }
     for (; i < end; i += LANES) {
         store(scores + i, splat(0.0f));
     }
-    float factor = vexp(splat((*max - new_max) * scale))[0];
-    work->factors[row] = factor;
-    *sum = *sum * factor + sum_lanes(total);
-    *max = new_max;
+    return sum_lanes(total);
+}
+
+/* Rows of scores become weights, and the states of the rows move on: largest score, sum, and the factor for what was there. */
+static void weigh_rows(const struct work *work, size_t row, size_t rows, const struct view *views, size_t end,
+                       float *maxima, float *sums)
+{
+    float factor = (float)(1.4426950408889634 * (work->job->softcap > 0.0f ? 1.0 : (double)work->job->scale));
+    float before[16], after[16], factors[16] = {0};
+    for (size_t r = 0; r < 16; r++) {
+        before[r] = after[r] = 0.0f;
+    }
+    for (size_t r = 0; r < rows; r++) {
+        if (views[r].first < views[r].end) {
+            before[r] = maxima[r];
+            after[r] = find_max(work, work->scores + (row + r) * S_STRIDE, views[r], maxima[r]);
+        }
+    }
+    for (size_t r = 0; r < rows; r += LANES) {
+        store(factors + r, vexp2((load(before + r) - load(after + r)) * factor));
+    }
+    for (size_t r = 0; r < rows; r++) {
+        float *scores = work->scores + (row + r) * S_STRIDE;
+        work->factors[row + r] = factors[r];
+        sums[r] = sums[r] * factors[r] + weigh(scores, views[r], end, after[r], factor);
+        maxima[r] = views[r].first < views[r].end ? after[r] : maxima[r];
+    }
 }
 
 /* mix = mix * factor + weights x values, over the first `end` keys. */
@@ -241,11 +306,12 @@ static void meet_block(const struct work *work, size_t head, size_t first_key, s
             continue; /* all keys of the block come after these queries */
         }
         score(work, head, row, last.end);
-        for (size_t r = row; r < row + MICRO_ROWS; r++) {
-            size_t state = head * QUERIES + r;
-            weigh(work, r, &work->maxima[state], &work->sums[state],
-                  view_of(work->job, work->first_query + r, first_key, count), last.end);
+        struct view views[MICRO_ROWS];
+        for (size_t r = 0; r < MICRO_ROWS; r++) {
+            views[r] = view_of(work->job, work->first_query + row + r, first_key, count);
         }
+        size_t state = head * QUERIES + row;
+        weigh_rows(work, row, MICRO_ROWS, views, last.end, work->maxima + state, work->sums + state);
         mix(work, head, row, last.end);
     }
 }
@@ -347,7 +413,8 @@ static void attend_row(const struct attention_rows *rows, const struct attention
             }
         }
         for (size_t h = 0; h < work.heads; h++) {
-            weigh(&work, h, &work.maxima[h], &work.sums[h], (struct view){0, keys}, keys);
+            struct view all = {0, keys};
+            weigh_rows(&work, h, 1, &all, keys, &work.maxima[h], &work.sums[h]);
         }
         mix_row(&work, rows->values + at, rows->kv_stride, keys);
     }

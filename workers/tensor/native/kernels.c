@@ -119,21 +119,13 @@ static void rope(size_t heads, size_t head_size, size_t rotary_size, const float
     }
 }
 
-static inline vf gelu(vf x)
-{
-    for (size_t l = 0; l < LANES; l++) {
-        x[l] = (float)(0.5 * (double)x[l] * erfc(-(double)x[l] * 0.70710678118654752440));
-    }
-    return x;
-}
-
 static ALWAYS_INLINE vf activation(enum activation kind, vf x)
 {
     switch (kind) {
     case ACTIVATION_SILU:
         return x / (1.0f + vexp(-x));
     case ACTIVATION_GELU:
-        return gelu(x);
+        return x * vnormal(x);
     case ACTIVATION_GELU_TANH: { /* 1 + tanh(y) = 2 / (1 + e^-2y) */
         vf y = x * (1.0f + 0.044715f * x * x);
         return x / (1.0f + vexp(-1.5957691216057308f * y));

@@ -7,8 +7,9 @@
  * added by halving. Blocking over rows or columns only decides which accumulators are alive at once, never
  * the order inside one.
  *
- * exp, expm1 and log1p are our own: reduction by powers of two, then the Taylor or atanh series, cut where
- * the rest is under 1e-8 of the value on the reduced range. They are good to about 2 units in the last place.
+ * exp, exp2, expm1, log1p and the normal distribution are our own: reduction by powers of two, then a polynomial fitted
+ * by weighted least squares (Lawson's iteration), or the atanh series cut where the rest is under 1e-8 of the value. exp and
+ * log are good to about 2 units in the last place.
  */
 #ifndef WORKERS_TENSOR_NATIVE_VECTOR_H
 #define WORKERS_TENSOR_NATIVE_VECTOR_H
@@ -16,7 +17,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
-#if LANES > 4
+#if defined(__SSE2__)
 #include <immintrin.h>
 #endif
 #include <math.h>
@@ -92,9 +93,27 @@ static inline vf choose(vi mask, vf yes, vf no)
     return (vf)((mask & (vi)yes) | (~mask & (vi)no));
 }
 
+/* The larger, the smaller; b where either is NaN. */
 static inline vf vmax(vf a, vf b)
 {
+#if LANES == 16
+    return (vf)_mm512_max_ps((__m512)a, (__m512)b);
+#elif LANES == 8
+    return (vf)_mm256_max_ps((__m256)a, (__m256)b);
+#else
     return choose(a > b, a, b);
+#endif
+}
+
+static inline vf vmin(vf a, vf b)
+{
+#if LANES == 16
+    return (vf)_mm512_min_ps((__m512)a, (__m512)b);
+#elif LANES == 8
+    return (vf)_mm256_min_ps((__m256)a, (__m256)b);
+#else
+    return choose(a < b, a, b);
+#endif
 }
 
 static inline vf vabs(vf a)
@@ -133,16 +152,30 @@ static inline v4 sum_lanes_of_four(const vf *v)
     return __builtin_shufflevector(ab, cd, 0, 1, 4, 5) + __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
 }
 
+static inline v4 max_of_four(v4 a, v4 b)
+{
+#if defined(__SSE2__)
+    return (v4)_mm_max_ps((__m128)a, (__m128)b);
+#else
+    v4 larger;
+    for (size_t i = 0; i < 4; i++) {
+        larger[i] = a[i] > b[i] ? a[i] : b[i];
+    }
+    return larger;
+#endif
+}
+
 static inline float max_lanes(vf v)
 {
-    float lanes[LANES];
-    store(lanes, v);
-    for (size_t width = LANES / 2; width > 0; width /= 2) {
+    v4 parts[LANES / 4];
+    memcpy(parts, &v, sizeof parts);
+    for (size_t width = LANES / 8; width > 0; width /= 2) {
         for (size_t i = 0; i < width; i++) {
-            lanes[i] = lanes[i] > lanes[i + width] ? lanes[i] : lanes[i + width];
+            parts[i] = max_of_four(parts[i], parts[i + width]);
         }
     }
-    return lanes[0];
+    v4 two = max_of_four(parts[0], __builtin_shufflevector(parts[0], parts[0], 2, 3, 0, 1));
+    return max_of_four(two, __builtin_shufflevector(two, two, 1, 0, 3, 2))[0];
 }
 
 /* x = n ln 2 + r, |r| <= ln 2 / 2; n as a float and as 2^n. */
@@ -157,32 +190,72 @@ static inline struct reduced reduce(vf x)
     return (struct reduced){r - n * LN2_LOW, (vf)(((vu)shifted << 23) + 0x3f800000u)};
 }
 
-/* (e^r - 1) for a reduced r. */
-static inline vf taylor_expm1(vf r)
+/* e^r - 1 for a reduced r: r + r^2 q(r), q fitted to 3e-9 of e^r. */
+static inline vf reduced_expm1(vf r)
 {
-    vf p = r * (1.0f / 5040) + 1.0f / 720;
-    p = p * r + 1.0f / 120;
-    p = p * r + 1.0f / 24;
-    p = p * r + 1.0f / 6;
-    p = p * r + 0.5f;
+    vf p = r * 0x1.6a2352p-10f + 0x1.123a6cp-7f;
+    p = p * r + 0x1.5558f4p-5f;
+    p = p * r + 0x1.55549p-3f;
+    p = p * r + 0x1.fffffcp-2f;
     return p * (r * r) + r;
 }
 
 /* e^x; 0 below -87, e^88 above 88, NaN stays NaN. */
 static inline vf vexp(vf x)
 {
-    vf bounded = choose(x > 88.0f, splat(88.0f), x);
-    bounded = choose(bounded < -87.0f, splat(-87.0f), bounded);
+    vf bounded = vmax(splat(-87.0f), vmin(splat(88.0f), x));
     struct reduced reduced = reduce(bounded);
-    vf value = taylor_expm1(reduced.r) * reduced.power + reduced.power;
+    vf value = reduced_expm1(reduced.r) * reduced.power + reduced.power;
     return choose(x < -87.0f, splat(0.0f), value);
+}
+
+/* 2^x for x <= 0, and 2^-126 where that is less: 2^n times a polynomial of the rest, fitted to 2e-9. NaN stays NaN. */
+static inline vf vexp2(vf x)
+{
+    x = vmax(splat(-126.0f), x);
+#if LANES == 16
+    vf n = (vf)_mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#else
+    vf shifted = x + ROUNDER;
+    vf n = shifted - ROUNDER;
+#endif
+    vf f = x - n;
+    vf p = f * 0x1.41d334p-13f + 0x1.5f456ap-10f;
+    p = p * f + 0x1.3b2dbcp-7f;
+    p = p * f + 0x1.c6aed4p-5f;
+    p = p * f + 0x1.ebfbdap-3f;
+    p = p * f + 0x1.62e43p-1f;
+    p = p * f + 1.0f;
+#if LANES == 16
+    return (vf)_mm512_scalef_ps((__m512)p, (__m512)n);
+#else
+    return p * (vf)(((vu)shifted << 23) + 0x3f800000u);
+#endif
+}
+
+/* (1 + erf(x / sqrt 2)) / 2, small values with all their digits: e^-z^2 times a polynomial of t = 1 / (1 + z / 2), z = |x| / sqrt 2,
+ * fitted to 5e-8 of erfc up to z = 9.6, where erfc leaves fp32. */
+static inline vf vnormal(vf x)
+{
+    vf z = vmin(splat(9.6f), vabs(x) * 0x1.6a09e6p-1f);
+    vf t = 1.0f / (1.0f + 0.5f * z);
+    vf p = t * -0x1.e2c41p-5f + 0x1.22b6fap-2f;
+    p = p * t + -0x1.f1752ap-2f;
+    p = p * t + 0x1.1b1746p-2f;
+    p = p * t + -0x1.a1f25ep-6f;
+    p = p * t + 0x1.9e2112p-3f;
+    p = p * t + 0x1.f21fdap-3f;
+    p = p * t + 0x1.212298p-2f;
+    p = p * t + 0x1.20db84p-2f;
+    vf half = 0.5f * (p * t) * vexp(-(x * x) * 0.5f);
+    return choose(x < 0.0f, half, 1.0f - half);
 }
 
 /* e^x - 1 for -80 <= x <= 0, small x included. */
 static inline vf vexpm1(vf x)
 {
     struct reduced reduced = reduce(x);
-    return taylor_expm1(reduced.r) * reduced.power + (reduced.power - 1.0f);
+    return reduced_expm1(reduced.r) * reduced.power + (reduced.power - 1.0f);
 }
 
 /* By e^-2|x| - 1, so that small x keep their digits. */
