@@ -83,7 +83,8 @@ struct kernels {
 };
 extern const struct kernels kernels_reference;
 
-/* The table of native for this CPU, or for the one that PRUNED_ISA names (baseline, avx2, avx512, avx512_bf16);
+/* The table of native for this CPU, or for the one that PRUNED_ISA names (baseline, avx2, avx512, avx512_bf16, amx, and for
+ * tests amx_emulated);
  * UNSUPPORTED: the CPU lacks it. */
 const struct kernels *native_kernels(struct error *error) MUST_USE;
 /* The table of one instruction set; UNSUPPORTED. product_of_lone_rows is for fp32 matrices that lie row by row. */

@@ -3,6 +3,11 @@
 
 #include <stdlib.h>
 #include <string.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 size_t native_matrix_bytes(enum dtype dtype, size_t n, size_t k)
 {
@@ -60,12 +65,29 @@ struct choice {
     struct kernels kernels;
 };
 
+#if defined(__x86_64__)
+/* AMX with bf16, and the kernel's leave to use tile registers (which threads started later inherit). */
+static bool has_amx(void)
+{
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    enum { BF16 = 1u << 22, TILE = 1u << 24, REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 };
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (d & BF16) != 0 && (d & TILE) != 0 &&
+           syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
+}
+#endif
+
 static bool cpu_has(const char *isa)
 {
 #if defined(__x86_64__)
     bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
                       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+    if (strcmp(isa, "amx") == 0) {
+        return has_avx512 && has_amx();
+    }
+    if (strcmp(isa, "amx_emulated") == 0) {
+        return has_avx2; /* for tests, where they can be run at all */
+    }
     if (strcmp(isa, "avx512_bf16") == 0) {
         return has_avx512 && __builtin_cpu_supports("avx512bf16");
     }
@@ -81,33 +103,36 @@ static bool cpu_has(const char *isa)
 
 const struct kernels *native_kernels_of(const char *isa, struct error *error)
 {
-    static struct kernels baseline, avx2, avx512, avx512_bf16;
+    static struct kernels baseline, avx2, avx512, avx512_bf16, amx, amx_emulated;
     if (!cpu_has(isa)) {
         error_set(error, ERROR_UNSUPPORTED, "this CPU or build lacks the instruction set \"%.20s\"", isa);
         return NULL;
     }
-#define FILL_SET(set, base)                                                                                  \
+#define FILL_SET(set, base, products)                                                                        \
     if (strcmp(isa, #set) == 0) {                                                                            \
         set = (struct kernels){                                                                              \
             .name = #set, .matrix_bytes = native_matrix_bytes, .matrix_write = native_matrix_write};         \
         native_rows_##base(&set);                                                                            \
         native_dots_##base(&set);                                                                            \
         native_attention_##base(&set);                                                                       \
-        native_product_##set(&set);                                                                          \
+        products;                                                                                            \
         return &set;                                                                                         \
     }
-    FILL_SET(baseline, baseline)
+    FILL_SET(baseline, baseline, native_product_baseline(&baseline))
 #if defined(__x86_64__)
-    FILL_SET(avx2, avx2)
-    FILL_SET(avx512, avx512)
-    FILL_SET(avx512_bf16, avx512)
+    FILL_SET(avx2, avx2, native_product_avx2(&avx2))
+    FILL_SET(avx512, avx512, native_product_avx512(&avx512))
+    FILL_SET(avx512_bf16, avx512, native_product_avx512_bf16(&avx512_bf16))
+    FILL_SET(amx, avx512, (native_product_avx512(&amx), native_product_amx(&amx)))
+    FILL_SET(amx_emulated, avx2,
+             (native_product_avx2(&amx_emulated), native_product_amx_emulated(&amx_emulated)))
 #endif
     return NULL;
 }
 
 const struct kernels *native_kernels(struct error *error)
 {
-    static const char *const isas[] = {"avx512_bf16", "avx512", "avx2", "baseline"};
+    static const char *const isas[] = {"amx", "avx512_bf16", "avx512", "avx2", "baseline"};
     const char *wanted = getenv("PRUNED_ISA");
     if (wanted != NULL) {
         return native_kernels_of(wanted, error);
@@ -137,7 +162,8 @@ static const char *native_identity(void *state)
 
 static bool native_supports(void *state, enum dtype dtype)
 {
-    return dtype == DTYPE_F32 || strcmp(((struct cpu *)state)->kernels.name, "avx512_bf16") == 0;
+    const char *isa = ((struct cpu *)state)->kernels.name;
+    return dtype == DTYPE_F32 || strcmp(isa, "avx512_bf16") == 0 || strcmp(isa, "amx") == 0;
 }
 
 const struct backend backend_native = {

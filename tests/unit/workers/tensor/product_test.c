@@ -205,6 +205,42 @@ static void a_prefix_of_a_segment_has_the_same_bits(void **state)
     }
 }
 
+/* gemm.c promises it: fp32 by fused multiply-adds in one order, bf16 as VDPBF16PS is defined, with and without that instruction. */
+static void instruction_sets_that_fuse_give_the_same_bits(void **state)
+{
+    (void)state;
+    static const char *const isas[] = {"avx2", "avx512", "avx512_bf16"};
+    const char *before = getenv("PRUNED_ISA");
+    char *kept = memory_copy_text(before);
+    for (size_t i = 0; i < COUNT_OF(shapes) * COUNT_OF(dtypes); i++) {
+        struct problem problem = make_problem(shapes[i / 2]);
+        size_t bytes = problem.shape.rows * problem.shape.n * sizeof(float);
+        for (size_t v = 0; v < problem.shape.rows * problem.x_stride; v += 3) {
+            problem.x[v] *= v % 2 == 0 ? 1e-38f : 1e-20f; /* denormals, and products that are */
+        }
+        float *first = NULL;
+        for (size_t s = 0; s < COUNT_OF(isas); s++) {
+            struct side side;
+            assert_int_equal(setenv("PRUNED_ISA", isas[s], 1), 0);
+            if (!side_open(&side, "native", 2)) {
+                continue;
+            }
+            float *out = multiply(&side, &problem, dtypes[i % 2]);
+            if (first == NULL) {
+                first = memory_create(bytes + 1, 1);
+                memcpy(first, out, bytes);
+            }
+            assert_memory_equal(out, first, bytes);
+            free(out);
+            side_close(&side);
+        }
+        free(first);
+        free_problem(&problem);
+    }
+    assert_int_equal(kept != NULL ? setenv("PRUNED_ISA", kept, 1) : unsetenv("PRUNED_ISA"), 0);
+    free(kept);
+}
+
 /* ---- head -------------------------------------------------------------------------------------------------------- */
 
 struct heads {
@@ -365,6 +401,7 @@ int main(void)
         cmocka_unit_test(matmul_has_the_same_bits_on_any_threads),
         cmocka_unit_test(a_row_does_not_depend_on_the_rest_of_the_job),
         cmocka_unit_test(a_prefix_of_a_segment_has_the_same_bits),
+        cmocka_unit_test(instruction_sets_that_fuse_give_the_same_bits),
         cmocka_unit_test(head_agrees_with_reference),
         cmocka_unit_test(head_has_the_same_bits_however_it_is_cut),
         cmocka_unit_test(ties_go_to_the_first_column),
