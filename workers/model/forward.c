@@ -388,8 +388,8 @@ static bool run_chunks(struct model *model, size_t index, const struct sublayer_
 {
     FINISHED(chunk_list) list = {0};
     bool is_attention = model->sublayers[index].kind == SUBLAYER_ATTENTION;
-    chunk_list_create(hidden->segments, hidden->sequence_count, is_attention ? WHOLE : CHUNK_ROWS, CHUNK_ROWS,
-                      &list);
+    size_t rows = model->backend->is_host ? CHUNK_ROWS : DEVICE_CHUNK_ROWS;
+    chunk_list_create(hidden->segments, hidden->sequence_count, is_attention ? WHOLE : rows, rows, &list);
     if (!scratch_reserve(model, sublayer_scratch(model, index, list.most_rows), error)) {
         return false;
     }

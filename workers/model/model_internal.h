@@ -12,8 +12,9 @@
 #include "workers/tensor/backend.h"
 
 /* Rows that are worked on at once: activations of a chunk stay near, and weights are read once for it. */
-#define CHUNK_ROWS 768
-#define LOGIT_ROWS 128 /* whose logits are in scratch at once */
+#define CHUNK_ROWS        768
+#define DEVICE_CHUNK_ROWS 4096 /* on devices with memory of their own, which small products leave idle */
+#define LOGIT_ROWS        128  /* whose logits are in scratch at once */
 
 struct model {
     const struct inventory *inventory; /* borrowed */
