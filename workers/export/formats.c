@@ -8,6 +8,7 @@
 #include "base/memory.h"
 #include "base/text.h"
 #include "workers/export/gguf.h"
+#include "workers/model/gguf.h"
 #include "workers/model/source.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -200,6 +201,22 @@ static char *load_member(const char *folder, const char *file, const char *name)
     return memory_copy_text(json_string_value(json_object_get(json, name)));
 }
 
+/* That of a model which lies in a GGUF file itself; NULL: none. Owned. */
+static char *load_source_template(const struct inventory *inventory, const char *source_path)
+{
+    const char *name = inventory_gguf_name(inventory), *text = NULL;
+    if (name == NULL) {
+        return NULL;
+    }
+    struct error error = {0};
+    OWNED_MEMORY char *folder = inventory_folder(source_path);
+    OWNED_MEMORY char *path = file_join(folder, name);
+    OWNED_FD int fd = file_open_read(path, &error);
+    OWNED(gguf) gguf = fd >= 0 ? gguf_read(fd, &error) : NULL;
+    bool is_found = gguf != NULL && gguf_find_string(gguf, "tokenizer.chat_template", &text, &error);
+    return is_found ? memory_copy_text(text) : NULL;
+}
+
 /* chat_template.jinja, or as tokenizer_config.json has it. NULL: none. Owned. */
 static char *load_chat_template(const char *folder)
 {
@@ -210,10 +227,12 @@ static char *load_chat_template(const char *folder)
     return text != NULL ? text : load_member(folder, "tokenizer_config.json", "chat_template");
 }
 
-static bool write_gguf(struct feed *feed, enum dtype dtype, const char *out_folder, struct error *error)
+static bool write_gguf(struct feed *feed, enum dtype dtype, const char *source_path, const char *out_folder,
+                       struct error *error)
 {
     OWNED_MEMORY char *tokenizer_path = file_join(out_folder, "tokenizer.json");
     OWNED_MEMORY char *template = load_chat_template(out_folder);
+    template = template != NULL ? template : load_source_template(feed->inventory, source_path);
     OWNED_MEMORY char *tokenizer = NULL;
     size_t tokenizer_count = 0;
     if (file_exists(tokenizer_path)) {
@@ -250,7 +269,7 @@ bool export_write_formats(const struct export_draft *draft, const struct invento
         feed_open(draft, inventory, &feed);
         feed.source = source;
         feed.options = options;
-        is_good = source != NULL && write_gguf(&feed, dtype, out_folder, error);
+        is_good = source != NULL && write_gguf(&feed, dtype, source_path, out_folder, error);
         feed_finish(&feed);
     }
     return is_good && file_sync_folder(out_folder, error);
