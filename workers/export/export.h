@@ -3,8 +3,10 @@
  *
  *     layout.c    which layout, and what becomes of every tensor and of config.json (no weight is touched)
  *     writer.c    safetensors files, sharded; tensors stream from the source, one buffer at a time
- *     export.c    the folder: weights, config.json, tokenizer and side files byte for byte, our modelling
- * files card.c      README.md, the model card sums.c      SHA256SUMS and the list of what is there
+ *     export.c    the folder: weights, config.json, tokenizer and side files byte for byte, our modelling files
+ *     formats.c   GGUF files beside it (gguf.h)
+ *     card.c      README.md, the model card
+ *     sums.c      SHA256SUMS and the list of what is there
  *
  * The source folder is only read. The output folder must exist and be empty (an interrupted export is begun
  * again in a fresh one); every file is synced.
@@ -29,6 +31,7 @@ bool export_dtype_parse(const char *text, bool *ret_keep, enum dtype *ret_dtype)
 
 struct export_options {
     enum export_layout layout;
+    bool is_stock; /* AUTO takes no layout that needs our modelling file (a GGUF file has no such) */
     bool is_dtype_kept;
     enum dtype dtype; /* of all weights unless kept */
     uint64_t max_shard_bytes;
@@ -64,6 +67,23 @@ void export_draft_finish(struct export_draft *draft);
 bool export_write(const struct export_draft *draft, const struct inventory *inventory,
                   const char *source_path, const char *out_folder, const struct export_options *options,
                   struct error *error) MUST_USE;
+
+/* formats.c: the formats of output.formats, NULL-terminated: "hf", which is always written, and GGUF by element type.
+ * formats: a list of their names, or NULL; borrowed. */
+extern const char *const export_formats[];
+bool export_formats_have_gguf(const json_t *formats);
+/* Whether the draft (NULL: the model as it is) can be written so, by what is known without its files; the bytes of weights
+ * besides the folder's. UNSUPPORTED, field "/output/formats/<index>". */
+bool export_check_formats(const struct export_draft *draft, const struct inventory *inventory,
+                          const json_t *formats, const struct export_options *options, uint64_t *ret_bytes,
+                          struct error *error) MUST_USE;
+/* Writes them into the folder that export_write filled, whose tokenizer they take. UNSUPPORTED: a tokenizer that GGUF cannot
+ * say; otherwise as export_write. */
+bool export_write_formats(const struct export_draft *draft, const struct inventory *inventory,
+                          const char *source_path, const char *out_folder, const json_t *formats,
+                          const struct export_options *options, struct error *error) MUST_USE;
+/* Appends what opens them to the list of export_loaders. */
+void export_add_format_loaders(const json_t *formats, json_t *loaders);
 
 /* What opens the folder, and how: [{loader, line}]. Owned. */
 json_t *export_loaders(const struct export_draft *draft) MUST_USE;

@@ -233,10 +233,10 @@ static bool is_llama_arithmetic(const struct model_config *config)
 }
 
 static bool choose_layout(const struct plan *plan, const struct inventory *inventory,
-                          const struct plan_blocks *blocks, enum export_layout wanted,
+                          const struct plan_blocks *blocks, const struct export_options *options,
                           enum export_layout *ret_layout, struct error *error)
 {
-    enum export_layout layout = wanted;
+    enum export_layout layout = options->layout;
     const struct architecture *row = architecture_of(&inventory->config);
     const char *family = row->model_type;
     bool has_modelling_file = is_llama_arithmetic(&inventory->config);
@@ -246,9 +246,9 @@ static bool choose_layout(const struct plan *plan, const struct inventory *inven
             "no layout can express a pruned model of type %s, which normalises after each sublayer", family);
     }
     if (layout == EXPORT_AUTO) {
-        layout = blocks->is_uniform   ? EXPORT_UNIFORM
-                 : has_modelling_file ? EXPORT_HETEROGENEOUS
-                                      : EXPORT_IDENTITY;
+        layout = blocks->is_uniform                         ? EXPORT_UNIFORM
+                 : has_modelling_file && !options->is_stock ? EXPORT_HETEROGENEOUS
+                                                            : EXPORT_IDENTITY;
     }
     if (layout == EXPORT_HETEROGENEOUS && !has_modelling_file) {
         return error_set_field(
@@ -285,7 +285,7 @@ bool export_draft_make(const struct plan *plan, const struct inventory *inventor
     FINISHED(plan_blocks) blocks = {0};
     plan_pack(plan, inventory, &blocks);
     struct export_draft draft = {0};
-    if (!choose_layout(plan, inventory, &blocks, options->layout, &draft.layout, error)) {
+    if (!choose_layout(plan, inventory, &blocks, options, &draft.layout, error)) {
         return false;
     }
     draft.block_count = draft.layout == EXPORT_IDENTITY ? inventory->config.layer_count : blocks.count;

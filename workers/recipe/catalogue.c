@@ -179,7 +179,21 @@ static const struct param_spec evaluation_members[] = {
     {.name = "speed", .type = PARAM_BOOL, .default_json = "true", .help = "Measure tokens per second."},
 };
 
+static const struct param_spec format_item = {
+    .type = PARAM_ENUM,
+    .values = export_formats,
+    .help = "A format: hf, a Hugging Face folder (always written), or a GGUF file by its element type.",
+};
+
 static const struct param_spec output_members[] = {
+    {.name = "formats",
+     .type = PARAM_ARRAY,
+     .min = 0,
+     .max = 5,
+     .members = &format_item,
+     .member_count = 1,
+     .default_json = "[\"hf\"]",
+     .help = "What is written: the Hugging Face folder always, and GGUF files where asked for."},
     {.name = "layout",
      .type = PARAM_ENUM,
      .values = layouts,
@@ -457,7 +471,6 @@ static json_t *format_engine(void)
 
 json_t *recipe_catalogue(void)
 {
-    static const char *const formats[] = {"hf", NULL};
     static const char *const catalogue_devices[] = {"cpu", NULL};
     json_t *root = json_object();
     json_put_i64(root, "version", 1);
@@ -473,7 +486,7 @@ json_t *recipe_catalogue(void)
     json_put(root, "methods", format_methods());
     json_put(root, "layouts", format_layouts());
     json_put(root, "architectures", format_names(model_config_architectures()));
-    json_put(root, "formats", format_names(formats));
+    json_put(root, "formats", format_names(export_formats));
     json_put(root, "devices", format_names(catalogue_devices));
     return root;
 }

@@ -58,6 +58,7 @@ static bool read_spec(struct recipe *recipe, struct error *error)
     struct export_options *options = &recipe->export_options;
     CHECK(recipe->method != NULL);
     CHECK(export_layout_parse(json_string_value(json_object_get(output, "layout")), &options->layout));
+    options->is_stock = export_formats_have_gguf(recipe_formats(recipe));
     CHECK(export_dtype_parse(json_string_value(json_object_get(output, "dtype")), &options->is_dtype_kept,
                              &options->dtype));
     if (!prune_target_parse(json_object_get(recipe->spec, "target"), &recipe->target, error)) {

@@ -143,6 +143,12 @@ struct recipe {
     uint64_t peak_rss_bytes;    /* highest of the phases before the last reset */
 };
 
+/* output.formats of the spec; borrowed. */
+static inline const json_t *recipe_formats(const struct recipe *recipe)
+{
+    return json_object_get(json_object_get(recipe->spec, "output"), "formats");
+}
+
 /* ---- progress.c -------------------------------------------------------------------------------------------------- */
 void progress_enter(struct recipe *recipe, enum recipe_stage stage);
 /* The next steps cover this part of the stage. */

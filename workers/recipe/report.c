@@ -122,6 +122,7 @@ static bool write_card(const struct recipe *recipe, struct error *error)
     JSON_OWNED after = format_measured(recipe, "after", false);
     JSON_OWNED summary = report_size_summary(recipe);
     JSON_OWNED loaders = export_loaders(&recipe->draft);
+    export_add_format_loaders(recipe_formats(recipe), loaders);
     OWNED_MEMORY char *license = export_read_license(recipe->job->model_folder);
     struct export_card card = {
         .model_name = recipe->model_name,
@@ -199,7 +200,9 @@ static void put_pruning(const struct recipe *recipe, json_t *report)
     json_put(report, "plan", plan_format(recipe->plan, recipe->inventory));
     json_t *output = json_object();
     json_put_text(output, "layout", export_layout_name(recipe->draft.layout));
-    json_put(output, "loaders", export_loaders(&recipe->draft));
+    json_t *loaders = export_loaders(&recipe->draft);
+    export_add_format_loaders(recipe_formats(recipe), loaders);
+    json_put(output, "loaders", loaders);
     json_put(report, "output", output);
     json_put(report, "check", json_deep_copy(json_object_get(recipe->done, "check")));
     if (recipe->calibration_json != NULL) {

@@ -432,6 +432,7 @@ static void export_progress(void *context, uint64_t done_bytes, uint64_t total_b
 bool stage_rewrite(struct recipe *recipe, struct error *error)
 {
     const json_t *output = json_object_get(recipe->spec, "output");
+    uint64_t format_bytes = 0;
     JSON_OWNED pruning = json_object();
     json_put_text(pruning, "method", recipe->method_name);
     json_put_i64(pruning, "sublayers_removed", (int64_t)recipe->plan->removed_count);
@@ -443,7 +444,9 @@ bool stage_rewrite(struct recipe *recipe, struct error *error)
     recipe->export_options.context = recipe;
     recipe->export_options.progress = export_progress;
     bool is_good =
-        export_draft_make(recipe->plan, recipe->inventory, &recipe->export_options, &recipe->draft, error);
+        export_draft_make(recipe->plan, recipe->inventory, &recipe->export_options, &recipe->draft, error) &&
+        export_check_formats(&recipe->draft, recipe->inventory, recipe_formats(recipe),
+                             &recipe->export_options, &format_bytes, error);
     recipe->export_options.pruning = NULL;
     return is_good;
 }
@@ -491,6 +494,13 @@ static bool is_lossless(const struct recipe *recipe)
     return is_same;
 }
 
+static bool write_formats(struct recipe *recipe, struct error *error)
+{
+    progress_part(recipe, 0.8, 0.9);
+    return export_write_formats(&recipe->draft, recipe->inventory, recipe->job->model_folder,
+                                recipe->out_folder, recipe_formats(recipe), &recipe->export_options, error);
+}
+
 static bool write_out(struct recipe *recipe, struct error *error)
 {
     struct logit_sample sample = {0};
@@ -498,11 +508,12 @@ static bool write_out(struct recipe *recipe, struct error *error)
     bool is_good = open_source(recipe, MEMORY_CHECK, error) && measure_masked_logits(recipe, &sample, error);
     recipe_close_model(recipe, recipe->model);
     recipe->model = NULL;
-    progress_part(recipe, 0.2, 0.9);
+    progress_part(recipe, 0.2, 0.8);
     is_good = is_good && file_remove_tree(recipe->out_folder, error) &&
               file_make_folders(recipe->out_folder, 0755, error) &&
               export_write(&recipe->draft, recipe->inventory, recipe->job->model_folder, recipe->out_folder,
-                           &recipe->export_options, error);
+                           &recipe->export_options, error) &&
+              write_formats(recipe, error);
     progress_part(recipe, 0.9, 1.0);
     is_good = is_good && measure_exported_logits(recipe, &sample, &difference, error);
     json_t *check = json_object();

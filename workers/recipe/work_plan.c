@@ -234,13 +234,17 @@ static json_t *plan_output(struct work *work, uint64_t *ret_weight_bytes)
     put_size(output, &size);
     json_put(output, "is_exact", json_boolean(is_exact));
     struct export_draft draft = {0};
-    if (is_exact && !export_draft_make(plan, work->inventory, &work->options, &draft, &error)) {
+    const json_t *formats = json_object_get(json_object_get(work->spec, "output"), "formats");
+    uint64_t format_bytes = 0;
+    if ((is_exact && !export_draft_make(plan, work->inventory, &work->options, &draft, &error)) ||
+        !export_check_formats(is_exact ? &draft : NULL, work->inventory, formats, &work->options,
+                              &format_bytes, &error)) {
         error_list_add_error(work->faults, &error);
     } else if (is_exact) {
         json_put_text(output, "layout", export_layout_name(draft.layout));
     }
     export_draft_finish(&draft);
-    *ret_weight_bytes = size.weight_bytes;
+    *ret_weight_bytes = size.weight_bytes + format_bytes;
     return output;
 }
 
@@ -271,11 +275,15 @@ static json_t *list_loaders(const struct work *work)
 {
     enum export_layout layout = work->options.layout;
     json_t *loaders = json_array();
-    bool is_stock = layout == EXPORT_UNIFORM || layout == EXPORT_IDENTITY || work->target.require_packable;
+    bool is_stock = layout == EXPORT_UNIFORM || layout == EXPORT_IDENTITY || work->target.require_packable ||
+                    work->options.is_stock;
     CHECK(json_array_append_new(
               loaders, json_string(is_stock ? "transformers" : "transformers (trust_remote_code)")) == 0);
     if (is_stock) {
         CHECK(json_array_append_new(loaders, json_string("vllm")) == 0);
+    }
+    if (export_formats_have_gguf(json_object_get(json_object_get(work->spec, "output"), "formats"))) {
+        CHECK(json_array_append_new(loaders, json_string("llama.cpp")) == 0);
     }
     CHECK(json_array_append_new(loaders, json_string("pruned")) == 0);
     return loaders;
@@ -340,6 +348,7 @@ static void read_method(struct work *work)
     work->parameters = json_object_get(method, name);
     const json_t *output = json_object_get(work->spec, "output");
     CHECK(export_layout_parse(json_string_value(json_object_get(output, "layout")), &work->options.layout));
+    work->options.is_stock = export_formats_have_gguf(json_object_get(output, "formats"));
     CHECK(export_dtype_parse(json_string_value(json_object_get(output, "dtype")),
                              &work->options.is_dtype_kept, &work->options.dtype));
     CHECK(prune_target_parse(json_object_get(work->spec, "target"), &work->target, NULL));

@@ -5,6 +5,8 @@
 #include "base/file.h"
 #include "base/memory.h"
 #include "workers/export/export.h"
+#include "workers/model/source.h"
+#include "workers/model/tokenizer.h"
 
 #include <errno.h>
 #include <setjmp.h>
@@ -175,6 +177,97 @@ static void written_tensors_are_the_sources_bytes(void **state)
     }
 }
 
+/* Rows of a tensor, whatever file they lie in. Owned. */
+static float *read_values(const struct inventory *inventory, const char *path, const char *name,
+                          size_t *ret_count)
+{
+    struct error error = {0};
+    struct source_view view;
+    const struct inventory_tensor *tensor = inventory_find(inventory, name);
+    assert_non_null(tensor);
+    OWNED(source) source = source_open(inventory, path, &error);
+    assert_non_null(source);
+    source_view_canonical(tensor, &view);
+    OWNED_MEMORY void *window = memory_create(source_window_bytes(&view, view.rows), 1);
+    float *values = memory_create((size_t)(view.rows * view.columns), sizeof *values);
+    assert_true(source_read_rows(source, &view, 0, view.rows, window, values, &error));
+    *ret_count = (size_t)(view.rows * view.columns);
+    return values;
+}
+
+/* A plan that leaves no whole blocks goes into GGUF as identity, one that does as uniform; both forms of the result hold the
+ * same numbers and give the same tokens. */
+static void a_gguf_file_beside_the_folder_holds_the_same_model(void **state)
+{
+    (void)state;
+    static const size_t removed[][2] = {{2, 5}, {2, 3}};
+    static const enum export_layout layouts[] = {EXPORT_IDENTITY, EXPORT_UNIFORM};
+    OWNED(inventory) inventory = open_inventory(MODEL);
+    JSON_OWNED formats = json_pack("[s, s]", "hf", "gguf:f32");
+    for (size_t pass = 0; pass < 2; pass++) {
+        OWNED(plan) plan = remove_sublayers(inventory, removed[pass], 2);
+        struct export_options options = options_for(EXPORT_AUTO);
+        FINISHED(export_draft) draft = {0};
+        struct error error = {0};
+        uint64_t bytes = 0;
+        options.is_stock = export_formats_have_gguf(formats);
+        assert_true(options.is_stock);
+        assert_true(export_draft_make(plan, inventory, &options, &draft, &error));
+        assert_int_equal(draft.layout, layouts[pass]);
+        assert_true(export_check_formats(&draft, inventory, formats, &options, &bytes, &error));
+        OWNED_MEMORY char *folder = make_folder();
+        if (!export_write(&draft, inventory, MODEL, folder, &options, &error) ||
+            !export_write_formats(&draft, inventory, MODEL, folder, formats, &options, &error)) {
+            fail_msg("%s", error.message);
+        }
+        OWNED_MEMORY char *path = file_join(folder, "model-F32.gguf");
+        OWNED(inventory) written = open_inventory(folder);
+        OWNED(inventory) gguf = open_inventory(path);
+        assert_int_equal(gguf->config.layer_count, written->config.layer_count);
+        assert_int_equal(gguf->tensor_count, written->tensor_count);
+        for (size_t i = 0; i < written->tensor_count; i++) {
+            const char *name = written->tensors[i].name;
+            size_t one = 0, two = 0;
+            OWNED_MEMORY float *should = read_values(written, folder, name, &one);
+            OWNED_MEMORY float *is = read_values(gguf, path, name, &two);
+            assert_int_equal(one, two);
+            assert_memory_equal(should, is, one * sizeof *is);
+        }
+        OWNED(tokenizer) original = inventory_load_tokenizer(written, folder, &error);
+        OWNED(tokenizer) back = inventory_load_tokenizer(gguf, path, &error);
+        assert_non_null(original);
+        assert_non_null(back);
+        struct tokens should = {0}, is = {0};
+        static const char text[] = "a red fox: 7 + 12 = 19\n";
+        assert_true(tokenizer_encode(original, text, strlen(text), true, &should, &error));
+        assert_true(tokenizer_encode(back, text, strlen(text), true, &is, &error));
+        assert_true(is.count > 0 && is.count == should.count);
+        assert_memory_equal(is.ids, should.ids, is.count * sizeof *is.ids);
+        tokens_finish(&should);
+        tokens_finish(&is);
+        assert_true(file_remove_tree(folder, NULL));
+    }
+}
+
+static void gguf_refuses_what_it_cannot_hold_before_anything_is_written(void **state)
+{
+    (void)state;
+    OWNED(inventory) inventory = open_inventory(MODEL);
+    JSON_OWNED formats = json_pack("[s]", "gguf:q8_0");
+    struct export_options options = options_for(EXPORT_HETEROGENEOUS);
+    struct error error = {0};
+    uint64_t bytes = 0;
+    assert_false(export_check_formats(NULL, inventory, formats, &options, &bytes, &error));
+    assert_true(error.code == ERROR_UNSUPPORTED && strcmp(error.field, "/output/formats") == 0);
+    options.layout = EXPORT_AUTO;
+    assert_true(export_check_formats(NULL, inventory, formats, &options, &bytes, &error));
+    assert_true(bytes > 0 && bytes < inventory->parameter_count * 2);
+    json_put_text(inventory->config_json, "hidden_act", "relu");
+    assert_false(export_check_formats(NULL, inventory, formats, &options, &bytes, &error));
+    assert_true(error.code == ERROR_UNSUPPORTED && strcmp(error.field, "/output/formats/0") == 0);
+    assert_non_null(strstr(error.message, "hidden_act"));
+}
+
 /* ---- a disk that is full after n writes ------------------------------------------------------------------------------ */
 
 static int writes_left;
@@ -268,6 +361,8 @@ int main(void)
         cmocka_unit_test(identity_zeroes_only_output_projections),
         cmocka_unit_test(a_layout_that_cannot_hold_the_plan_is_refused),
         cmocka_unit_test(written_tensors_are_the_sources_bytes),
+        cmocka_unit_test(a_gguf_file_beside_the_folder_holds_the_same_model),
+        cmocka_unit_test(gguf_refuses_what_it_cannot_hold_before_anything_is_written),
         cmocka_unit_test(a_full_disk_is_storage_full_and_a_cancel_is_cancelled),
         cmocka_unit_test(sums_leave_the_report_out),
         cmocka_unit_test(a_license_is_read_from_the_front_matter),
