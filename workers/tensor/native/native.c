@@ -25,12 +25,16 @@ static void write_f32(float *panel, size_t column, size_t count, const float *ro
     }
 }
 
-static void write_bf16(uint16_t *panel, size_t column, size_t count, const float *row)
+/* halves: room for count of them. Pairs of k lie together, so a pair is one store. */
+static void write_bf16(uint16_t *panel, size_t column, size_t count, const float *row, uint16_t *halves)
 {
-    uint16_t halves[WRITE_BLOCK];
     dtype_from_f32(DTYPE_BF16, row, count, halves);
-    for (size_t i = 0; i < count; i++) {
-        panel[(i / 2 * PANEL + column) * 2 + i % 2] = halves[i];
+    uint16_t *to = panel + 2 * column;
+    for (size_t i = 0; i + 1 < count; i += 2, to += 2 * PANEL) {
+        memcpy(to, halves + i, 2 * sizeof *to);
+    }
+    if (count % 2 != 0) {
+        *to = halves[count - 1];
     }
 }
 
@@ -38,6 +42,7 @@ void native_matrix_write(const struct matrix *matrix, size_t first_row, size_t r
                          size_t stride)
 {
     size_t k = matrix->k, even = (k + 1) / 2 * 2;
+    uint16_t halves[WRITE_BLOCK];
     for (size_t done = 0; done < row_count;) {
         size_t first = first_row + done, start = first / PANEL * PANEL;
         size_t left = row_count - done, count = PANEL - first % PANEL;
@@ -48,7 +53,8 @@ void native_matrix_write(const struct matrix *matrix, size_t first_row, size_t r
                 const float *row = rows + (done + r) * stride + i;
                 size_t column = first % PANEL + r;
                 if (matrix->dtype == DTYPE_BF16) {
-                    write_bf16((uint16_t *)matrix->data + start * even + i * PANEL, column, length, row);
+                    write_bf16((uint16_t *)matrix->data + start * even + i * PANEL, column, length, row,
+                               halves);
                 } else {
                     write_f32((float *)matrix->data + start * k + i * PANEL, column, length, row);
                 }
