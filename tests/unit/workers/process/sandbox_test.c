@@ -70,6 +70,20 @@ static int confined(int (*body)(void))
     return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
 }
 
+/* Hidden states spill into a file without a name (workers/model/sweep.c). */
+static int spill_into_the_work_folder(void)
+{
+    int fd = open(writable, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    if (fd < 0) {
+        return errno == EOPNOTSUPP ? 0 : 1;
+    }
+    char byte = 0;
+    bool is_kept = pwrite(fd, "x", 1, 4096) == 1 && pread(fd, &byte, 1, 4096) == 1 && byte == 'x' &&
+                   posix_fadvise(fd, 0, 8192, POSIX_FADV_WILLNEED) == 0;
+    (void)close(fd);
+    return is_kept && open(readable, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600) < 0 ? 0 : 2;
+}
+
 static bool has_landlock(void)
 {
     return syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION) >= 1;
@@ -222,6 +236,15 @@ static void only_inputs_can_be_read_and_only_the_work_folder_written(void **stat
     }
 }
 
+static void hidden_states_can_spill_into_the_work_folder_alone(void **state)
+{
+    (void)state;
+    if (!has_landlock()) {
+        skip();
+    }
+    assert_int_equal(confined(spill_into_the_work_folder), 0);
+}
+
 static void arithmetic_needs_still_work(void **state)
 {
     (void)state;
@@ -274,6 +297,7 @@ int main(void)
         cmocka_unit_test(no_socket_and_no_program_can_be_opened),
         cmocka_unit_test(no_process_is_made_and_no_other_is_touched),
         cmocka_unit_test(only_inputs_can_be_read_and_only_the_work_folder_written),
+        cmocka_unit_test(hidden_states_can_spill_into_the_work_folder_alone),
         cmocka_unit_test(arithmetic_needs_still_work),
         cmocka_unit_test(the_process_is_harmless_and_dies_with_its_parent),
         cmocka_unit_test(a_gpu_gets_addresses_and_its_nodes_and_nothing_more),
