@@ -38,7 +38,7 @@ esac
 # Packages.
 
 packages="gcc libc6-dev meson ninja-build pkg-config python3 git ca-certificates
-    libcmocka-dev libjansson-dev libmicrohttpd-dev libsqlite3-dev libuv1-dev libopenblas-dev libpcre2-dev libcurl4-openssl-dev"
+    libcmocka-dev libjansson-dev libmicrohttpd-dev libsqlite3-dev libuv1-dev libopenblas-dev libdnnl-dev libpcre2-dev libcurl4-openssl-dev"
 [ "$build_kind" = clang ] && packages="$packages clang"
 [ "$long" = yes ] && packages="$packages clang clang-tidy clang-format-14 libclang-rt-14-dev python3-venv"
 
