@@ -249,6 +249,8 @@ struct backend {
     const char *(*identity)(void *state); /* NULL: our own code alone */
     /* Whether matrices of this dtype are the backend's own work, and fast. */
     bool (*supports)(void *state, enum dtype dtype);
+    uint64_t (*overhead_bytes)(void *state, size_t threads, size_t rows,
+                               size_t widest); /* see device_overhead_bytes */
 
     /* Memory of the device; zeroed. write and read: to and from the host; copy: inside. They wait for earlier operations. */
     void *(*memory_create)(struct device *device, size_t bytes, const char *what, struct error *error);
@@ -290,8 +292,9 @@ struct backend {
 /* ---- for backends and their callers ------------------------------------------------------------------------------ */
 
 void *device_state(const struct device *device); /* what open returned */
-/* Bytes a device may take besides what its callers create: scratch of all threads, for jobs of up to `rows` rows and matrices up to
- * `widest` elements a row; for the plan of memory. */
+/* Bytes of host memory that a device may take besides what its callers create: scratch of all threads, for jobs of up to `rows` rows,
+ * matrices up to `widest` elements a row, and heads of up to 512; and what a library takes. For the plan of memory: an upper bound.
+ * Opens the backend for a moment; 0 where it cannot be opened. */
 uint64_t device_overhead_bytes(const char *name, enum dtype dtype, size_t threads, size_t rows,
                                size_t widest);
 /* Runs task(context, index, thread) for index < count on the exec. CANCELLED. */

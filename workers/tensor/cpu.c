@@ -36,14 +36,18 @@ void cpu_close(void *state)
 }
 
 #define STACK_BYTES (256u << 10) /* of a thread, as far as kernels touch it */
+#define FIXED_BYTES (1u << 20)   /* code that is touched first when it runs, tables, the allocator's slack */
 
-uint64_t cpu_overhead_bytes(const struct kernels *kernels, size_t threads, size_t rows, size_t widest)
+uint64_t cpu_overhead_bytes(void *state, size_t threads, size_t rows, size_t widest)
 {
+    const struct kernels *kernels = &((struct cpu *)state)->kernels;
     size_t head_size = widest < 512 ? widest : 512;
     uint64_t product = cpu_product_scratch_bytes(kernels, widest);
     uint64_t attention = kernels->attention_scratch(head_size);
     uint64_t scratch = product > attention ? product : attention;
-    return threads * (scratch + cpu_product_buffer_bytes(kernels, rows) + STACK_BYTES);
+    uint64_t each =
+        scratch + cpu_product_buffer_bytes(kernels, rows) + STACK_BYTES + kernels->library_thread_bytes;
+    return FIXED_BYTES + kernels->library_bytes + threads * each;
 }
 
 struct cpu *cpu_of(const struct exec *exec)

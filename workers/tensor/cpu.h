@@ -50,6 +50,8 @@ struct distance_row {
 /* Thread-safe, one thread each, no allocation. */
 struct kernels {
     const char *name;
+    /* What a library behind the kernels takes on top of scratch: once, and in each thread. */
+    size_t library_bytes, library_thread_bytes;
 
     /* > 0: rows come in tiles of that many, cut from each segment's first row and padded inside; columns are cut at
      * multiples of column_tile and nowhere else. 0: a row's bits do not depend on any cut. */
@@ -101,8 +103,7 @@ struct cpu {
 };
 struct cpu *cpu_create(const struct kernels *kernels, struct pool *pool);
 void cpu_close(void *state); /* struct backend's close */
-/* device_overhead_bytes of a device with these kernels, head sizes up to 512; what a library takes comes on top. */
-uint64_t cpu_overhead_bytes(const struct kernels *kernels, size_t threads, size_t rows, size_t widest);
+uint64_t cpu_overhead_bytes(void *state, size_t threads, size_t rows, size_t widest);
 /* Of cpu_product.c: bytes of the two areas of a slot. */
 size_t cpu_product_scratch_bytes(const struct kernels *kernels, size_t widest);
 size_t cpu_product_buffer_bytes(const struct kernels *kernels, size_t rows);
@@ -129,13 +130,13 @@ bool cpu_squares(const struct exec *exec, size_t rows, size_t count, const float
 bool cpu_distance(const struct exec *exec, const struct distance *job, struct error *error);
 
 #define CPU_OPERATIONS                                                                                       \
-    .is_host = true, .close = cpu_close, .memory_create = cpu_memory_create,                                 \
-    .memory_destroy = cpu_memory_destroy, .memory_write = cpu_memory_copy, .memory_read = cpu_memory_copy,   \
-    .memory_copy = cpu_memory_copy, .matrix_write = cpu_matrix_write, .norm = cpu_norm,                      \
-    .matmul = cpu_matmul, .rope = cpu_rope, .attention = cpu_attention,                                      \
-    .attention_rows = cpu_attention_rows, .activate = cpu_activate, .add = cpu_add,                          \
-    .copy_rows = cpu_copy_rows, .route = cpu_route, .softcap = cpu_softcap, .head = cpu_head,                \
-    .scan = cpu_scan, .squares = cpu_squares, .distance = cpu_distance
+    .is_host = true, .close = cpu_close, .overhead_bytes = cpu_overhead_bytes,                               \
+    .memory_create = cpu_memory_create, .memory_destroy = cpu_memory_destroy,                                \
+    .memory_write = cpu_memory_copy, .memory_read = cpu_memory_copy, .memory_copy = cpu_memory_copy,         \
+    .matrix_write = cpu_matrix_write, .norm = cpu_norm, .matmul = cpu_matmul, .rope = cpu_rope,              \
+    .attention = cpu_attention, .attention_rows = cpu_attention_rows, .activate = cpu_activate,              \
+    .add = cpu_add, .copy_rows = cpu_copy_rows, .route = cpu_route, .softcap = cpu_softcap,                  \
+    .head = cpu_head, .scan = cpu_scan, .squares = cpu_squares, .distance = cpu_distance
 
 /* Parts of cpu.c that cpu_head.c and cpu_attention.c need. */
 struct cpu *cpu_of(const struct exec *exec);

@@ -1,6 +1,6 @@
 /* workers/tensor/device.c: opening a backend: its table is copied, it chooses its members, and holes are filled along
  * falls_back_to, so that callers never look for NULL. Scratch belongs to thread slots and grows to what was asked for. */
-#include "workers/tensor/cpu.h"
+#include "workers/tensor/backend.h"
 
 #include "base/check.h"
 #include "base/memory.h"
@@ -55,6 +55,7 @@ static void fill_from(struct backend *backend, const struct backend *next)
 {
 #define FILL(member) backend->member = backend->member != NULL ? backend->member : next->member
     FILL(supports);
+    FILL(overhead_bytes);
     FILL(memory_create);
     FILL(memory_destroy);
     FILL(memory_write);
@@ -229,12 +230,11 @@ void *device_scratch(struct device *device, size_t thread, size_t bytes, struct 
 
 uint64_t device_overhead_bytes(const char *name, enum dtype dtype, size_t threads, size_t rows, size_t widest)
 {
-    (void)dtype;
-    const struct kernels *kernels = NULL;
-    if (name == NULL || strcmp(name, "reference") != 0) {
-        kernels = native_kernels(NULL);
-    }
-    return cpu_overhead_bytes(kernels != NULL ? kernels : &kernels_reference, threads, rows, widest);
+    OWNED(pool) pool = pool_create(1, NULL);
+    OWNED(device) device = pool != NULL ? device_open(name, dtype, pool, NULL, NULL) : NULL;
+    return device != NULL && device->backend.overhead_bytes != NULL
+               ? device->backend.overhead_bytes(device->state, threads, rows, widest)
+               : 0;
 }
 
 void matrix_clear(struct device *device, const struct matrix *matrix)

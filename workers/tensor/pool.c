@@ -5,6 +5,10 @@
  *
  * Threads join a run by its generation number: one that wakes up late, after the run is over, sees no open
  * run and sleeps on.
+ *
+ * The next run mostly follows within microseconds, and a wake-up through the kernel costs tens of them: so a thread without
+ * work, and a caller whose helpers are finishing, look out for SPIN_PAUSES pauses (some 30 microseconds) before
+ * they sleep.
  */
 #include "workers/tensor/pool.h"
 
@@ -14,6 +18,8 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <string.h>
+
+#define SPIN_PAUSES 1000
 
 struct pool_thread {
     struct pool *pool;
@@ -29,8 +35,10 @@ struct pool {
     pthread_mutex_t lock;
     pthread_cond_t work, idle;
     bool is_open, is_stopping; /* guarded by lock; is_open: a run accepts helpers */
-    uint64_t generation;       /* guarded by lock */
-    size_t helpers;            /* guarded by lock: threads inside the current run */
+    size_t sleepers;           /* guarded by lock: threads that wait for `work` */
+    /* Written under lock, watched without. */
+    atomic_uint_fast64_t generation;
+    atomic_size_t helpers; /* threads inside the current run */
 
     /* The current run: written under lock before it opens, read by those inside. */
     void (*task)(void *context, size_t index, size_t thread);
@@ -59,6 +67,22 @@ static void pool_work(struct pool *pool, size_t thread)
     }
 }
 
+static void pause_briefly(void)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#endif
+}
+
+/* Until there is another run than `seen`, or for as long as it is worth it. */
+static void watch_for_work(struct pool *pool, uint64_t seen)
+{
+    for (size_t i = 0;
+         i < SPIN_PAUSES && atomic_load_explicit(&pool->generation, memory_order_acquire) == seen; i++) {
+        pause_briefly();
+    }
+}
+
 static void *pool_thread_main(void *argument)
 {
     struct pool_thread *self = argument;
@@ -67,7 +91,9 @@ static void *pool_thread_main(void *argument)
     pthread_mutex_lock(&pool->lock);
     for (;;) {
         while (!pool->is_stopping && (!pool->is_open || pool->generation == seen)) {
+            pool->sleepers++;
             pthread_cond_wait(&pool->work, &pool->lock);
+            pool->sleepers--;
         }
         if (pool->is_stopping) {
             break;
@@ -80,6 +106,9 @@ static void *pool_thread_main(void *argument)
         if (--pool->helpers == 0) {
             pthread_cond_signal(&pool->idle);
         }
+        pthread_mutex_unlock(&pool->lock);
+        watch_for_work(pool, seen);
+        pthread_mutex_lock(&pool->lock);
     }
     pthread_mutex_unlock(&pool->lock);
     return NULL;
@@ -133,13 +162,19 @@ bool pool_run(struct pool *pool, size_t count, void (*task)(void *context, size_
     if (is_shared) {
         pool->is_open = true;
         pool->generation++;
-        pthread_cond_broadcast(&pool->work);
+        if (pool->sleepers > 0) {
+            pthread_cond_broadcast(&pool->work);
+        }
     }
     pthread_mutex_unlock(&pool->lock);
 
     pool_work(pool, 0);
 
     if (is_shared) {
+        for (size_t i = 0; i < SPIN_PAUSES && atomic_load_explicit(&pool->helpers, memory_order_acquire) > 0;
+             i++) {
+            pause_briefly();
+        }
         pthread_mutex_lock(&pool->lock);
         pool->is_open = false;
         while (pool->helpers > 0) {
