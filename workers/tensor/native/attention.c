@@ -204,7 +204,7 @@ static void score(const struct work *work, size_t head, size_t row, size_t end)
 
 static inline vf keep_lanes(vf v, size_t first, size_t end, float other)
 {
-    vi lane;
+    vi lane = {0};
     for (size_t l = 0; l < LANES; l++) {
         lane[l] = (int32_t)l;
     }
