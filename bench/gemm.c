@@ -111,6 +111,7 @@ __attribute__((target("amx-tile,amx-bf16"))) static void dot_amx(void)
         config[16 + 2 * t] = 64;
         config[48 + t] = 16;
     }
+    __asm__ volatile("" ::"r"(config) : "memory"); /* all of it is read, which the intrinsic does not say */
     _tile_loadconfig(config);
     for (int t = 0; t < PEAK_STEPS / 8; t++) {
         _tile_dpbf16ps(0, 4, 6);

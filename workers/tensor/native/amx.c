@@ -72,6 +72,7 @@ static void multiply_rows(const struct panel_block *block, const struct amx_scra
 {
     const uint16_t *low = scratch->a[row / TILE_ROWS][0], *high = scratch->a[row / TILE_ROWS + 1][0];
     size_t bytes = stride * sizeof *out;
+    tiles_settle();
     if (block->is_first) {
         tile_zero(0);
         tile_zero(1);

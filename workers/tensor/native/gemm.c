@@ -40,10 +40,21 @@ static void put_part(float *out, vf sums, size_t count, const struct block *bloc
     }
 }
 
+/* What comes after the microkernel: the rows of `out` that it adds to. */
+static ALWAYS_INLINE void fetch(size_t rows, const struct product *job, size_t row, size_t column)
+{
+    const float *out = job->out + row * job->out_stride + column;
+    for (size_t r = 0; r < rows; r++) {
+        __builtin_prefetch(out + r * job->out_stride, 1, 3);
+        __builtin_prefetch(out + r * job->out_stride + LANES, 1, 3);
+    }
+}
+
 static ALWAYS_INLINE void tile(size_t rows, bool is_pairs, const struct block *block, const float *a,
                                const float *b, const struct product *job, size_t row, size_t column)
 {
     struct tile_sums t;
+    fetch(rows, job, row, column);
     micro(rows, is_pairs, block->k, a, A_STRIDE, b, PANEL, &t);
     const float *bias = job->bias != NULL ? job->bias + job->first_column + column : NULL;
     float *out = job->out + row * job->out_stride + column;

@@ -26,6 +26,10 @@ struct tile {
 };
 static _Thread_local struct tile tiles[8];
 
+static inline void tiles_settle(void)
+{
+}
+
 static inline void tiles_start(void)
 {
 }
@@ -91,6 +95,12 @@ static inline void tile_dot_(size_t c, size_t a, size_t b)
 
 #include <immintrin.h>
 
+/* What was stored is in memory: compilers do not take the intrinsics for readers of it. */
+static inline void tiles_settle(void)
+{
+    __asm__ volatile("" ::: "memory");
+}
+
 static inline void tiles_start(void)
 {
     struct {
@@ -103,6 +113,7 @@ static inline void tiles_start(void)
         config.row_bytes[t] = TILE_BYTES;
         config.rows[t] = TILE_ROWS;
     }
+    tiles_settle();
     _tile_loadconfig(&config);
 }
 
