@@ -130,7 +130,7 @@ static void a_sequence_has_the_same_bits_in_any_company(void **state)
                 }
                 assert_memory_equal(first, out, problem.rows * width * sizeof *first);
                 free(out);
-                for (size_t s = 0; s < problem.segment_count; s++) {
+                for (size_t s = 0; s < problem.segment_count && threads == 2; s++) {
                     struct problem alone = problem;
                     alone.qkv += problem.segments[s].first_row * problem.stride;
                     alone.segment_count = 1;
