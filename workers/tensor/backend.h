@@ -116,6 +116,8 @@ struct rope {
  * window > 0: and of those only the last `window`. Head h reads keys and values of head h / (head_count / kv_head_count).
  * softcap(s) = cap tanh(s / cap), 0: none. Never holds more scores than a tile's. */
 struct attention {
+    enum dtype
+        dtype; /* BF16: operands of the two products may be rounded to bf16, sums stay fp32. F32: they are not */
     const struct segment *segments;
     size_t segment_count;
     size_t head_count, kv_head_count, head_size, window;

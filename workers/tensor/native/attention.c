@@ -6,29 +6,41 @@
  * keys and values are packed into panels once for all heads that share them. Each row keeps the largest score so far, the sum
  * of its weights and its mix of values; a block with a larger score scales what was there.
  *
+ * Where the job allows bf16 and the CPU has VDPBF16PS, queries, keys, values and weights are rounded to bf16 for the two
+ * products, and lie in pairs along the direction of the sums (of the head for scores, of the keys for mixes); a step is a pair.
+ *
  * Keys that a row does not see weigh exactly 0, and a block without any leaves the row's state as it is, bit for bit: what a
  * row comes out as does not depend on the cut into tiles, nor on what follows in the sequence.
  */
 #include "workers/tensor/native/micro.h"
 #include "workers/tensor/native/native.h"
 
+#if defined(__AVX512BF16__)
+#define HAS_PAIRS 1
+#else
+#define HAS_PAIRS 0
+#endif
+
 #define QUERIES  126 /* whole microkernels of 14 and of 6 rows */
 #define KEYS     128
 #define S_STRIDE (KEYS + 16)
-#define DEPTH    256 /* elements of a head that are multiplied at once */
+#define DEPTH    256 /* steps along a head that are made at once */
 #define Q_STRIDE (DEPTH + 16)
 
 struct work {
     const struct attention *job;
-    size_t heads, size, padded, depths;
+    bool is_pairs;
+    size_t heads, size, padded;
+    size_t steps, depths;        /* along a head */
     size_t queries, first_query; /* queries: whole microkernels */
     float *q;                    /* [heads][depths][QUERIES][Q_STRIDE] */
     float *mixes;                /* [heads][QUERIES][padded] */
     float *maxima, *sums;        /* [heads][QUERIES] */
     float *factors;              /* [QUERIES], of the head at hand */
     float *scores;               /* [QUERIES][S_STRIDE] */
-    float *keys;                 /* [KEYS / PANEL][size][PANEL] */
-    float *values;               /* [padded / PANEL][KEYS][PANEL] */
+    float *keys;                 /* [KEYS / PANEL][steps][PANEL] */
+    float *values;               /* [padded / PANEL][KEYS][PANEL]; of pairs half of it */
+    float *rows;                 /* [4][steps] */
 };
 
 static size_t pad(size_t value, size_t step)
@@ -50,28 +62,45 @@ static float *lay_out(struct work *work, float *at)
     PLACE(scores, (size_t)QUERIES * S_STRIDE);
     PLACE(keys, KEYS * work->size);
     PLACE(values, KEYS * work->padded);
+    PLACE(rows, 4 * work->steps);
 #undef PLACE
     return at;
 }
 
-static struct work make_work(size_t head_size, size_t head_count)
+static struct work make_work(size_t head_size, size_t head_count, bool is_pairs)
 {
-    return (struct work){.heads = head_count,
+    size_t steps = is_pairs ? (head_size + 1) / 2 : head_size;
+    return (struct work){.is_pairs = is_pairs,
+                         .heads = head_count,
                          .size = head_size,
                          .padded = pad(head_size, PANEL),
-                         .depths = (head_size + DEPTH - 1) / DEPTH};
+                         .steps = steps,
+                         .depths = (steps + DEPTH - 1) / DEPTH};
 }
 
 static size_t attention_scratch(size_t head_size)
 {
     static float origin;
-    struct work work = make_work(head_size, ATTENTION_HEADS);
+    struct work work = make_work(head_size, ATTENTION_HEADS, false);
     return (size_t)(lay_out(&work, &origin) - &origin) * sizeof(float);
 }
 
 static float *queries_of(const struct work *work, size_t head, size_t depth)
 {
     return work->q + (head * work->depths + depth) * QUERIES * Q_STRIDE;
+}
+
+/* `count` elements as the work multiplies them. */
+static void take_elements(const struct work *work, const float *x, size_t count, float *to)
+{
+#if HAS_PAIRS
+    if (work->is_pairs) {
+        take_bf16(x, count, to);
+        return;
+    }
+#endif
+    (void)work;
+    memcpy(to, x, count * sizeof *to);
 }
 
 static void take_queries(struct work *work, const struct attention_tile *tile)
@@ -82,12 +111,13 @@ static void take_queries(struct work *work, const struct attention_tile *tile)
             size_t row = tile->segment->first_row + tile->first_query + t;
             const float *q = job->q + row * job->q_stride + (tile->first_head + h) * work->size;
             for (size_t d = 0; d < work->depths; d++) {
-                size_t left = work->size - d * DEPTH, count = left < DEPTH ? left : DEPTH;
+                size_t depth = work->is_pairs ? 2 * DEPTH : DEPTH; /* elements */
+                size_t left = work->size - d * depth, count = left < depth ? left : depth;
                 float *to = queries_of(work, h, d) + t * Q_STRIDE;
                 if (t < tile->query_count) {
-                    memcpy(to, q + d * DEPTH, count * sizeof *to);
+                    take_elements(work, q + d * depth, count, to);
                 } else {
-                    memset(to, 0, count * sizeof *to);
+                    memset(to, 0, DEPTH * sizeof *to);
                 }
             }
             work->maxima[h * QUERIES + t] = -INFINITY;
@@ -137,29 +167,55 @@ static void take_four_keys(const float *k, size_t stride, size_t count, size_t s
     }
 }
 
+static void take_values(const struct work *work, const float *v, size_t stride, size_t count, size_t width,
+                        float *panel)
+{
+#if HAS_PAIRS
+    for (size_t t = 0; t < count && work->is_pairs; t += 2) {
+        const float *one = v + t * stride, *two = v + (t + 1) * stride;
+        for (size_t i = 0; i < PANEL; i += LANES) {
+            size_t left = width > i ? width - i : 0;
+            vf first = left >= LANES ? load(one + i) : load_part(one + (left > 0 ? i : 0), left, 0.0f);
+            vf second = splat(0.0f);
+            if (t + 1 < count) {
+                second = left >= LANES ? load(two + i) : load_part(two + (left > 0 ? i : 0), left, 0.0f);
+            }
+            store(panel + t / 2 * PANEL + i, pair_up(first, second));
+        }
+    }
+#endif
+    for (size_t t = 0; t < count && !work->is_pairs; t++) {
+        if (width == PANEL) {
+            memcpy(panel + t * PANEL, v + t * stride, PANEL * sizeof *panel);
+        } else {
+            memset(panel + t * PANEL, 0, PANEL * sizeof *panel);
+            memcpy(panel + t * PANEL, v + t * stride, width * sizeof *panel);
+        }
+    }
+}
+
 /* Keys [first, first + count) of the sequence, and zeros up to whole panels. */
 static void take_keys(struct work *work, const struct attention_tile *tile, size_t first, size_t count)
 {
     const struct attention *job = work->job;
     size_t offset = (tile->segment->first_row + first) * job->kv_stride + tile->kv_head * work->size;
     for (size_t t = 0; t < pad(count, PANEL); t += 4) {
-        size_t left = t < count ? count - t : 0;
-        take_four_keys(job->k + offset + (t < count ? t : 0) * job->kv_stride, job->kv_stride,
-                       left < 4 ? left : 4, work->size,
-                       work->keys + t / PANEL * PANEL * work->size + t % PANEL);
+        size_t left = t < count ? count - t : 0, there = left < 4 ? left : 4, stride = job->kv_stride;
+        const float *k = job->k + offset + (t < count ? t : 0) * stride;
+        if (work->is_pairs) {
+            for (size_t r = 0; r < there; r++) {
+                take_elements(work, k + r * stride, work->size, work->rows + r * work->steps);
+            }
+            k = work->rows;
+            stride = work->steps;
+        }
+        take_four_keys(k, stride, there, work->steps,
+                       work->keys + t / PANEL * PANEL * work->steps + t % PANEL);
     }
     for (size_t column = 0; column < work->padded; column += PANEL) {
-        size_t left = work->size - column, width = left < PANEL ? left : PANEL;
-        float *panel = work->values + column * KEYS;
-        for (size_t t = 0; t < count; t++) {
-            const float *v = job->v + offset + t * job->kv_stride + column;
-            if (width == PANEL) {
-                memcpy(panel + t * PANEL, v, PANEL * sizeof *panel);
-            } else {
-                memset(panel + t * PANEL, 0, PANEL * sizeof *panel);
-                memcpy(panel + t * PANEL, v, width * sizeof *panel);
-            }
-        }
+        size_t left = work->size - column;
+        take_values(work, job->v + offset + column, job->kv_stride, count, left < PANEL ? left : PANEL,
+                    work->values + column * KEYS);
     }
 }
 
@@ -181,17 +237,27 @@ static struct view view_of(const struct attention *job, size_t query, size_t fir
     return view;
 }
 
+static ALWAYS_INLINE void multiply(const struct work *work, size_t steps, const float *a, size_t a_stride,
+                                   const float *b, struct tile_sums *ret)
+{
+    if (HAS_PAIRS && work->is_pairs) {
+        micro(MICRO_ROWS, true, steps, a, a_stride, b, PANEL, ret);
+    } else {
+        micro(MICRO_ROWS, false, steps, a, a_stride, b, PANEL, ret);
+    }
+}
+
 /* Scores of the microkernel's rows at `row` against the first `end` keys of the block. */
 static void score(const struct work *work, size_t head, size_t row, size_t end)
 {
     for (size_t column = 0; column < end; column += MICRO_COLUMNS) {
-        const float *panel = work->keys + column / PANEL * PANEL * work->size + column % PANEL;
+        const float *panel = work->keys + column / PANEL * PANEL * work->steps + column % PANEL;
         float *out = work->scores + row * S_STRIDE + column;
         for (size_t d = 0; d < work->depths; d++) {
-            size_t left = work->size - d * DEPTH;
+            size_t left = work->steps - d * DEPTH;
             struct tile_sums t;
-            micro(MICRO_ROWS, false, left < DEPTH ? left : DEPTH, queries_of(work, head, d) + row * Q_STRIDE,
-                  Q_STRIDE, panel + d * DEPTH * PANEL, PANEL, &t);
+            multiply(work, left < DEPTH ? left : DEPTH, queries_of(work, head, d) + row * Q_STRIDE, Q_STRIDE,
+                     panel + d * DEPTH * PANEL, &t);
             UNROLL
             for (size_t r = 0; r < MICRO_ROWS; r++) {
                 float *to = out + r * S_STRIDE;
@@ -277,6 +343,11 @@ static void weigh_rows(const struct work *work, size_t row, size_t rows, const s
         work->factors[row + r] = factors[r];
         sums[r] = sums[r] * factors[r] + weigh(scores, views[r], end, after[r], factor);
         maxima[r] = views[r].first < views[r].end ? after[r] : maxima[r];
+#if HAS_PAIRS
+        if (work->is_pairs) {
+            take_bf16(scores, pad(end, LANES), scores); /* behind what has been read */
+        }
+#endif
     }
 }
 
@@ -285,8 +356,8 @@ static void mix(const struct work *work, size_t head, size_t row, size_t end)
 {
     for (size_t column = 0; column < work->size; column += MICRO_COLUMNS) {
         struct tile_sums t;
-        micro(MICRO_ROWS, false, end, work->scores + row * S_STRIDE, S_STRIDE,
-              work->values + column / PANEL * PANEL * KEYS + column % PANEL, PANEL, &t);
+        multiply(work, work->is_pairs ? (end + 1) / 2 : end, work->scores + row * S_STRIDE, S_STRIDE,
+                 work->values + column / PANEL * PANEL * KEYS + column % PANEL, &t);
         float *to = work->mixes + (head * QUERIES + row) * work->padded + column;
         UNROLL
         for (size_t r = 0; r < MICRO_ROWS; r++) {
@@ -335,7 +406,7 @@ static void give_mixes(const struct work *work, const struct attention_tile *til
 static void attend(const struct attention_tile *tile)
 {
     const struct attention *job = tile->job;
-    struct work work = make_work(job->head_size, tile->head_count);
+    struct work work = make_work(job->head_size, tile->head_count, HAS_PAIRS && job->dtype == DTYPE_BF16);
     lay_out(&work, tile->scratch);
     work.job = job;
     work.first_query = tile->first_query;
@@ -392,7 +463,7 @@ static void attend_row(const struct attention_rows *rows, const struct attention
 {
     size_t row = tile->first_query;
     struct attention job = {.scale = rows->scale, .softcap = rows->softcap};
-    struct work work = make_work(rows->head_size, tile->head_count);
+    struct work work = make_work(rows->head_size, tile->head_count, false);
     lay_out(&work, tile->scratch);
     work.job = &job;
     size_t count = rows->counts[row];

@@ -155,20 +155,6 @@ static void restore_denormals(unsigned before)
 
 #if defined(__AVX512BF16__)
 
-/* A row of x as bf16; a zero behind an odd end. */
-static void take_bf16(const float *x, size_t count, float *to)
-{
-    size_t i = 0;
-    for (; i + 32 <= count; i += 32) {
-        __m512bh pairs = _mm512_cvtne2ps_pbh(_mm512_loadu_ps(x + i + 16), _mm512_loadu_ps(x + i));
-        memcpy(to + i / 2, &pairs, sizeof pairs);
-    }
-    for (; i < count; i += 2) {
-        float two[2] = {x[i], i + 1 < count ? x[i + 1] : 0.0f};
-        dtype_from_f32(DTYPE_BF16, two, 2, to + i / 2);
-    }
-}
-
 static void product_bf16(const struct product *job)
 {
     size_t k = job->w->k, even = (k + 1) / 2 * 2;

@@ -7,6 +7,7 @@
 #ifndef WORKERS_TENSOR_NATIVE_MICRO_H
 #define WORKERS_TENSOR_NATIVE_MICRO_H
 
+#include "workers/tensor/dtype.h"
 #include "workers/tensor/native/vector.h"
 
 #if LANES == 16
@@ -27,6 +28,30 @@
 struct tile_sums {
     vf sums[MICRO_ROWS][2];
 };
+
+#if defined(__AVX512BF16__)
+/* A row of x as bf16; a zero behind an odd end. */
+static inline void take_bf16(const float *x, size_t count, float *to)
+{
+    size_t i = 0;
+    for (; i + 32 <= count; i += 32) {
+        __m512bh pairs = _mm512_cvtne2ps_pbh(_mm512_loadu_ps(x + i + 16), _mm512_loadu_ps(x + i));
+        memcpy(to + i / 2, &pairs, sizeof pairs);
+    }
+    for (; i < count; i += 2) {
+        float two[2] = {x[i], i + 1 < count ? x[i + 1] : 0.0f};
+        dtype_from_f32(DTYPE_BF16, two, 2, to + i / 2);
+    }
+}
+
+/* Two vectors as the elements of pairs. */
+static inline vf pair_up(vf first, vf second)
+{
+    __m512i low = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)first));
+    __m512i high = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)second));
+    return (vf)_mm512_or_si512(low, _mm512_slli_epi32(high, 16));
+}
+#endif
 
 static ALWAYS_INLINE vf step(bool is_pairs, vf a, vf b, vf sum)
 {

@@ -89,7 +89,7 @@ static bool cpu_has(const char *isa)
     bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
                       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
     if (strcmp(isa, "amx") == 0) {
-        return has_avx512 && has_amx();
+        return has_avx512 && __builtin_cpu_supports("avx512bf16") && has_amx();
     }
     if (strcmp(isa, "amx_emulated") == 0) {
         return has_avx2; /* for tests, where they can be run at all */
@@ -114,23 +114,23 @@ const struct kernels *native_kernels_of(const char *isa, struct error *error)
         error_set(error, ERROR_UNSUPPORTED, "this CPU or build lacks the instruction set \"%.20s\"", isa);
         return NULL;
     }
-#define FILL_SET(set, base, products)                                                                        \
+#define FILL_SET(set, base, attention, products)                                                             \
     if (strcmp(isa, #set) == 0) {                                                                            \
         set = (struct kernels){                                                                              \
             .name = #set, .matrix_bytes = native_matrix_bytes, .matrix_write = native_matrix_write};         \
         native_rows_##base(&set);                                                                            \
         native_dots_##base(&set);                                                                            \
-        native_attention_##base(&set);                                                                       \
+        native_attention_##attention(&set);                                                                  \
         products;                                                                                            \
         return &set;                                                                                         \
     }
-    FILL_SET(baseline, baseline, native_product_baseline(&baseline))
+    FILL_SET(baseline, baseline, baseline, native_product_baseline(&baseline))
 #if defined(__x86_64__)
-    FILL_SET(avx2, avx2, native_product_avx2(&avx2))
-    FILL_SET(avx512, avx512, native_product_avx512(&avx512))
-    FILL_SET(avx512_bf16, avx512, native_product_avx512_bf16(&avx512_bf16))
-    FILL_SET(amx, avx512, (native_product_avx512(&amx), native_product_amx(&amx)))
-    FILL_SET(amx_emulated, avx2,
+    FILL_SET(avx2, avx2, avx2, native_product_avx2(&avx2))
+    FILL_SET(avx512, avx512, avx512, native_product_avx512(&avx512))
+    FILL_SET(avx512_bf16, avx512, avx512_bf16, native_product_avx512_bf16(&avx512_bf16))
+    FILL_SET(amx, avx512, avx512_bf16, (native_product_avx512(&amx), native_product_amx(&amx)))
+    FILL_SET(amx_emulated, avx2, avx2,
              (native_product_avx2(&amx_emulated), native_product_amx_emulated(&amx_emulated)))
 #endif
     return NULL;

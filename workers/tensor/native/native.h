@@ -24,6 +24,7 @@ NATIVE_SET(baseline)
 NATIVE_SET(avx2)
 NATIVE_SET(avx512)
 void native_product_avx512_bf16(struct kernels *kernels);
+void native_attention_avx512_bf16(struct kernels *kernels);
 /* Put bf16 products in the place of those that are there. */
 void native_product_amx(struct kernels *kernels);
 void native_product_amx_emulated(struct kernels *kernels);

@@ -1,7 +1,7 @@
 /*
  * tests/unit/workers/tensor/attention_test.c: attention of whole sequences and of single rows, every backend against
  * `reference`, with windows, soft caps, shared heads and several sequences; and the promise that a sequence's bits are its own.
- * Tolerance: 3e-6 of the largest value, 2e-4 with scores of several hundreds, whose last places are that far apart.
+ * Tolerance: 3e-6 of the largest value (2e-2 where products may round their operands to bf16), 2e-4 with scores of several hundreds, whose last places are that far apart.
  */
 #include "tests/unit/workers/tensor/devices.h"
 
@@ -23,6 +23,7 @@ static const struct shape shapes[] = {
 
 struct problem {
     struct shape shape;
+    enum dtype dtype;
     size_t rows, stride;
     float *qkv; /* owned; q, k and v of a row side by side */
     struct segment segments[3];
@@ -48,7 +49,8 @@ static float *attend(struct side *side, const struct problem *problem)
     const struct shape *shape = &problem->shape;
     size_t width = shape->heads * shape->size;
     const float *qkv = side_floats(side, problem->qkv, problem->rows * problem->stride);
-    struct attention job = {.segments = problem->segments,
+    struct attention job = {.dtype = problem->dtype,
+                            .segments = problem->segments,
                             .segment_count = problem->segment_count,
                             .head_count = shape->heads,
                             .kv_head_count = shape->kv_heads,
@@ -90,6 +92,12 @@ static void attention_agrees_with_reference(void **state)
             float *should = attend(&truth, &problem), *is = attend(&side, &problem);
             assert_close("attention", *name, is, should, problem.rows * shapes[i].heads * shapes[i].size,
                          3e-6);
+            free(is);
+            problem.dtype = DTYPE_BF16;
+            is = attend(&side, &problem);
+            assert_close("bf16 attention", *name, is, should, problem.rows * shapes[i].heads * shapes[i].size,
+                         2e-2);
+            problem.dtype = DTYPE_F32;
             free(should);
             free(is);
             for (size_t r = 0; r < problem.rows * problem.stride; r++) {
@@ -112,9 +120,10 @@ static void a_sequence_has_the_same_bits_in_any_company(void **state)
 {
     (void)state;
     for (const char *const *name = backend_names(); *name != NULL; name++) {
-        for (size_t i = 0; i < COUNT_OF(shapes); i++) {
-            struct problem problem = make_problem(&shapes[i]);
-            size_t width = shapes[i].heads * shapes[i].size;
+        for (size_t i = 0; i < COUNT_OF(shapes) * 2; i++) {
+            struct problem problem = make_problem(&shapes[i / 2]);
+            problem.dtype = i % 2 == 0 ? DTYPE_F32 : DTYPE_BF16;
+            size_t width = shapes[i / 2].heads * shapes[i / 2].size;
             float *first = NULL;
             for (size_t threads = 1; threads <= 4; threads++) {
                 struct side side;
@@ -161,6 +170,7 @@ static void attention_of_a_prefix_has_the_same_bits(void **state)
         for (size_t window = 0; window < 200; window += 90) {
             struct shape shape = {{300, 0, 0}, 4, 2, 24, window, true, 0.0f};
             struct problem problem = make_problem(&shape);
+            problem.dtype = window == 90 ? DTYPE_BF16 : DTYPE_F32;
             float *whole = attend(&side, &problem);
             for (size_t p = 0; p < COUNT_OF(prefixes); p++) {
                 problem.rows = problem.segments[0].count = prefixes[p];
