@@ -72,6 +72,13 @@ const struct gguf_pre gguf_pres[] = {
 
 /* ---- pieces ---------------------------------------------------------------------------------------------- */
 
+/* What tokenizer.json can hold: UTF-8 without NUL. */
+static bool is_sound(const struct gguf_text *text, size_t max_bytes)
+{
+    return text->length <= max_bytes && text_is_utf8(text->bytes, text->length) &&
+           memchr(text->bytes, '\0', text->length) == NULL;
+}
+
 static void append_token(struct text *out, const struct gguf_text *token)
 {
     text_append_json(out, token->bytes, token->length);
@@ -254,9 +261,9 @@ static bool append_file_merges(const struct vocabulary *vocabulary)
     text_append(vocabulary->out, ",\"merges\":[");
     for (size_t i = 0; i < merges->count; i++) {
         const struct gguf_text *merge = &merges->texts[i];
-        if (!text_is_utf8(merge->bytes, merge->length)) {
+        if (!is_sound(merge, 2 * TOKEN_MAX_BYTES + 1)) {
             return error_set_field(vocabulary->error, ERROR_CORRUPT_FILE, "tokenizer.ggml.merges",
-                                   "GGUF key tokenizer.ggml.merges: merge %zu is no UTF-8", i);
+                                   "GGUF key tokenizer.ggml.merges: merge %zu is too long or no UTF-8", i);
         }
         text_append(vocabulary->out, i > 0 ? "," : "");
         append_token(vocabulary->out, merge);
@@ -620,8 +627,7 @@ static bool read_vocabulary(struct vocabulary *vocabulary)
     }
     for (size_t id = 0; id < count; id++) {
         const struct gguf_text *token = &vocabulary->tokens->texts[id];
-        if (token->length > TOKEN_MAX_BYTES || !text_is_utf8(token->bytes, token->length) ||
-            memchr(token->bytes, '\0', token->length) != NULL) {
+        if (!is_sound(token, TOKEN_MAX_BYTES)) {
             return error_set_field(vocabulary->error, ERROR_CORRUPT_FILE, key,
                                    "GGUF key %s: token %zu is too long or no UTF-8", key, id);
         }
