@@ -674,7 +674,7 @@ static void check_memory(struct side *side, struct side *truth)
         side_clear(side);
     }
     struct error error = {0};
-    assert_null(side->ops->memory_create(side->device, SIZE_MAX / 4, "everything", &error));
+    assert_null(side->ops->memory_create(side->device, SIZE_MAX / 2, "everything", &error));
     assert_int_equal(error.code, ERROR_OUT_OF_MEMORY);
     assert_non_null(strstr(error.message, "everything"));
 }
