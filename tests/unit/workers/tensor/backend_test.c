@@ -685,6 +685,24 @@ static void memory_is_zeroed_and_moves_both_ways(void **state)
     FOR_EACH_BACKEND(check_memory);
 }
 
+static void check_overhead(struct side *side, struct side *truth)
+{
+    (void)truth;
+    const char *name = device_name(side->device);
+    uint64_t one = device_overhead_bytes(name, DTYPE_F32, 1, 2048, 4096),
+             two = device_overhead_bytes(name, DTYPE_F32, 2, 2048, 4096);
+    assert_true(one > 0 || !side->ops->is_host);
+    assert_true(two >= one && device_overhead_bytes(name, DTYPE_F32, 2, 4096, 8192) >= two);
+    assert_true(two < (uint64_t)1 << 31);
+}
+
+static void what_a_device_takes_is_known_before(void **state)
+{
+    (void)state;
+    FOR_EACH_BACKEND(check_overhead);
+    assert_int_equal(device_overhead_bytes("abacus", DTYPE_F32, 1, 1, 1), 0);
+}
+
 static void an_unknown_backend_is_refused_by_name(void **state)
 {
     (void)state;
@@ -721,6 +739,7 @@ int main(void)
         cmocka_unit_test(jobs_of_nothing_do_nothing),
         cmocka_unit_test(a_cancelled_job_says_so),
         cmocka_unit_test(memory_is_zeroed_and_moves_both_ways),
+        cmocka_unit_test(what_a_device_takes_is_known_before),
         cmocka_unit_test(an_unknown_backend_is_refused_by_name),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -7,6 +7,7 @@
  * that rounds its operands too.
  */
 #include "tests/unit/workers/tensor/devices.h"
+#include "workers/tensor/cpu.h"
 
 #define TOLERANCE(k) (2e-6 * sqrt((double)(k) + 8.0))
 
@@ -241,6 +242,31 @@ static void instruction_sets_that_fuse_give_the_same_bits(void **state)
     free(kept);
 }
 
+static void rows_are_rounded_to_bf16_as_weights_are(void **state)
+{
+    (void)state;
+    const struct kernels *kernels = native_kernels(NULL);
+    if (kernels == NULL) {
+        skip(); /* PRUNED_ISA names a set that this CPU lacks */
+    }
+    enum { COUNT = 4099 };
+    static const float ends[] = {0.0f,   -0.0f,   INFINITY,    -INFINITY,  3.4028235e38f,
+                                 1e-45f, -1e-40f, 1.00390625f, 1.01171875f};
+    float *x = noise(COUNT, 1, 1e3f);
+    memcpy(x, ends, sizeof ends);
+    uint16_t *is = memory_create(COUNT, sizeof *is), *should = memory_create(COUNT, sizeof *should);
+    kernels->to_bf16(COUNT, x, is);
+    dtype_from_f32(DTYPE_BF16, x, COUNT, should);
+    assert_memory_equal(is, should, COUNT * sizeof *is);
+    float nan = NAN, back = 0.0f;
+    kernels->to_bf16(1, &nan, is);
+    dtype_to_f32(DTYPE_BF16, is, 1, &back);
+    assert_true(isnan(back));
+    free(x);
+    free(is);
+    free(should);
+}
+
 /* ---- head -------------------------------------------------------------------------------------------------------- */
 
 struct heads {
@@ -402,6 +428,7 @@ int main(void)
         cmocka_unit_test(a_row_does_not_depend_on_the_rest_of_the_job),
         cmocka_unit_test(a_prefix_of_a_segment_has_the_same_bits),
         cmocka_unit_test(instruction_sets_that_fuse_give_the_same_bits),
+        cmocka_unit_test(rows_are_rounded_to_bf16_as_weights_are),
         cmocka_unit_test(head_agrees_with_reference),
         cmocka_unit_test(head_has_the_same_bits_however_it_is_cut),
         cmocka_unit_test(ties_go_to_the_first_column),
