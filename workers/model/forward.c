@@ -203,6 +203,7 @@ static bool attend(const struct pass *pass, const float *projected, size_t strid
                             .head_size = config->head_size,
                             .window = layer->window_tokens,
                             .is_causal = !pass->model->architecture->is_encoder,
+                            .dtype = device_dtype(pass->model->device),
                             .scale = (float)config->attention_scale,
                             .softcap = (float)config->attention_softcap,
                             .q = projected,
