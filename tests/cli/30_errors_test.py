@@ -4,7 +4,7 @@ import json
 import os
 import sys
 
-from command import main, pruning, run, world
+from command import ROOT, main, pruning, run, world
 
 HELPERS = ("main", "refused")
 
@@ -104,6 +104,20 @@ def models_must_be_whole(folder):
         json.dump(config, file)
     out = os.path.join(folder, "fine")
     run(pruning(w), out)
+
+
+def what_a_model_cannot_be_used_for_is_said_before_anything_runs(folder):
+    w = world(folder)
+    families = os.path.join(ROOT, "tests", "golden", "families")
+    encoder = os.path.join(families, "bert")
+    refused(folder, {**pruning(w), "model": encoder}, "unsupported", "/model", text="encoder")
+    refused(folder, {**pruning(w, "last_blocks", target={"num_layers": 1}), "model": encoder}, "unsupported", "/model")
+    refused(folder, {"type": "evaluation", "model": encoder, "evaluation": {}}, "unsupported", "/model", text="encoder")
+    wordless = {**pruning(w), "model": os.path.join(families, "gpt2")}
+    refused(folder, wordless, "not_found", "tokenizer.json")
+    refused(folder, {**wordless, "output": {"layout": "heterogeneous"}}, "unsupported", "/output/layout", text="gpt2")
+    refused(folder, pruning(w, output={"formats": ["gguf:f16", "hf", "gguf:f16"]}), "invalid_argument", "/output/formats/2",
+            text="twice")
 
 
 def a_plan_of_another_model_is_refused(folder):

@@ -26,6 +26,8 @@
 enum export_layout { EXPORT_AUTO, EXPORT_UNIFORM, EXPORT_IDENTITY, EXPORT_HETEROGENEOUS };
 bool export_layout_parse(const char *text, enum export_layout *ret_layout);
 const char *export_layout_name(enum export_layout layout);
+/* What no plan can change: UNSUPPORTED where a model of this family is never written so. */
+bool export_check_layout(const struct model_config *config, enum export_layout layout, struct error *error);
 /* "keep", "float32", "bfloat16", "float16"; *ret_keep true for the first. */
 bool export_dtype_parse(const char *text, bool *ret_keep, enum dtype *ret_dtype);
 

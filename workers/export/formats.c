@@ -150,6 +150,21 @@ static struct gguf_export export_of(struct feed *feed, enum dtype dtype)
 
 /* ---- checking ---------------------------------------------------------------------------------------------------- */
 
+static bool check_once(const json_t *formats, struct error *error)
+{
+    for (size_t i = 0; i < json_array_size(formats); i++) {
+        for (size_t before = 0; before < i; before++) {
+            if (json_equal(json_array_get(formats, before), json_array_get(formats, i))) {
+                char field[64];
+                (void)snprintf(field, sizeof field, "/output/formats/%zu", i);
+                return error_set_field(error, ERROR_INVALID_ARGUMENT, field, "format %.20s is named twice",
+                                       json_string_value(json_array_get(formats, i)));
+            }
+        }
+    }
+    return true;
+}
+
 bool export_check_formats(const struct export_draft *draft, const struct inventory *inventory,
                           const json_t *formats, const struct export_options *options, uint64_t *ret_bytes,
                           struct error *error)
@@ -162,6 +177,9 @@ bool export_check_formats(const struct export_draft *draft, const struct invento
         return error_set_field(
             error, ERROR_UNSUPPORTED, "/output/formats",
             "a GGUF file cannot hold layout heterogeneous; ask for uniform, identity or auto");
+    }
+    if (!check_once(formats, error)) {
+        return false;
     }
     feed_open(draft, inventory, &feed);
     bool is_good = true;

@@ -232,6 +232,17 @@ static bool is_llama_arithmetic(const struct model_config *config)
            (strcmp(family, "mistral") == 0 && config->layers[0].window_tokens == 0);
 }
 
+bool export_check_layout(const struct model_config *config, enum export_layout layout, struct error *error)
+{
+    if (layout == EXPORT_HETEROGENEOUS && !is_llama_arithmetic(config)) {
+        return error_set_field(
+            error, ERROR_UNSUPPORTED, "/output/layout",
+            "layout heterogeneous is for Llama-type models; this one is %s; ask for identity or auto",
+            config->model_type);
+    }
+    return true;
+}
+
 static bool choose_layout(const struct plan *plan, const struct inventory *inventory,
                           const struct plan_blocks *blocks, const struct export_options *options,
                           enum export_layout *ret_layout, struct error *error)
@@ -250,11 +261,8 @@ static bool choose_layout(const struct plan *plan, const struct inventory *inven
                  : has_modelling_file && !options->is_stock ? EXPORT_HETEROGENEOUS
                                                             : EXPORT_IDENTITY;
     }
-    if (layout == EXPORT_HETEROGENEOUS && !has_modelling_file) {
-        return error_set_field(
-            error, ERROR_UNSUPPORTED, "/output/layout",
-            "layout heterogeneous is for Llama-type models; this one is %s; ask for identity or auto",
-            family);
+    if (!export_check_layout(&inventory->config, layout, error)) {
+        return false;
     }
     size_t incomplete = 0;
     for (size_t i = 0; i < blocks->count; i++) {

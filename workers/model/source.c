@@ -40,8 +40,7 @@ struct source *source_open(const struct inventory *inventory, const char *path, 
     for (size_t i = 0; i < inventory->file_count; i++) {
         source->fds[i] = -1;
     }
-    OWNED_MEMORY char *where = inventory_folder(folder);
-    OWNED_FD int folder_fd = file_open_folder(where, error);
+    OWNED_FD int folder_fd = file_open_folder(folder, error);
     if (folder_fd < 0) {
         return NULL;
     }

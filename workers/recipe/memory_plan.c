@@ -72,14 +72,20 @@ void recipe_read_compute(const json_t *spec, struct recipe_compute *ret_compute)
     };
 }
 
+/* Of tokenizer.json; where a GGUF file brings the tokenizer, of its header, which is little else. */
 static uint64_t tokenizer_bytes(const struct inventory *inventory)
 {
+    uint64_t header_bytes = 0;
     for (size_t i = 0; i < inventory->file_count; i++) {
         if (strcmp(inventory->files[i].path, "tokenizer.json") == 0) {
             return inventory->files[i].bytes;
         }
     }
-    return 0;
+    for (size_t i = 0; inventory_gguf_name(inventory) != NULL && i < inventory->tensor_count; i++) {
+        uint64_t offset = inventory->tensors[i].offset_bytes;
+        header_bytes = i == 0 ? offset : smaller(header_bytes, offset);
+    }
+    return header_bytes;
 }
 
 static void read_needs(const struct inventory *inventory, const json_t *spec, size_t threads,

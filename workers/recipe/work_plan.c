@@ -10,6 +10,7 @@
 #include "base/check.h"
 #include "base/file.h"
 #include "base/memory.h"
+#include "workers/model/architecture.h"
 #include "workers/recipe/spec.h"
 #include <math.h>
 #include <stdlib.h>
@@ -236,7 +237,8 @@ static json_t *plan_output(struct work *work, uint64_t *ret_weight_bytes)
     struct export_draft draft = {0};
     const json_t *formats = json_object_get(json_object_get(work->spec, "output"), "formats");
     uint64_t format_bytes = 0;
-    if ((is_exact && !export_draft_make(plan, work->inventory, &work->options, &draft, &error)) ||
+    if (!export_check_layout(&work->inventory->config, work->options.layout, &error) ||
+        (is_exact && !export_draft_make(plan, work->inventory, &work->options, &draft, &error)) ||
         !export_check_formats(is_exact ? &draft : NULL, work->inventory, formats, &work->options,
                               &format_bytes, &error)) {
         error_list_add_error(work->faults, &error);
@@ -261,7 +263,9 @@ static json_t *list_layouts(const struct work *work)
         CHECK(json_array_append_new(layouts, json_string("uniform")) == 0);
     }
     CHECK(json_array_append_new(layouts, json_string("identity")) == 0);
-    CHECK(json_array_append_new(layouts, json_string("heterogeneous")) == 0);
+    if (export_check_layout(&work->inventory->config, EXPORT_HETEROGENEOUS, NULL)) {
+        CHECK(json_array_append_new(layouts, json_string("heterogeneous")) == 0);
+    }
     if (work->options.layout == EXPORT_UNIFORM && !is_packing) {
         CHECK(json_array_append_new(
                   work->warnings,
@@ -355,6 +359,37 @@ static void read_method(struct work *work)
     work->target.element_bytes = work->options.is_dtype_kept ? 0 : dtype_bytes(work->options.dtype);
 }
 
+/* A GGUF file may bring a tokenizer of its own. */
+static void check_tokenizer(struct work *work)
+{
+    const json_t *evaluation = json_object_get(work->spec, "evaluation");
+    bool is_needed = (work->method != NULL && (work->method->needs & PRUNE_NEED_CALIBRATION) != 0) ||
+                     json_object_get(evaluation, "text") != NULL ||
+                     json_array_size(json_object_get(evaluation, "tasks")) > 0;
+    bool is_there = inventory_gguf_name(work->inventory) != NULL;
+    for (size_t i = 0; i < work->inventory->file_count; i++) {
+        is_there = is_there || strcmp(work->inventory->files[i].path, "tokenizer.json") == 0;
+    }
+    if (is_needed && !is_there) {
+        error_list_add(work->faults, ERROR_NOT_FOUND, "tokenizer.json",
+                       "the model has no tokenizer.json, which calibration, texts and tasks need");
+    }
+}
+
+/* All that jobs do ends in the loss of a head; and what an encoder would be without a sublayer no layout can express. */
+static bool check_is_decoder(const struct inventory *inventory, struct error_list *faults)
+{
+    if (architecture_of(&inventory->config)->is_encoder) {
+        error_list_add(
+            faults, ERROR_UNSUPPORTED, "/model",
+            "a model of type %s is an encoder: it has no language model's head, so jobs can neither "
+            "prune nor measure it",
+            inventory->config.model_type);
+        return false;
+    }
+    return true;
+}
+
 static json_t *make_plan(struct work *work)
 {
     json_t *plan = json_object();
@@ -364,6 +399,7 @@ static json_t *make_plan(struct work *work)
         check_calibration(work);
     }
     check_evaluation(work);
+    check_tokenizer(work);
     if (work->method != NULL) {
         json_put(plan, "output", plan_output(work, &weight_bytes));
         json_put(plan, "layouts", list_layouts(work));
@@ -404,7 +440,7 @@ bool recipe_plan(const struct recipe_job *job, json_t **ret_plan, json_t **ret_i
     const char *type = NULL;
     JSON_OWNED spec = recipe_resolve_spec(job->spec, &type, faults);
     OWNED(inventory) inventory = find_inventory(job, ret_inventory, faults);
-    if (spec == NULL || inventory == NULL) {
+    if (spec == NULL || inventory == NULL || !check_is_decoder(inventory, faults)) {
         return false;
     }
     struct work work = {.job = job, .spec = spec, .inventory = inventory, .faults = faults};
