@@ -2,7 +2,7 @@
  * api/models.c: registered models. Registering a model inspects it once (a worker reads the headers of its
  * files) and stores the inventory, so that later requests for it are planned before they are accepted.
  *
- *   {name, source}:  a folder inside a root, used in place
+ *   {name, source}:  a folder or a .gguf file inside a root, used in place
  *   {name, files}:   uploaded blobs, laid out as a folder by storage first; discarded again if the inspection
  * fails
  */
@@ -41,7 +41,11 @@ static const struct param_spec model_members[] = {
      .min = 1,
      .max = 96,
      .help = "letters, digits and . _ - /, the first one a letter or digit"},
-    {.name = "source", .type = PARAM_TEXT, .min = 1, .max = 4096, .help = "file:///folder inside a root"},
+    {.name = "source",
+     .type = PARAM_TEXT,
+     .min = 1,
+     .max = 4096,
+     .help = "file:///folder or file:///file.gguf, inside a root"},
     {.name = "files",
      .type = PARAM_ARRAY,
      .min = 1,
@@ -299,12 +303,9 @@ static json_t *parse_registration(struct request *request, struct registration *
     check_name(registration->name, faults);
     const char *source = json_string_value(json_object_get(body, "source"));
     if (source != NULL) {
-        registration->folder = sources_resolve_path(request->api->options.roots, source, &error);
+        registration->folder = sources_resolve_model(request->api->options.roots, source, &error);
         if (registration->folder == NULL) {
             (void)error_list_add(faults, error.code, "/source", "%s", error.message);
-        } else if (!file_is_folder(registration->folder)) {
-            (void)error_list_add(faults, ERROR_INVALID_ARGUMENT, "/source", "\"%.200s\" is not a folder",
-                                 source);
         } else {
             struct text uri = {0};
             text_append_format(&uri, "file://%s", registration->folder);

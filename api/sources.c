@@ -56,6 +56,16 @@ char *sources_resolve_path(const char *const *roots, const char *uri, struct err
     return NULL;
 }
 
+char *sources_resolve_model(const char *const *roots, const char *uri, struct error *error)
+{
+    OWNED_MEMORY char *path = sources_resolve_path(roots, uri, error);
+    if (path != NULL && !file_is_folder(path) && !text_ends_with(path, ".gguf")) {
+        error_set(error, ERROR_INVALID_ARGUMENT, "\"%.200s\" is neither a folder nor a .gguf file", uri);
+        return NULL;
+    }
+    return TAKE(path);
+}
+
 static void resolve_file(const struct resolver *resolver, const char *uri, const char *pointer)
 {
     struct error error;
@@ -134,16 +144,15 @@ static void resolve_model(const struct resolver *resolver, const char *name)
         resolve_result(resolver, name + strlen("job:"));
     } else if (text_starts_with(name, "file:") || *name == '/') {
         struct error error;
-        sources->model_folder = sources_resolve_path(resolver->roots, name, &error);
+        sources->model_folder = sources_resolve_model(resolver->roots, name, &error);
         if (sources->model_folder == NULL) {
             error_list_add(resolver->faults, error.code, "/model", "%s", error.message);
-        } else if (!file_is_folder(sources->model_folder)) {
-            error_list_add(resolver->faults, ERROR_INVALID_ARGUMENT, "/model", "\"%.200s\" is not a folder",
-                           name);
         }
     } else if (strstr(name, "://") != NULL) {
-        error_list_add(resolver->faults, ERROR_UNSUPPORTED, "/model",
-                       "\"%.200s\": a model is a registered name or id, file:///folder or job:<id>", name);
+        error_list_add(
+            resolver->faults, ERROR_UNSUPPORTED, "/model",
+            "\"%.200s\": a model is a registered name or id, file:///folder, file:///file.gguf or job:<id>",
+            name);
     } else {
         error_list_add(resolver->faults, ERROR_NOT_FOUND, "/model", "no model is registered as \"%.200s\"",
                        name);

@@ -16,8 +16,9 @@
 #include "storage/storage.h"
 
 struct sources {
-    char *model_folder; /* owned, absolute; NULL for a result that is not yet laid out as a folder (see
-                           model_job) */
+    char *
+        model_folder; /* owned, absolute: a folder or a .gguf file; NULL for a result that is not yet laid out as a
+                           folder (see model_job) */
     char *model_job; /* owned job id, or NULL. storage_assemble_model(storage, model_job, model_files) makes
                         the folder */
     json_t *model_files; /* owned with model_job: the result's files [{path, bytes, sha256}] */
@@ -34,6 +35,9 @@ void sources_finish(struct sources *sources);
 /* The path of a file:/// URI or of a plain absolute path, resolved and inside a root; owned. NULL: *error
  * says why. */
 char *sources_resolve_path(const char *const *roots, const char *uri, struct error *error) MUST_USE;
+
+/* The same of a model: a folder, or a file whose name (links resolved) ends in .gguf. Owned. */
+char *sources_resolve_model(const char *const *roots, const char *uri, struct error *error) MUST_USE;
 
 /* {spec, model: {folder, inventory} or {job, files}, inputs}: what api_host.plan takes. Owned. */
 json_t *sources_plan_request(const struct sources *sources, json_t *spec) MUST_USE;

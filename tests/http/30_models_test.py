@@ -106,6 +106,36 @@ def check_folder_model(service):
     tap.ok(service.job_count() <= count + 1, "and stores nothing")
 
 
+def check_gguf_model(service):
+    """A GGUF file of our own, named as the model, in a folder of its own, and cut short."""
+    body = {"model": "tiny", "method": {"type": "last_blocks"}, "target": {"num_layers": 1}, "output": {"formats": ["gguf:f16"]}}
+    job = service.post("/v1/pruning/jobs", body).json
+    tap.equal(service.wait(job["id"])["status"], "succeeded", "a job writes a GGUF file")
+    content = service.get("/v1/jobs/%s/artifacts/model-F16.gguf" % job["id"]).body
+    path = os.path.join(folder, "gguf", "tiny.gguf")
+    os.mkdir(os.path.dirname(path))
+    with open(path, "wb") as file:
+        file.write(content)
+    answer = service.post("/v1/models", {"name": "by-file", "source": "file://" + path})
+    tap.ok(answer.status == 201 and answer.json["model_type"] == "llama", "a GGUF file becomes a model", answer)
+    other = service.post("/v1/models", {"name": "by-folder", "source": "file://" + os.path.dirname(path)})
+    tap.ok(other.status == 201 and other.json["parameter_count"] == answer.json["parameter_count"], "so does its folder", other)
+    for model_name in ("by-file", "file://" + path):
+        job = service.post("/v1/evaluation/jobs", {"model": model_name, "evaluation": {}})
+        tap.ok(job.status == 201 and service.wait(job.json["id"])["status"] == "succeeded", "it is measured: " + model_name, job)
+    with open(path[:-5] + "-cut.gguf", "wb") as file:
+        file.write(content[:-100])
+    cut = service.post("/v1/models", {"name": "cut", "source": "file://" + file.name})
+    tap.ok(cut.status == 422 and cut.code == "corrupt_file" and "tiny-cut.gguf" in cut.json["detail"], "one cut short is refused", cut)
+    text = service.post("/v1/models", {"name": "text", "source": "file://" + os.path.join(model, "config.json")})
+    tap.ok(text.status == 422 and text.fields == ["/source"] and ".gguf" in text.json["detail"], "another file is no model", text)
+    shutil.rmtree(os.path.dirname(path))
+    for name in ("by-file", "by-folder"):
+        job = service.post("/v1/evaluation/jobs", {"model": name, "evaluation": {}})
+        tap.ok(job.status == 422 or service.wait(job.json["id"])["error"]["code"] in ("input_changed", "not_found"),
+               "a file that is gone is said: " + name, job)
+
+
 def check_uploaded_model(service):
     files = [{"path": name, "sha256": service.upload(read(os.path.join(model, name)))} for name in sorted(os.listdir(model))]
     answer = service.post("/v1/models", {"name": "org/uploaded", "files": files})
@@ -122,7 +152,7 @@ def check_uploaded_model(service):
     tap.ok(refused.status in (400, 422), "a broken model is refused", refused)
     tap.equal(settled(os.path.join(service.state, "models"), 1), 1, "and its folder is gone")
     names = [item["name"] for item in service.get("/v1/models").json["data"]]
-    tap.equal(sorted(names), ["org/uploaded", "tiny"], "the list has both models")
+    tap.equal(sorted(names), ["by-file", "by-folder", "org/uploaded", "tiny"], "the list has all models")
     page = service.get("/v1/models?limit=1").json
     tap.ok(page["has_more"] and len(page["data"]) == 1, "and pages")
 
@@ -132,6 +162,7 @@ with Service(roots=[folder]) as running:
     check_curl(running)
     check_broken_upload(running)
     check_folder_model(running)
+    check_gguf_model(running)
     check_uploaded_model(running)
 shutil.rmtree(folder)
 sys.exit(tap.done())
