@@ -23,11 +23,32 @@ struct pass {
     const struct model_layer *layer;
     const float *source; /* what the sublayer reads: rows, or the branch */
     bool is_finite;
+    /* For the tap, beside span's. */
+    size_t index, expert;
+    const int32_t *numbers; /* of the rows that the expert gets */
+    const float *weights_of_rows;
 };
 
 static bool is_decoding(const struct span *span)
 {
     return span->cache != NULL && span->cache->first_rows != NULL;
+}
+
+/* Shows rows of `size` elements at a point of the sublayer. */
+static bool show(const struct pass *pass, enum tap_point point, size_t rows, const float *values, size_t size,
+                 size_t stride, struct error *error)
+{
+    struct tap_rows shown = {.point = point,
+                             .sublayer = pass->index,
+                             .layer = pass->model->sublayers[pass->index].layer,
+                             .expert = pass->expert,
+                             .rows = rows,
+                             .size = size,
+                             .stride = stride,
+                             .values = (float *)(uintptr_t)values,
+                             .numbers = pass->numbers,
+                             .weights = pass->weights_of_rows};
+    return tap_show(pass->model, pass->span, &shown, error);
 }
 
 static bool run_norm(const struct pass *pass, const struct norm_weights *norm, size_t rows, size_t groups,
@@ -223,10 +244,13 @@ static bool run_attention(struct pass *pass, float *scratch, struct error *error
     float *normed = scratch, *projected = normed + rows * size, *mixed = projected + rows * stride;
     const float *keys = projected + pass->layer->head_count * pass->model->config->head_size, *x = NULL;
     return prepare_input(pass, normed, &x, error) &&
+           show(pass, TAP_ATTENTION_INPUT, rows, x, size, size, error) &&
            run_matmul(pass, rows, x, size, &w->in, w->in_bias, projected, stride, error) &&
            normalise_heads(pass, projected, stride, error) && turn(pass, projected, stride, error) &&
            keep_keys_and_values(pass, keys, stride, error) && attend(pass, projected, stride, mixed, error) &&
+           show(pass, TAP_HEADS, rows, mixed, w->out.k, w->out.k, error) &&
            run_matmul(pass, rows, mixed, w->out.k, &w->out, w->out_bias, normed, size, error) &&
+           show(pass, TAP_ATTENTION_OUTPUT, rows, normed, size, size, error) &&
            add_result(pass, normed, error);
 }
 
@@ -245,7 +269,9 @@ static bool run_projections(const struct pass *pass, const struct ffn_weights *w
                            .stride = stride};
     return run_matmul(pass, rows, x, size, &w->in, w->in_bias, projected, stride, error) &&
            pass->backend->activate(pass->exec, &job, error) &&
-           run_matmul(pass, rows, projected, stride, &w->out, w->out_bias, out, size, error);
+           show(pass, TAP_CHANNELS, rows, projected, width, stride, error) &&
+           run_matmul(pass, rows, projected, stride, &w->out, w->out_bias, out, size, error) &&
+           show(pass, TAP_FFN_OUTPUT, rows, out, size, size, error);
 }
 
 static bool run_ffn(struct pass *pass, float *scratch, struct error *error)
@@ -254,7 +280,7 @@ static bool run_ffn(struct pass *pass, float *scratch, struct error *error)
     size_t rows = pass->span->row_count, size = pass->model->config->hidden_size;
     float *normed = scratch, *result = normed + rows * size, *projected = result + rows * size;
     const float *x = NULL;
-    return prepare_input(pass, normed, &x, error) &&
+    return prepare_input(pass, normed, &x, error) && show(pass, TAP_FFN_INPUT, rows, x, size, size, error) &&
            run_projections(pass, w, rows, x, projected, result, error) && add_result(pass, result, error);
 }
 
@@ -301,6 +327,9 @@ static bool run_expert(struct pass *pass, size_t expert, const struct routing *r
                           .to_rows = routing->rows,
                           .factors = routing->factors};
     bool is_finite = true;
+    pass->expert = expert;
+    pass->numbers = routing->rows;
+    pass->weights_of_rows = routing->factors;
     bool is_done = count == 0 || (pass->backend->copy_rows(pass->exec, &gather, error) &&
                                   run_projections(pass, &pass->weights->experts[expert], count, gathered,
                                                   projected, result, error) &&
@@ -329,7 +358,7 @@ static bool run_experts(struct pass *pass, float *scratch, struct error *error)
                         .weights = chosen_weights};
     const float *x = NULL;
     CHECK(pass->model->architecture->norm_placement == NORM_BEFORE);
-    if (!prepare_input(pass, normed, &x, error) ||
+    if (!prepare_input(pass, normed, &x, error) || !show(pass, TAP_FFN_INPUT, rows, x, size, size, error) ||
         !run_matmul(pass, rows, normed, size, &pass->weights->router, NULL, logits, experts, error) ||
         !pass->backend->route(pass->exec, &job, error)) {
         return false;
@@ -368,6 +397,7 @@ bool run_span(struct model *model, size_t index, const struct sublayer_weights *
                         .exec = &model->exec,
                         .span = span,
                         .weights = weights,
+                        .index = index,
                         .layer = &model->config->layers[sublayer->layer],
                         .source = span->branch != NULL ? span->branch : span->rows};
     bool is_done = is_attention                   ? run_attention(&pass, scratch, error)
@@ -404,7 +434,8 @@ static bool run_chunks(struct model *model, size_t index, const struct sublayer_
                             .row_count = chunk->row_count,
                             .segments = chunk->segments,
                             .segment_count = chunk->segment_count,
-                            .cache = cache_rows != NULL ? &cache : NULL};
+                            .cache = cache_rows != NULL ? &cache : NULL,
+                            .first_row = chunk->first_row};
         if (!run_span(model, index, weights, &span, model->scratch, error)) {
             return false;
         }

@@ -21,16 +21,30 @@
 #include <stddef.h>
 #include <stdint.h>
 
+struct patch;
+/* How a tensor of a pruned model comes of the source's (plan_apply). Lists ascend; they name rows and columns of the source's canonical
+ * tensor and lie in the inventory's arena. */
+struct tensor_edit {
+    uint64_t rows, columns;      /* of the source's canonical tensor */
+    const uint32_t *row_list;    /* [shape[0]]; NULL: all */
+    const uint32_t *column_list; /* [rest]; NULL: all */
+    double scale;                /* of norms' weights w, of 1 + w where the family adds one; 1: none */
+    bool adds_one;
+    bool is_zero;              /* the source has no such tensor */
+    const struct patch *patch; /* may hold the tensor, which then counts alone; NULL: none. Borrowed */
+};
+
 struct inventory_tensor {
     const char *name; /* canonical, whatever the file calls it */
     enum dtype dtype;
     size_t rank;
-    uint64_t shape[8];            /* of the canonical tensor */
-    enum tensor_layout layout;    /* how the stored elements stand to it */
-    size_t layout_heads;          /* where the layout has some */
-    size_t file;                  /* index into files */
-    uint64_t offset_bytes, bytes; /* offset from the start of the file */
-    bool is_extra;                /* the architecture has no such tensor: kept, reported, never read */
+    uint64_t shape[8];              /* of the canonical tensor */
+    enum tensor_layout layout;      /* how the stored elements stand to it */
+    size_t layout_heads;            /* where the layout has some */
+    size_t file;                    /* index into files */
+    uint64_t offset_bytes, bytes;   /* offset from the start of the file */
+    bool is_extra;                  /* the architecture has no such tensor: kept, reported, never read */
+    const struct tensor_edit *edit; /* of a pruned model; NULL: as it is in the file */
 };
 struct inventory_file {
     const char *path; /* relative, safe */
@@ -50,6 +64,7 @@ struct inventory {
     uint64_t parameter_count, prunable_count; /* of what the config asks for; a tied head counts once */
     uint64_t weight_bytes;                    /* of all tensors in the files */
     size_t extra_tensor_count;
+    bool is_derived; /* of a pruned model, by plan_apply: shapes are not those in the files */
 };
 /* Reads config.json, the safetensors headers (single file or index and shards), checks that they agree and
  * that the tokenizer's size fits. All faults at once. hash: also sha256 of every file. NULL on faults. */

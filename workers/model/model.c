@@ -135,6 +135,7 @@ void model_destroy(struct model *model)
     }
     weights_destroy(model->weights);
     device_destroy(model->device);
+    free(model->tap_rows);
     free(model->sublayers);
     free(model);
 }

@@ -8,6 +8,7 @@
 #include "workers/model/architecture.h"
 #include "workers/model/model.h"
 #include "workers/model/rope.h"
+#include "workers/model/tap.h"
 #include "workers/model/weights.h"
 #include "workers/tensor/backend.h"
 
@@ -32,6 +33,9 @@ struct model {
     float *scratch;                /* device memory */
     size_t scratch_count;
     struct model_work work;
+    const struct model_tap *tap; /* borrowed; NULL: none */
+    float *tap_rows;             /* host: rows of a device with memory of its own */
+    size_t tap_count;
 };
 
 /* Makes model->scratch hold at least `count` floats; contents are lost. */
@@ -56,7 +60,11 @@ struct span {
     const struct segment *segments; /* [segment_count], rows from 0 on */
     size_t segment_count;
     const struct kv_cache *cache; /* attention: NULL: keys and values are not kept */
+    size_t first_row;             /* of the hidden; for the tap */
 };
+/* Shows rows to the tap, where it wants this point; rows->values is device memory, [rows, size] with the stride. */
+bool tap_show(struct model *model, const struct span *span, struct tap_rows *rows,
+              struct error *error) MUST_USE;
 /* One sublayer over a span. Its weights are acquired. scratch: sublayer_scratch(...) floats of device memory. */
 size_t sublayer_scratch(const struct model *model, size_t index, size_t row_count);
 bool run_span(struct model *model, size_t index, const struct sublayer_weights *weights,

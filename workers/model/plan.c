@@ -10,7 +10,7 @@
  * same function. Where attention and FFN of a layer read the same (is_parallel), only these two make a block: an FFN
  * that read what another attention wrote would not any more.
  */
-#include "workers/model/plan.h"
+#include "workers/model/plan_internal.h"
 
 #include "base/check.h"
 #include "base/memory.h"
@@ -28,14 +28,17 @@ struct plan *plan_create(size_t sublayer_count)
     plan->sublayer_count = sublayer_count;
     plan->removed = memory_create(sublayer_count > 0 ? sublayer_count : 1, sizeof *plan->removed);
     plan->points = memory_create(sublayer_count > 0 ? sublayer_count : 1, sizeof *plan->points);
+    plan->widths = memory_create(sublayer_count > 0 ? sublayer_count : 1, sizeof *plan->widths);
     return plan;
 }
 
 void plan_destroy(struct plan *plan)
 {
     if (plan != NULL) {
+        plan_clear_widths(plan);
         free(plan->removed);
         free(plan->points);
+        free(plan->widths);
         free(plan);
     }
 }
@@ -181,6 +184,9 @@ void plan_measure(const struct plan *plan, const struct inventory *inventory, si
     FINISHED(plan_blocks) blocks = {0};
     plan_pack(plan, inventory, &blocks);
     size.block_count = blocks.count;
+    if (plan_has_widths(plan)) {
+        plan_measure_widths(plan, inventory, element_bytes, &size);
+    }
     size.sparsity_ratio =
         prunable_before > 0 ? (double)size.removed_prunable_count / (double)prunable_before : 0.0;
     *ret_size = size;
@@ -216,6 +222,7 @@ json_t *plan_format(const struct plan *plan, const struct inventory *inventory)
         CHECK(json_array_append_new(layers, item) == 0);
     }
     json_put(root, "kept", layers);
+    plan_format_widths(plan, root);
     free(sublayers);
     return root;
 }
@@ -263,6 +270,9 @@ struct plan *plan_parse(const json_t *json, struct error *error)
     }
     OWNED(plan) plan = plan_create((size_t)count);
     OWNED_MEMORY bool *seen = memory_create((size_t)count, sizeof *seen);
+    if (!plan_parse_widths(json, plan, error)) {
+        return NULL;
+    }
     for (size_t i = 0; i < json_array_size(points); i++) {
         if (!parse_point(json_array_get(points, i), i, plan, seen, error)) {
             return NULL;

@@ -37,7 +37,12 @@ struct source_view {
     uint64_t groups, parts, size;
     enum tensor_layout layout; /* of the file's rows: PLAIN, ROPE_PAIRS, QKV_CONCATENATED */
     size_t layout_heads;
-    float add; /* to every element */
+    float add; /* to every element, in the end */
+    /* Of a pruned model: the rows and columns that stay, numbers of the view without the edit; NULL: all. */
+    uint64_t full_rows; /* of that view */
+    const uint32_t *row_list, *column_list;
+    float layout_add; /* to every element, first */
+    bool is_flipped;  /* the transpose of the canonical view */
 };
 /* The canonical view. A tensor of rank 1 is [count, 1], of more than two [shape[0], rest]. */
 void source_view_canonical(const struct inventory_tensor *tensor, struct source_view *ret_view);
