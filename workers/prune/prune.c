@@ -57,3 +57,9 @@ enum prune_granularity prune_run_granularity(const struct prune_run *run)
     const char *text = json_string_value(json_object_get(run->parameters, "granularity"));
     return text != NULL && strcmp(text, "block") == 0 ? PRUNE_BY_BLOCK : PRUNE_BY_SUBLAYER;
 }
+
+bool prune_angles_of_all_tokens(const json_t *parameters)
+{
+    const char *text = json_string_value(json_object_get(parameters, "tokens"));
+    return text != NULL && strcmp(text, "all") == 0;
+}
