@@ -87,6 +87,14 @@ struct prune_observer { /* members may be NULL */
     bool (*save)(void *context, const json_t *state, bool must, struct error *error);
 };
 
+/* What the request says of single layers, in the source's numbering. */
+struct prune_layers {
+    size_t layer_count;
+    bool *skip; /* [layer_count]: nothing of the layer goes */
+    double *
+        ratio; /* [layer_count]: share of its prunable weights that goes (width methods); NAN: the allocation decides */
+};
+
 struct prune_run {
     const struct inventory *inventory;
     const struct sublayer *sublayers; /* [sublayer_count] */
@@ -98,13 +106,18 @@ struct prune_run {
     const double *span_angles;         /* [prune_span_count], PRUNE_NEED_SPAN_ANGLES */
     struct prune_evaluator *evaluator; /* PRUNE_NEED_EVALUATOR */
     const struct plan *given;          /* PRUNE_NEED_PLAN */
-    const struct cancel *cancel;       /* may be NULL */
+    const struct prune_layers *layers; /* NULL: the request says nothing of layers */
+    /* PRUNE_TRAIT_CURVE: the curve that an earlier search with the same scores ended with; the search goes on from its end. NULL: none.
+     * `state` is later than it. */
+    const struct plan *curve;
+    const struct cancel *cancel; /* may be NULL */
     struct prune_observer observer;
     const json_t *state; /* of an earlier attempt, from observer.save; NULL: none */
 };
 
+bool prune_is_skipped(const struct prune_run *run, size_t layer);
 enum prune_granularity { PRUNE_BY_SUBLAYER, PRUNE_BY_BLOCK };
-/* The units of a run in residual order: owned (free). */
+/* The units of a run in residual order, those of skipped layers left out: owned (free). */
 size_t prune_list_units(const struct prune_run *run, enum prune_granularity granularity,
                         struct prune_unit **ret_units);
 /* Adds the unit's sublayers to the curve; a result may end at its last one. */
@@ -129,6 +142,7 @@ enum prune_need {
 enum prune_trait {
     PRUNE_TRAIT_CURVE = 1u << 0,  /* its scores are distances of whole models: a removal curve */
     PRUNE_TRAIT_SEEDED = 1u << 1, /* the seed changes its choice */
+    PRUNE_TRAIT_WIDTH = 1u << 2, /* narrows layers: takes `allocation`, `compensation` and layers.per_layer */
 };
 
 struct prune_method {
@@ -138,6 +152,9 @@ struct prune_method {
     unsigned needs, traits;
     const struct param_spec *params;
     size_t param_count;
+    /* Parameters that change no score, only what is made of them: scores are kept and found again without them. NULL-terminated; NULL:
+     * none. */
+    const char *const *late_params;
     /* Required. Fills ret_plan's curve and cuts it at the target, or says UNREACHABLE with the nearest point.
      * ret_plan: empty, of run->sublayer_count. Errors: OUT_OF_MEMORY, NUMERIC, CANCELLED, DRAINED,
      * UNREACHABLE. */
