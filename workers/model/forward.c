@@ -412,9 +412,9 @@ bool run_span(struct model *model, size_t index, const struct sublayer_weights *
 
 /* ---- a sublayer over a batch ------------------------------------------------------------------------------------- */
 
-/* cache_rows: where keys and values are kept, or NULL. */
+/* cache: of the whole batch, or NULL. */
 static bool run_chunks(struct model *model, size_t index, const struct sublayer_weights *weights,
-                       struct hidden *hidden, bool reads_branch, float *cache_rows, const int32_t *to_rows,
+                       struct hidden *hidden, bool reads_branch, const struct kv_cache *cache,
                        struct error *error)
 {
     FINISHED(chunk_list) list = {0};
@@ -427,14 +427,19 @@ static bool run_chunks(struct model *model, size_t index, const struct sublayer_
     for (size_t i = 0; i < list.count; i++) {
         const struct chunk *chunk = &list.chunks[i];
         size_t offset = chunk->first_row * hidden->hidden_size;
-        struct kv_cache cache = {.rows = cache_rows,
-                                 .to_rows = to_rows != NULL ? to_rows + chunk->first_row : NULL};
+        struct kv_cache part = {0};
+        if (cache != NULL) {
+            part = *cache;
+            part.to_rows += chunk->first_row;
+            part.first_rows += part.first_rows != NULL ? chunk->first_row : 0;
+            part.counts += part.counts != NULL ? chunk->first_row : 0;
+        }
         struct span span = {.rows = hidden->rows + offset,
                             .branch = reads_branch ? hidden->branch + offset : NULL,
                             .row_count = chunk->row_count,
                             .segments = chunk->segments,
                             .segment_count = chunk->segment_count,
-                            .cache = cache_rows != NULL ? &cache : NULL,
+                            .cache = cache != NULL && is_attention ? &part : NULL,
                             .first_row = chunk->first_row};
         if (!run_span(model, index, weights, &span, model->scratch, error)) {
             return false;
@@ -461,8 +466,8 @@ static bool keep_branch(const struct model *model, const struct sublayer *sublay
                                        hidden->row_count * hidden->hidden_size * sizeof *hidden->rows, error);
 }
 
-bool run_sublayer_keeping(struct model *model, size_t index, struct hidden *hidden, float *cache_rows,
-                          const int32_t *to_rows, struct error *error)
+bool run_sublayer_cached(struct model *model, size_t index, struct hidden *hidden,
+                         const struct kv_cache *cache, struct error *error)
 {
     CHECK(index < model->sublayer_count);
     const struct sublayer *sublayer = &model->sublayers[index];
@@ -473,14 +478,21 @@ bool run_sublayer_keeping(struct model *model, size_t index, struct hidden *hidd
         !weights_acquire(model->weights, sublayer->layer, is_attention, &weights, error)) {
         return false;
     }
-    bool is_done = run_chunks(model, index, &weights, hidden, reads_branch, cache_rows, to_rows, error);
+    bool is_done = run_chunks(model, index, &weights, hidden, reads_branch, cache, error);
     weights_release(model->weights, sublayer->layer, is_attention);
     return is_done;
 }
 
+bool run_sublayer_keeping(struct model *model, size_t index, struct hidden *hidden, float *cache_rows,
+                          const int32_t *to_rows, struct error *error)
+{
+    struct kv_cache cache = {.rows = cache_rows, .to_rows = to_rows};
+    return run_sublayer_cached(model, index, hidden, cache_rows != NULL ? &cache : NULL, error);
+}
+
 bool model_run_sublayer(struct model *model, size_t index, struct hidden *hidden, struct error *error)
 {
-    return run_sublayer_keeping(model, index, hidden, NULL, NULL, error);
+    return run_sublayer_cached(model, index, hidden, NULL, error);
 }
 
 bool model_run_from(struct model *model, size_t first, const bool *removed, struct hidden *hidden,

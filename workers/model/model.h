@@ -100,6 +100,18 @@ bool model_run_sublayer(struct model *model, size_t index, struct hidden *hidden
 bool model_run_from(struct model *model, size_t first, const bool *removed, struct hidden *hidden,
                     struct error *error) MUST_USE;
 
+/* Sequences that begin alike, at the price of one beginning. Sequence s of `wholes` begins with all tokens of sequence
+ * prefix_of[s] of `prefixes` and goes on; prefix_of never falls. ret_rest (owned): the states after all sublayers (but the removed)
+ * of what goes on, a sequence each, positions where they belong. Values are those of whole sequences within rounding, and a row's
+ * bits depend on its sequence and the prefix's length alone. Sublayer by sublayer, so keys and values of one are held:
+ * model_shared_bytes of the plan of memory, for `rows` tokens of whole sequences. */
+bool model_run_shared(struct model *model, const bool *removed, const struct token_batch *prefixes,
+                      const struct token_batch *wholes, const size_t *prefix_of, struct hidden **ret_rest,
+                      struct error *error) MUST_USE;
+/* False for encoders, with a tap (which what decodes does not show) and where the length of a sequence decides how its beginning is turned (longrope). */
+bool model_can_share(const struct model *model);
+uint64_t model_shared_bytes(const struct model_config *config, size_t rows);
+
 /* ---- the head: never materialises [tokens, vocab] beyond a tile ------------------------------ */
 
 /* Logits of `count` tokens of one sequence from `first`: ret_logits [count, vocab_size]. For dumps and tests.

@@ -75,6 +75,11 @@ bool run_span(struct model *model, size_t index, const struct sublayer_weights *
 bool run_sublayer_keeping(struct model *model, size_t index, struct hidden *hidden, float *cache_rows,
                           const int32_t *to_rows, struct error *error) MUST_USE;
 
+/* The same with a cache for all rows of the batch (its arrays are [row_count]; NULL: none): with first_rows set, the rows attend to
+ * what is kept there and not to each other, so their own keys and values must go there too. */
+bool run_sublayer_cached(struct model *model, size_t index, struct hidden *hidden,
+                         const struct kv_cache *cache, struct error *error) MUST_USE;
+
 /* Cuts the rows of a batch into chunks. Segments longer than cut_rows (WHOLE: none) are cut at multiples of it, counted from
  * their own start: how a sequence is cut depends on nothing else. Neighbours share a chunk while it has at most chunk_rows. */
 #define WHOLE SIZE_MAX

@@ -16,7 +16,7 @@
 static const char *const halves[] = {"first", "second", NULL};
 static const char *const samplings[] = {"first", "random", NULL};
 static const char *const protocols[] = {"gptq", "rolling", NULL};
-static const char *const task_kinds[] = {"generate", "choice", NULL};
+static const char *const task_kinds[] = {"generate", "choice", "language_modeling", NULL};
 static const char *const layouts[] = {"auto", "uniform", "identity", "heterogeneous", NULL};
 static const char *const dtypes[] = {"keep", "float32", "bfloat16", "float16", NULL};
 static const char *const devices[] = {"auto", "cpu", NULL};
@@ -139,8 +139,25 @@ static const struct param_spec task_members[] = {
      .type = PARAM_ENUM,
      .flags = PARAM_REQUIRED,
      .values = task_kinds,
-     .help = "generate: {prompt, answer}, greedy exact match; choice: {query, choices, gold}, highest "
-             "log-likelihood."},
+     .help =
+         "generate: {prompt, answer}, greedy exact match; choice: {query, choices, gold} or {context_options, "
+         "continuation, gold}, highest log-likelihood; language_modeling: {context, continuation}, greedy match and "
+         "perplexity."},
+    {.name = "limit",
+     .type = PARAM_INTEGER,
+     .flags = PARAM_NULLABLE,
+     .min = 1,
+     .max = 9007199254740991.0,
+     .unit = "records",
+     .help = "Only the first records of the file; all unless given."},
+    {.name = "delimiter",
+     .type = PARAM_TEXT,
+     .flags = PARAM_NULLABLE,
+     .min = 0,
+     .max = 64,
+     .help =
+         "Between query or context and what follows (\"\\nAnswer: \"); one space unless given, none where white "
+         "space is there already. Not for generate."},
 };
 static const struct param_spec task_item = {.type = PARAM_OBJECT,
                                             .members = task_members,

@@ -38,7 +38,7 @@ struct needs {
     const json_t *spec;
     const struct prune_method *method; /* NULL: an evaluation */
     size_t calibration_rows, calibration_window, longest_tokens;
-    bool has_generation;
+    bool has_generation, has_choices;
     uint64_t fixed_bytes;
     struct weights_size weights;
 };
@@ -117,6 +117,7 @@ static void read_needs(const struct inventory *inventory, const json_t *spec, si
     {
         const char *kind = json_string_value(json_object_get(task, "kind"));
         needs.has_generation = needs.has_generation || (kind != NULL && strcmp(kind, "generate") == 0);
+        needs.has_choices = needs.has_choices || (kind != NULL && strcmp(kind, "choice") == 0);
     }
     struct recipe_compute compute;
     recipe_read_compute(spec, &compute);
@@ -153,7 +154,8 @@ static uint64_t measure_bytes(const struct needs *needs, size_t batch_tokens)
     const struct model_config *config = &needs->inventory->config;
     uint64_t rows = larger(batch_tokens, needs->longest_tokens);
     uint64_t generated = needs->has_generation ? rows : 512; /* speed decodes a few tokens */
-    return state_bytes(needs, rows) + 64 * rows + generated * kept_bytes_per_token(config);
+    uint64_t shared = needs->has_choices ? model_shared_bytes(config, rows) : 0;
+    return state_bytes(needs, rows) + 64 * rows + generated * kept_bytes_per_token(config) + shared;
 }
 
 /* Two samples of logits, and what the writer holds. */

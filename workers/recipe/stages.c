@@ -143,6 +143,8 @@ static bool load_tasks(struct recipe *recipe, struct error *error)
         if (recipe->tasks[i] == NULL) {
             return false;
         }
+        task_set_limit(recipe->tasks[i], (size_t)json_integer_value(json_object_get(task, "limit")));
+        task_set_delimit(recipe->tasks[i], json_string_value(json_object_get(task, "delimiter")));
         recipe->task_count = i + 1;
     }
     return true;

@@ -2,7 +2,7 @@
 #include "tests/unit/workers/data/fixture.h"
 #include "workers/data/task_set.h"
 
-static void both_kinds_of_records_are_read(void **state)
+static void all_kinds_of_records_are_read(void **state)
 {
     (void)state;
     struct error error = {0};
@@ -27,6 +27,29 @@ static void both_kinds_of_records_are_read(void **state)
     assert_int_equal(verbs->records[0].choice_count, 2);
     assert_string_equal(verbs->records[0].choices[1], "runs");
     assert_int_equal(verbs->records[0].gold, 1);
+    assert_false(verbs->has_contexts);
+    OWNED(task_set)
+    contexts = task_set_load(
+        "who", TASK_CHOICE,
+        fixture_text("w.jsonl", "{\"context_options\":[\"Ann\",\"\"],\"continuation\":\"ran.\",\"gold\":0}"),
+        NULL, NULL, &error);
+    assert_non_null(contexts);
+    assert_true(contexts->has_contexts);
+    assert_string_equal(contexts->records[0].choices[0], "Ann");
+    assert_string_equal(contexts->records[0].answer, "ran.");
+    OWNED(task_set)
+    words = task_set_load("words", TASK_LANGUAGE_MODELING,
+                          fixture_text("l.jsonl", "{\"context\":\"I saw\",\"continuation\":\"it\"}\n"
+                                                  "{\"context\":\"\",\"continuation\":\"He\"}\n"),
+                          NULL, NULL, &error);
+    assert_non_null(words);
+    assert_string_equal(words->records[0].query, "I saw");
+    assert_string_equal(words->records[1].answer, "He");
+    task_set_limit(words, 1);
+    assert_int_equal(words->record_count, 1);
+    assert_int_equal(words->total_count, 2);
+    task_set_limit(words, 7);
+    assert_int_equal(words->record_count, 2);
 }
 
 static void faults_name_file_and_line(void **state)
@@ -50,6 +73,15 @@ static void faults_name_file_and_line(void **state)
         {TASK_CHOICE, "{\"query\":\"a\",\"choices\":[\"b\",7],\"gold\":1}\n", ERROR_CORRUPT_FILE, "choice 1"},
         {TASK_CHOICE, "{\"query\":\"a\",\"choices\":[\"b\",\"\"],\"gold\":1}\n", ERROR_CORRUPT_FILE,
          "choice 1"},
+        {TASK_CHOICE, "{\"context_options\":[\"a\",\"b\"],\"gold\":0}\n", ERROR_CORRUPT_FILE, "continuation"},
+        {TASK_CHOICE, "{\"context_options\":[\"a\",\"b\"],\"continuation\":\"\",\"gold\":0}\n",
+         ERROR_CORRUPT_FILE, "continuation"},
+        {TASK_CHOICE,
+         "{\"context_options\":[\"a\",\"b\"],\"continuation\":\"c\",\"gold\":0}\n"
+         "{\"query\":\"a\",\"choices\":[\"b\",\"c\"],\"gold\":1}\n",
+         ERROR_CORRUPT_FILE, "line 2"},
+        {TASK_LANGUAGE_MODELING, "{\"context\":\"a\"}\n", ERROR_CORRUPT_FILE, "continuation"},
+        {TASK_LANGUAGE_MODELING, "{\"context\":\"a\",\"continuation\":\"\"}\n", ERROR_CORRUPT_FILE, "empty"},
         {TASK_CHOICE, "{\"query\":\"a\",\"choices\":\"b\",\"gold\":1}\n", ERROR_CORRUPT_FILE, "choices"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
@@ -75,13 +107,16 @@ static void kinds_are_spelled_one_way(void **state)
     assert_true(task_kind_parse("choice", &kind));
     assert_int_equal(kind, TASK_CHOICE);
     assert_false(task_kind_parse("Choice", &kind));
+    assert_true(task_kind_parse("language_modeling", &kind));
+    assert_int_equal(kind, TASK_LANGUAGE_MODELING);
     assert_string_equal(task_kind_name(TASK_GENERATE), "generate");
+    assert_string_equal(task_kind_name(TASK_LANGUAGE_MODELING), "language_modeling");
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(both_kinds_of_records_are_read),
+        cmocka_unit_test(all_kinds_of_records_are_read),
         cmocka_unit_test(faults_name_file_and_line),
         cmocka_unit_test(kinds_are_spelled_one_way),
     };

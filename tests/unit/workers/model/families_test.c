@@ -4,7 +4,7 @@
  * states and embeddings); origin.md there says how, and why 2e-5 of the largest logit is the tolerance.
  *
  * A new family joins by its folder alone. What is tried: every CPU backend, weights resident and streamed under the least
- * budget, one sequence at a time and all in a batch, and decoding token by token with the cache.
+ * budget, one sequence at a time and all in a batch, decoding token by token with the cache, and sequences that share a beginning.
  */
 #include "tests/unit/workers/model/golden.h"
 
@@ -108,6 +108,58 @@ static void compare_decoding(const struct golden *golden, struct model *model)
     }
 }
 
+/* Twice the same sequence, the second time without its last token, behind one common first half. */
+static struct hidden *run_shared(const struct golden *golden, struct model *model, const size_t *sequences,
+                                 size_t count)
+{
+    struct token_sequence prefixes[GOLDEN_SEQUENCES_MAX], wholes[2 * GOLDEN_SEQUENCES_MAX];
+    size_t prefix_of[2 * GOLDEN_SEQUENCES_MAX];
+    for (size_t i = 0; i < count; i++) {
+        const struct token_sequence *sequence = &golden->sequences[sequences[i]];
+        prefixes[i] = (struct token_sequence){sequence->tokens, sequence->count / 2};
+        wholes[2 * i] = *sequence;
+        wholes[2 * i + 1] = (struct token_sequence){sequence->tokens, sequence->count - 1};
+        prefix_of[2 * i] = prefix_of[2 * i + 1] = i;
+    }
+    struct token_batch beginnings = {prefixes, count}, all = {wholes, 2 * count};
+    struct hidden *rest = NULL;
+    struct error error = {0};
+    if (!model_run_shared(model, NULL, &beginnings, &all, prefix_of, &rest, &error)) {
+        fail_msg("%s", error.message);
+    }
+    return rest;
+}
+
+/* Sequences with a common beginning: the same values, and bits that do not depend on who else is in the batch. */
+static void compare_shared(const struct golden *golden, struct model *model, const char *what)
+{
+    size_t listed[GOLDEN_SEQUENCES_MAX] = {0}, count = 0, width = golden->width;
+    for (size_t s = 0; s < golden->batch.sequence_count; s++) {
+        listed[count] = s;
+        count += golden->sequences[s].count >= 3 ? 1 : 0;
+    }
+    assert_true(count > 0);
+    OWNED(hidden) together = run_shared(golden, model, listed, count);
+    assert_int_equal(together->sequence_count, 2 * count);
+    for (size_t i = 0; i < count; i++) {
+        const struct token_sequence *sequence = &golden->sequences[listed[i]];
+        size_t shared = sequence->count / 2, rest = sequence->count - shared;
+        OWNED_MEMORY float *whole = memory_create(sequence->count * width, sizeof *whole);
+        OWNED(hidden)
+        plain = golden_run(model, &(struct token_batch){golden->batch.sequences + listed[i], 1});
+        OWNED_MEMORY float *beginning = golden_take_values(golden, model, plain, 0);
+        OWNED_MEMORY float *values = golden_take_values(golden, model, together, 2 * i);
+        OWNED_MEMORY float *shorter = golden_take_values(golden, model, together, 2 * i + 1);
+        memcpy(whole, beginning, shared * width * sizeof *whole);
+        memcpy(whole + shared * width, values, rest * width * sizeof *whole);
+        compare(golden, what, listed[i], whole);
+        assert_memory_equal(values, shorter, (rest - 1) * width * sizeof *values);
+        OWNED(hidden) alone = run_shared(golden, model, listed + i, 1);
+        OWNED_MEMORY float *again = golden_take_values(golden, model, alone, 0);
+        assert_memory_equal(values, again, rest * width * sizeof *values);
+    }
+}
+
 static void a_family_has_the_values_of_transformers(void **state)
 {
     const struct golden *golden = *state;
@@ -121,12 +173,18 @@ static void a_family_has_the_values_of_transformers(void **state)
         if (!golden->is_encoder) {
             compare_decoding(golden, model);
         }
+        if (model_can_share(model)) {
+            compare_shared(golden, model, *name);
+        }
     }
     struct model_size size;
     model_measure(golden->inventory, NULL, DTYPE_F32, 2, 128, &size);
     OWNED(model) streamed = golden_open_model(golden, pool, NULL, size.weights_least_bytes);
     assert_non_null(streamed);
     compare_forward(golden, streamed, "streamed");
+    if (model_can_share(streamed)) {
+        compare_shared(golden, streamed, "streamed");
+    }
 }
 
 int main(void)

@@ -1,0 +1,57 @@
+#!/usr/bin/env python3
+"""What an evaluation measures besides perplexity: tasks of every kind and shape, with their options and faults."""
+import json
+import os
+import sys
+
+from command import load, main, run, world
+
+HELPERS = ("main", "evaluation", "write")
+
+
+def write(folder, name, records):
+    path = os.path.join(folder, name)
+    with open(path, "w") as file:
+        for record in records:
+            file.write(json.dumps(record) + "\n")
+    return path
+
+
+def evaluation(w, **members):
+    return {"type": "evaluation", "model": w["model"], "evaluation": {"speed": False, **members}}
+
+
+def every_shape_of_record_is_measured(folder):
+    w = world(folder)
+    words = write(folder, "words.jsonl", [{"context": "the cat and the", "continuation": word} for word in ("cat", "ran", "on", "and", "the")])
+    who = write(folder, "who.jsonl", [{"context_options": ["the cat", "and the cat"], "continuation": "ran", "gold": i % 2} for i in range(4)])
+    tasks = [{"name": "say", "source": w["generate"], "kind": "generate"}, {"name": "pick", "source": w["choice"], "kind": "choice", "limit": 4},
+             {"name": "who", "source": who, "kind": "choice"}, {"name": "words", "source": words, "kind": "language_modeling"},
+             {"name": "answer", "source": w["choice"], "kind": "choice", "delimiter": "\nAnswer: "}]
+    run(evaluation(w, tasks=tasks), os.path.join(folder, "out"))
+    found = {task["name"]: task for task in load(os.path.join(folder, "out"), "report.json")["evaluation"]["model"]["tasks"]}
+    assert [found[task["name"]]["records"] for task in tasks] == [6, 4, 4, 5, 6]
+    assert found["pick"]["records_total"] == 6 and found["answer"]["delimiter"] == "\nAnswer: "
+    assert found["who"]["accuracy"] == 0.5 and "accuracy_norm" not in found["who"]  # the same verdict for all, half of it right
+    assert abs(found["who"]["accuracy_stderr"] - (0.25 / 3) ** 0.5) < 1e-12
+    assert 0 <= found["pick"]["accuracy_norm"] <= 1 and found["pick"]["accuracy_norm"] == found["pick"]["accuracy_bytes"]
+    assert found["words"]["perplexity"] > 1 and found["words"]["nll_stderr"] > 0
+
+
+def a_fault_names_file_and_line(folder):
+    w = world(folder)
+    for kind, records, word in (("choice", [{"query": "a", "choices": ["b", "c"], "gold": 0}, {"query": "a", "choices": ["b", "c"], "gold": 2}], "gold"),
+                                ("language_modeling", [{"context": "a", "continuation": "b"}, {"context": "a", "continuation": ""}], "continuation"),
+                                ("choice", [{"query": "a", "choices": ["b", "c"], "gold": 0}, {"context_options": ["b", "c"], "continuation": "d", "gold": 0}], "context_options")):
+        path = write(folder, "bad.jsonl", records)
+        _, errors = run(evaluation(w, tasks=[{"name": "t", "source": path, "kind": kind}]), os.path.join(folder, "out-" + word), expect=1)
+        assert "bad.jsonl, line 2" in errors and word in errors, errors
+    good = write(folder, "good.jsonl", [{"context": "a", "continuation": "b"}])
+    for member, value in (("kind", "multiple"), ("limit", 0), ("delimiter", "x" * 65)):
+        task = {"name": "t", "source": good, "kind": "language_modeling", member: value}
+        _, errors = run(evaluation(w, tasks=[task]), os.path.join(folder, "out-" + member), expect=2)
+        assert "/evaluation/tasks/0/" + member in errors, errors
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.modules[__name__]))
