@@ -68,6 +68,8 @@ static struct problem_row find_row(enum error_code code)
         return (struct problem_row){422, "Not a finite number"};
     case ERROR_UNREACHABLE:
         return (struct problem_row){422, "Target out of reach"};
+    case ERROR_QUALITY_GATE_FAILED:
+        return (struct problem_row){422, "Quality gate failed"};
     case ERROR_CORRUPT_FILE:
         return (struct problem_row){422, "Corrupt file"};
     case ERROR_CONFIG_MISMATCH:

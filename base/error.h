@@ -43,20 +43,21 @@
     X(DRAINED, "drained") /* stopped at a checkpoint because asked to */                                     \
     X(FENCED, "fenced")   /* an older epoch tried to write */                                                \
     X(OUT_OF_MEMORY, "out_of_memory")                                                                        \
-    X(UNSUPPORTED, "unsupported")               /* understood, and not something we can do */                \
-    X(NUMERIC, "numeric")                       /* NaN or infinity, named */                                 \
-    X(UNREACHABLE, "unreachable")               /* the target lies beyond what can be removed */             \
-    X(CORRUPT_FILE, "corrupt_file")             /* a file breaks its format */                               \
-    X(CONFIG_MISMATCH, "config_mismatch")       /* config.json contradicts the tensors */                    \
-    X(TOKENIZER_MISMATCH, "tokenizer_mismatch") /* tokenizer does not fit the vocabulary */                  \
-    X(CHECKSUM_MISMATCH, "checksum_mismatch")   /* content is not what its name promises */                  \
-    X(INPUT_CHANGED, "input_changed")           /* a referenced file differs from its inventory */           \
-    X(TEXT_TOO_SHORT, "text_too_short")         /* fewer tokens than one window, or no text */               \
-    X(TEXT_OVERLAP, "text_overlap")             /* calibration and evaluation text share windows */          \
-    X(WORKER_CRASH, "worker_crash")             /* the process died; see design section 5 */                 \
-    X(WORKER_HUNG, "worker_hung")               /* no heartbeat within the lease */                          \
-    X(TIME_LIMIT, "time_limit")                 /* limits.max_seconds passed */                              \
-    X(STORAGE_FULL, "storage_full")             /* disk or quota; nothing was kept */                        \
+    X(UNSUPPORTED, "unsupported")                 /* understood, and not something we can do */              \
+    X(NUMERIC, "numeric")                         /* NaN or infinity, named */                               \
+    X(UNREACHABLE, "unreachable")                 /* the target lies beyond what can be removed */           \
+    X(QUALITY_GATE_FAILED, "quality_gate_failed") /* the pruned model is worse than the request allows */    \
+    X(CORRUPT_FILE, "corrupt_file")               /* a file breaks its format */                             \
+    X(CONFIG_MISMATCH, "config_mismatch")         /* config.json contradicts the tensors */                  \
+    X(TOKENIZER_MISMATCH, "tokenizer_mismatch")   /* tokenizer does not fit the vocabulary */                \
+    X(CHECKSUM_MISMATCH, "checksum_mismatch")     /* content is not what its name promises */                \
+    X(INPUT_CHANGED, "input_changed")             /* a referenced file differs from its inventory */         \
+    X(TEXT_TOO_SHORT, "text_too_short")           /* fewer tokens than one window, or no text */             \
+    X(TEXT_OVERLAP, "text_overlap")               /* calibration and evaluation text share windows */        \
+    X(WORKER_CRASH, "worker_crash")               /* the process died; see design section 5 */               \
+    X(WORKER_HUNG, "worker_hung")                 /* no heartbeat within the lease */                        \
+    X(TIME_LIMIT, "time_limit")                   /* limits.max_seconds passed */                            \
+    X(STORAGE_FULL, "storage_full")               /* disk or quota; nothing was kept */                      \
     X(IO, "io")                                                                                              \
     X(INTERNAL, "internal")
 

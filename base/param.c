@@ -219,6 +219,29 @@ static void param_check_exactly_one(const struct param_spec *spec, const json_t 
     text_finish(&known);
 }
 
+/* The fault stands at the first of the members of which one is required. */
+static void param_check_either(const struct param_spec *spec, const json_t *value, struct text *pointer,
+                               struct error_list *faults)
+{
+    const struct param_spec *first = NULL;
+    struct text known = {0};
+    size_t present = 0;
+    for (size_t i = 0; i < spec->member_count; i++) {
+        const struct param_spec *member = &spec->members[i];
+        if ((member->flags & PARAM_EITHER) != 0) {
+            first = first == NULL ? member : first;
+            text_append(&known, known.length > 0 ? ", " : "at least one of ");
+            text_append(&known, member->name);
+            present += !param_is_absent(member, json_object_get(value, member->name));
+        }
+    }
+    if (first != NULL && present == 0) {
+        text_append(&known, " is required");
+        param_fail_member(ERROR_MISSING_FIELD, first->name, known.bytes, pointer, faults);
+    }
+    text_finish(&known);
+}
+
 static void param_check_object(const struct param_spec *spec, const json_t *value, struct text *pointer,
                                struct error_list *faults)
 {
@@ -231,6 +254,7 @@ static void param_check_object(const struct param_spec *spec, const json_t *valu
     if ((spec->flags & PARAM_EXACTLY_ONE) != 0) {
         param_check_exactly_one(spec, value, pointer, faults);
     }
+    param_check_either(spec, value, pointer, faults);
     for (size_t i = 0; i < spec->member_count; i++) {
         const struct param_spec *member = &spec->members[i];
         const json_t *given = json_object_get(value, member->name);
@@ -306,7 +330,8 @@ static void param_check_array(const struct param_spec *spec, const json_t *value
 static void param_check_map(const struct param_spec *spec, const json_t *value, struct text *pointer,
                             struct error_list *faults)
 {
-    const struct param_spec item = {.type = PARAM_TEXT, .max = spec->item_max};
+    const struct param_spec text = {.type = PARAM_TEXT, .max = spec->item_max};
+    const struct param_spec *item = spec->member_count > 0 ? &spec->members[0] : &text;
     size_t count = json_object_size(value);
     if (param_is_bounded(spec) && ((double)count < spec->min || (double)count > spec->max)) {
         (void)error_list_add(faults, ERROR_OUT_OF_RANGE, pointer->bytes,
@@ -320,7 +345,7 @@ static void param_check_map(const struct param_spec *spec, const json_t *value, 
         if (length == 0 || length > PARAM_MAP_KEY_BYTES) {
             param_fail_member(ERROR_OUT_OF_RANGE, key, "a key must have 1 to 64 bytes", pointer, faults);
         }
-        param_check_below(&item, json_object_iter_value(at), key, pointer, faults);
+        param_check_below(item, json_object_iter_value(at), key, pointer, faults);
     }
 }
 

@@ -25,7 +25,7 @@ enum param_type {
                     defaults), a member other than the named one is UNKNOWN_FIELD */
     PARAM_ARRAY, /* min, max = item count; one member spec describes each item */
     PARAM_MAP,   /* any keys (1..64 bytes), text values (max bytes); max = number of pairs is min's partner:
-                    `max` pairs, each value at most `item_max` bytes */
+                    `max` pairs, each value at most `item_max` bytes; or one member spec describes each value */
     PARAM_ANY,   /* taken as it is */
 };
 enum param_flag {
@@ -35,6 +35,7 @@ enum param_flag {
     PARAM_OPEN_MAX = 1u << 3,    /* NUMBER: value < max */
     PARAM_NULLABLE = 1u << 4,    /* null counts as absent */
     PARAM_BESIDE = 1u << 5,      /* of an EXACTLY_ONE object: does not count (target.require_packable) */
+    PARAM_EITHER = 1u << 6,      /* of an OBJECT: at least one of the members so marked is required */
 };
 
 struct param_spec {

@@ -25,6 +25,7 @@ static const struct {
 } param_flag_names[] = {
     {"required", PARAM_REQUIRED}, {"exactly_one", PARAM_EXACTLY_ONE}, {"open_min", PARAM_OPEN_MIN},
     {"open_max", PARAM_OPEN_MAX}, {"nullable", PARAM_NULLABLE},       {"beside", PARAM_BESIDE},
+    {"either", PARAM_EITHER},
 };
 #define PARAM_FLAG_COUNT (sizeof param_flag_names / sizeof param_flag_names[0])
 
@@ -190,7 +191,7 @@ static bool param_parse_members(const json_t *json, struct arena *arena, struct 
         if (!param_parse_spec(json_array_get(members, i), arena, pointer, &kept[i], error)) {
             return false;
         }
-        if (kept[i].name == NULL && spec->type != PARAM_ARRAY) {
+        if (kept[i].name == NULL && spec->type != PARAM_ARRAY && spec->type != PARAM_MAP) {
             return error_set_field(error, ERROR_MISSING_FIELD, pointer->bytes, "%s/name is required",
                                    pointer->bytes);
         }

@@ -100,6 +100,13 @@ json_t *param_resolve(const struct param_spec *spec, const json_t *value)
                 (spec->flags & PARAM_EXACTLY_ONE) != 0 && (spec->members[i].flags & PARAM_BESIDE) == 0;
             param_resolve_member(&spec->members[i], !choice, copy);
         }
+    } else if (spec->type == PARAM_MAP && json_is_object(copy) && spec->member_count > 0) {
+        const char *key;
+        json_t *item;
+        json_object_foreach(copy, key, item)
+        {
+            CHECK(json_object_set_new(copy, key, param_resolve(&spec->members[0], item)) == 0);
+        }
     } else if (spec->type == PARAM_ARRAY && json_is_array(copy) && spec->member_count > 0) {
         for (size_t i = 0; i < json_array_size(copy); i++) {
             json_t *item = param_resolve(&spec->members[0], json_array_get(copy, i));
@@ -153,6 +160,24 @@ static void schema_put_sizes(json_t *schema, const struct param_spec *spec, cons
 
 static json_t *schema_of(const struct param_spec *spec);
 
+/* The members of which at least one is required. */
+static void schema_put_either(json_t *schema, const struct param_spec *spec)
+{
+    json_t *choices = json_array();
+    CHECK(choices != NULL);
+    for (size_t i = 0; i < spec->member_count; i++) {
+        if ((spec->members[i].flags & PARAM_EITHER) != 0) {
+            json_t *choice = json_pack("{s:[s]}", "required", spec->members[i].name);
+            CHECK(json_array_append_new(choices, choice) == 0);
+        }
+    }
+    if (json_array_size(choices) > 0) {
+        json_put(schema, "anyOf", choices);
+    } else {
+        json_decref(choices);
+    }
+}
+
 static void schema_put_object(json_t *schema, const struct param_spec *spec)
 {
     json_t *properties = param_new_object(), *required = json_array();
@@ -166,6 +191,7 @@ static void schema_put_object(json_t *schema, const struct param_spec *spec)
     }
     json_put(schema, "properties", properties);
     json_put(schema, "additionalProperties", json_false());
+    schema_put_either(schema, spec);
     if ((spec->flags & PARAM_EXACTLY_ONE) != 0) {
         json_t *choices = json_array();
         for (size_t i = 0; i < spec->member_count; i++) {
@@ -205,11 +231,14 @@ static void schema_put_union(json_t *schema, const struct param_spec *spec)
 
 static void schema_put_map(json_t *schema, const struct param_spec *spec)
 {
-    json_t *names = param_new_object(), *values = param_new_object();
+    json_t *names = param_new_object();
+    json_t *values = spec->member_count > 0 ? schema_of(&spec->members[0]) : param_new_object();
     json_put_i64(names, "minLength", 1);
     json_put_i64(names, "maxLength", PARAM_MAP_KEY_BYTES);
     json_put(schema, "propertyNames", names);
-    json_put_text(values, "type", "string");
+    if (spec->member_count == 0) {
+        json_put_text(values, "type", "string");
+    }
     if (spec->item_max > 0) {
         schema_put_integer(values, "maxLength", floor(spec->item_max));
     }

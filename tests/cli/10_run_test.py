@@ -42,7 +42,7 @@ def a_job_leaves_a_folder_that_checks_out(folder):
 
 def every_method_runs(folder):
     w = world(folder)
-    for method in ("finercut", "shortgpt", "random", "last_blocks"):
+    for method in ("finercut", "shortgpt", "llm_drop", "angular_span", "random", "last_blocks"):
         out = os.path.join(folder, method)
         result, _ = run(pruning(w, method), out)
         assert result["method"] == method and result["target"]["sublayers_removed"] == 2

@@ -74,7 +74,7 @@ def watched(spec, out):
 
 def spec_of(w, method, limit, **more):
     spec = pruning(w, method, **more)
-    spec["calibration"]["num_samples"] = 16 if method == "shortgpt" else 4
+    spec["calibration"]["num_samples"] = 4 if method == "finercut" else 16
     spec["evaluation"]["protocols"] = ["gptq"]
     if limit:
         spec["limits"] = {"max_memory_bytes": limit}
@@ -116,6 +116,10 @@ def check_method(folder, method, **more):
 
 def shortgpt_keeps_its_limit(folder):
     check_method(folder, "shortgpt")
+
+
+def angles_of_all_tokens_keep_their_limit(folder):
+    check_method(folder, "angular_span", parameters={"tokens": "all"})
 
 
 def finercut_keeps_its_limit(folder):

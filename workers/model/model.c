@@ -171,6 +171,16 @@ struct weights *model_get_weights(const struct model *model)
     return model->weights;
 }
 
+struct pool *model_get_pool(const struct model *model)
+{
+    return model->pool;
+}
+
+const struct cancel *model_get_cancel(const struct model *model)
+{
+    return model->cancel;
+}
+
 bool model_is_resident(const struct model *model)
 {
     return weights_is_resident(model->weights);

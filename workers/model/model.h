@@ -178,6 +178,9 @@ const char *model_get_identity(const struct model *model);
 bool model_is_resident(const struct model *model);
 struct weights;
 struct weights *model_get_weights(const struct model *model); /* borrowed */
+/* Borrowed, for statistics over states on the host; the cancel flag may be NULL. */
+struct pool *model_get_pool(const struct model *model);
+const struct cancel *model_get_cancel(const struct model *model);
 
 /* For the plan of the work, besides hidden states and head references: what all weights need, the least budget for weights
  * that works, and what a forward pass and the head take besides (scratch, position tables, the device's own), with sequences of

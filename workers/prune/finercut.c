@@ -47,6 +47,8 @@ static const struct param_spec params[] = {
              "can be cut later."},
 };
 
+static const char *const late_params[] = {"curve", NULL};
+
 static bool finercut_decide(struct prune_run *run, const struct prune_target *target, struct plan *ret_plan,
                             struct error *error)
 {
@@ -75,5 +77,6 @@ const struct prune_method prune_method_finercut = {
     .traits = PRUNE_TRAIT_CURVE,
     .params = params,
     .param_count = sizeof params / sizeof params[0],
+    .late_params = late_params,
     .decide = finercut_decide,
 };

@@ -71,6 +71,23 @@ static bool save_state(const struct search *search, bool must, struct error *err
     return observer->save(observer->context, state, must, error);
 }
 
+static void add_point(struct search *search, size_t sublayer, double score, bool is_cut)
+{
+    plan_add_point(search->plan, sublayer, score, is_cut);
+    for (size_t u = 0; u < search->unit_count; u++) {
+        search->gone[u] = search->gone[u] || search->units[u].first == sublayer;
+    }
+}
+
+/* The search goes on where an earlier one ended. */
+static void load_curve(struct search *search)
+{
+    const struct plan *curve = search->run->curve;
+    for (size_t i = 0; i < curve->point_count; i++) {
+        add_point(search, curve->points[i].sublayer, curve->points[i].score, curve->points[i].is_cut);
+    }
+}
+
 /* The state was written by format_state and its checkpoint's hash was checked; what does not fit is a broken
  * file all the same. */
 static bool load_state(struct search *search, struct error *error)
@@ -90,12 +107,8 @@ static bool load_state(struct search *search, struct error *error)
             return error_set(error, ERROR_CORRUPT_FILE, "checkpoint: sublayer %lld does not exist",
                              (long long)sublayer);
         }
-        plan_add_point(search->plan, (size_t)sublayer,
-                       json_is_number(score) ? json_number_value(score) : (double)NAN,
-                       json_is_true(json_object_get(item, "is_cut")));
-        for (size_t u = 0; u < search->unit_count; u++) {
-            search->gone[u] = search->gone[u] || search->units[u].first == (size_t)sublayer;
-        }
+        add_point(search, (size_t)sublayer, json_is_number(score) ? json_number_value(score) : (double)NAN,
+                  json_is_true(json_object_get(item, "is_cut")));
     }
     for (size_t i = 0; i < search->unit_count; i++) {
         const json_t *score = json_array_get(scores, i);
@@ -198,6 +211,15 @@ static bool run_round(struct search *search, size_t *ret_winner, struct error *e
     return true;
 }
 
+static bool has_units(const struct search *search)
+{
+    size_t alive = 0;
+    for (size_t i = 0; i < search->unit_count; i++) {
+        alive += search->gone[i] ? 0 : 1;
+    }
+    return alive > 0;
+}
+
 static bool search_rounds(struct search *search, struct error *error)
 {
     struct prune_run *run = search->run;
@@ -205,8 +227,7 @@ static bool search_rounds(struct search *search, struct error *error)
     for (;;) {
         plan_cut(search->plan, search->plan->point_count);
         is_reached = is_reached || prune_target_reached(search->target, search->plan, run->inventory);
-        if ((is_reached && !search->options->is_full_curve) ||
-            search->plan->point_count == search->plan->sublayer_count) {
+        if ((is_reached && !search->options->is_full_curve) || !has_units(search)) {
             break;
         }
         search->is_released = search->is_released || count_candidates(search) == 0;
@@ -237,6 +258,9 @@ bool greedy_search(struct prune_run *run, const struct greedy_options *options,
     search.scores = memory_create(search.unit_count + 1, sizeof *search.scores);
     for (size_t i = 0; i < search.unit_count; i++) {
         search.scores[i] = NAN;
+    }
+    if (run->state == NULL && run->curve != NULL) {
+        load_curve(&search);
     }
     bool is_good = run->state == NULL || load_state(&search, error);
     if (is_good) {

@@ -26,12 +26,20 @@ const struct prune_method *prune_method_find(const char *name)
     return NULL;
 }
 
+bool prune_is_skipped(const struct prune_run *run, size_t layer)
+{
+    return run->layers != NULL && layer < run->layers->layer_count && run->layers->skip[layer];
+}
+
 size_t prune_list_units(const struct prune_run *run, enum prune_granularity granularity,
                         struct prune_unit **ret_units)
 {
     struct prune_unit *units = memory_create(run->sublayer_count + 1, sizeof *units);
     size_t count = 0;
     for (size_t i = 0; i < run->sublayer_count; i++) {
+        if (prune_is_skipped(run, run->sublayers[i].layer)) {
+            continue;
+        }
         bool joins =
             granularity == PRUNE_BY_BLOCK && i > 0 && run->sublayers[i].layer == run->sublayers[i - 1].layer;
         if (joins) {
@@ -56,4 +64,10 @@ enum prune_granularity prune_run_granularity(const struct prune_run *run)
 {
     const char *text = json_string_value(json_object_get(run->parameters, "granularity"));
     return text != NULL && strcmp(text, "block") == 0 ? PRUNE_BY_BLOCK : PRUNE_BY_SUBLAYER;
+}
+
+bool prune_angles_of_all_tokens(const json_t *parameters)
+{
+    const char *text = json_string_value(json_object_get(parameters, "tokens"));
+    return text != NULL && strcmp(text, "all") == 0;
 }

@@ -6,7 +6,7 @@
  *     <method>.c      one file per method
  *     greedy.h        the greedy search that FinerCut is made of, independent of any model
  *     prefix.h        an evaluator of candidate plans over a model, with the exact prefix cache
- *     statistics.c    block cosines
+ *     statistics.c    how far blocks, sublayers and spans of blocks turn the hidden states
  *     target.c        what "reached" means, the same for every method
  *
  * A new method is one file and one line in methods.def (tests/unit/workers/prune/method_skeleton.c is the
@@ -88,6 +88,14 @@ struct prune_observer { /* members may be NULL */
     bool (*save)(void *context, const json_t *state, bool must, struct error *error);
 };
 
+/* What the request says of single layers, in the source's numbering. */
+struct prune_layers {
+    size_t layer_count;
+    bool *skip; /* [layer_count]: nothing of the layer goes */
+    double *
+        ratio; /* [layer_count]: share of its prunable weights that goes (width methods); NAN: the allocation decides */
+};
+
 struct prune_run {
     const struct inventory *inventory;
     const struct sublayer *sublayers; /* [sublayer_count] */
@@ -95,8 +103,14 @@ struct prune_run {
     const json_t *parameters; /* the method's own object, validated and resolved */
     uint64_t seed;
     const double *block_cosines;       /* [layer_count], PRUNE_NEED_BLOCK_COSINES; NAN for an empty layer */
+    const double *sublayer_cosines;    /* [sublayer_count], PRUNE_NEED_SUBLAYER_COSINES */
+    const double *span_angles;         /* [prune_span_count], PRUNE_NEED_SPAN_ANGLES */
     struct prune_evaluator *evaluator; /* PRUNE_NEED_EVALUATOR */
     const struct plan *given;          /* PRUNE_NEED_PLAN */
+    const struct prune_layers *layers; /* NULL: the request says nothing of layers */
+    /* PRUNE_TRAIT_CURVE: the curve that an earlier search with the same scores ended with; the search goes on from its end. NULL: none.
+     * `state` is later than it. */
+    const struct plan *curve;
     /* Width methods: */
     const struct width_statistics *statistics; /* what the method's `statistics` names */
     const json_t *allocation;                  /* the body's member, resolved; NULL: the method's default */
@@ -108,13 +122,15 @@ struct prune_run {
     const json_t *state; /* of an earlier attempt, from observer.save; NULL: none */
 };
 
+bool prune_is_skipped(const struct prune_run *run, size_t layer);
 enum prune_granularity { PRUNE_BY_SUBLAYER, PRUNE_BY_BLOCK };
-/* The units of a run in residual order: owned (free). */
+/* The units of a run in residual order, those of skipped layers left out: owned (free). */
 size_t prune_list_units(const struct prune_run *run, enum prune_granularity granularity,
                         struct prune_unit **ret_units);
 /* Adds the unit's sublayers to the curve; a result may end at its last one. */
 void prune_add_unit(struct plan *plan, const struct prune_unit *unit, double score);
 enum prune_granularity prune_run_granularity(const struct prune_run *run); /* parameter `granularity` */
+bool prune_angles_of_all_tokens(const json_t *parameters);                 /* parameter `tokens` */
 
 /* ---- methods -------------------------------------------------------------------------------------------- */
 
@@ -127,11 +143,17 @@ enum prune_need {
     PRUNE_NEED_WIDTH = 1u << 6,         /* run->statistics */
     PRUNE_NEED_EVALUATOR =
         1u << 2, /* run->evaluator, with the distance named by parameters `metric` and `js_form` */
+    PRUNE_NEED_SUBLAYER_COSINES = 1u << 4, /* mean cosine between the stream before and after each sublayer */
+    PRUNE_NEED_SPAN_ANGLES =
+        1u << 5, /* mean angle between the states before and after every span of layers, of the
+                                         tokens that parameter `tokens` names */
 };
+#define PRUNE_NEEDS_TURNS (PRUNE_NEED_BLOCK_COSINES | PRUNE_NEED_SUBLAYER_COSINES | PRUNE_NEED_SPAN_ANGLES)
 enum prune_trait {
-    PRUNE_TRAIT_CURVE = 1u << 0,   /* its scores are distances of whole models: a removal curve */
-    PRUNE_TRAIT_SEEDED = 1u << 1,  /* the seed changes its choice */
-    PRUNE_TRAIT_WIDTH = 1u << 2,   /* makes sublayers narrower: takes `allocation` and `compensation` */
+    PRUNE_TRAIT_CURVE = 1u << 0,  /* its scores are distances of whole models: a removal curve */
+    PRUNE_TRAIT_SEEDED = 1u << 1, /* the seed changes its choice */
+    PRUNE_TRAIT_WIDTH =
+        1u << 2, /* makes sublayers narrower: takes `allocation`, `compensation`, layers.per_layer */
     PRUNE_TRAIT_REPLACE = 1u << 3, /* leaves weights that are not the source's, whatever the compensation */
 };
 
@@ -142,6 +164,9 @@ struct prune_method {
     unsigned needs, traits;
     const struct param_spec *params;
     size_t param_count;
+    /* Parameters that change no score, only what is made of them: scores are kept and found again without them. NULL-terminated; NULL:
+     * none. */
+    const char *const *late_params;
     /* Required. Fills ret_plan's curve and cuts it at the target, or says UNREACHABLE with the nearest point.
      * ret_plan: empty, of run->sublayer_count. Errors: OUT_OF_MEMORY, NUMERIC, CANCELLED, DRAINED,
      * UNREACHABLE. */
@@ -166,11 +191,34 @@ const struct prune_method *prune_method_find(const char *name); /* NULL: none */
 
 /* ---- statistics ----------------------------------------------------------------------------------------- */
 
-/* Block influence's cosine (ShortGPT): one forward over the batch; ret_cosines [layer_count] = mean over tokens of
- * cos(input, output) of each block, accumulated in double in token order; NAN for a layer without sublayers. options: memory
- * and file for the states. observer (may be NULL): its progress is told of layers. */
-bool prune_gather_block_cosines(struct model *model, const struct token_batch *batch,
-                                const struct sweep_options *options, const struct prune_observer *observer,
-                                double *ret_cosines, struct error *error) MUST_USE;
+/* Spans of layers [from, to), 0 <= from < to <= layer_count, as a triangle: from after from, to ascending. */
+size_t prune_span_count(size_t layer_count);
+size_t prune_span_index(size_t layer_count, size_t from, size_t to);
+
+/* acos(product / (norm_a norm_b)) / pi, clamped: 0..1. Two zero vectors do not differ (0); one is at a right angle (0.5). */
+double prune_angle(double product, double norm_a, double norm_b);
+
+/* How far the model's parts turn its states: what prune_gather_turns fills where a pointer is not NULL. Means over tokens. */
+struct prune_turns {
+    double
+        *block_cosines; /* [layer_count]: cos(input, output) of each layer; NAN for one without sublayers */
+    double *sublayer_cosines; /* [sublayer_count]: cos(x, x + f(norm x)) (LLM-Drop) */
+    double *span_angles;      /* [prune_span_count]: acos(cos(h_from, h_to)) / pi */
+};
+struct prune_turn_options {
+    struct sweep_options sweep; /* memory and file for the states of one layer */
+    bool angles_of_all_tokens;  /* else of the last token of each sequence */
+    uint64_t
+        angle_memory_bytes; /* for the states of all layers that angles are made of; 0: no limit. One sequence's are held
+                                    whatever it says; with less than all, the batch goes through the model in groups. */
+};
+/* One dense forward over the batch. Sums in double, tokens in order, so that neither chunks nor groups nor memory change a bit.
+ * observer (may be NULL): its progress is told of layers. Nothing is filled on failure. */
+bool prune_gather_turns(struct model *model, const struct token_batch *batch,
+                        const struct prune_turn_options *options, const struct prune_observer *observer,
+                        const struct prune_turns *ret_turns, struct error *error) MUST_USE;
+/* Bytes that angles want at best and at least, for sequences of up to longest_rows. */
+void prune_measure_turns(const struct model_config *config, size_t sequence_count, size_t longest_rows,
+                         bool angles_of_all_tokens, uint64_t *ret_best_bytes, uint64_t *ret_least_bytes);
 
 #endif

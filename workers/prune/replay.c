@@ -22,8 +22,10 @@ static bool replay_decide(struct prune_run *run, const struct prune_target *targ
                                run->given->sublayer_count, run->sublayer_count);
     }
     for (size_t i = 0; i < run->given->point_count; i++) {
-        plan_add_point(ret_plan, run->given->points[i].sublayer, run->given->points[i].score,
-                       run->given->points[i].is_cut);
+        const struct plan_point *point = &run->given->points[i];
+        if (!prune_is_skipped(run, run->sublayers[point->sublayer].layer)) {
+            plan_add_point(ret_plan, point->sublayer, point->score, point->is_cut);
+        }
     }
     return prune_target_cut(target, ret_plan, run->inventory, error);
 }

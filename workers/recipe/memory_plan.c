@@ -23,15 +23,18 @@
 #include <string.h>
 
 /* Measured: a worker that has done nothing yet, with its libraries; what each compute thread adds (stack, arena). */
-#define PROCESS_BYTES   ((uint64_t)20 << 20)
-#define THREAD_BYTES    ((uint64_t)1 << 20)
+#define PROCESS_BYTES      ((uint64_t)20 << 20)
+#define THREAD_BYTES       ((uint64_t)1 << 20)
 /* What nobody counts: the heap's holes, reports, JSON. */
-#define SLACK_BYTES     ((uint64_t)12 << 20)
-#define SLACK_SHARE     64
-#define COMFORT         0.8
-#define HELD_TOKENS     4096 /* of one batch of an evaluation, weights held */
-#define STREAMED_TOKENS 8192 /* weights streamed: more work for each reading */
-#define LEAST_TOKENS    512
+#define SLACK_BYTES        ((uint64_t)12 << 20)
+#define SLACK_SHARE        64
+#define COMFORT            0.8
+#define HELD_TOKENS        4096 /* of one batch of an evaluation, weights held */
+#define STREAMED_TOKENS    8192 /* weights streamed: more work for each reading */
+#define LEAST_TOKENS       512
+/* Of the states of all layers, where the batch has more: with less, streamed weights are read more often. */
+#define ANGLE_BYTES        ((uint64_t)512 << 20)
+#define LITTLE_ANGLE_BYTES ((uint64_t)64 << 20)
 
 struct needs {
     const struct inventory *inventory;
@@ -178,8 +181,29 @@ struct way {
     bool is_streamed, is_spilled;
     uint64_t weights[MEMORY_PHASES], states[MEMORY_PHASES];
     size_t chunk_rows, batch_tokens;
-    uint64_t sweep_bytes;
+    uint64_t sweep_bytes, angle_bytes;
 };
+
+/* States of all layers: a copy of what a chunk was before for each cosine that is asked for; the rows that angles are made of. */
+static uint64_t turn_bytes(const struct needs *needs, struct way *way)
+{
+    unsigned asked = needs->method->needs;
+    uint64_t rows = smaller(larger(way->chunk_rows, needs->calibration_window), needs->calibration_rows);
+    uint64_t copies = ((asked & PRUNE_NEED_BLOCK_COSINES) != 0 ? 1 : 0) +
+                      ((asked & PRUNE_NEED_SUBLAYER_COSINES) != 0 ? 1 : 0);
+    uint64_t best = 0;
+    uint64_t least = 0;
+    if ((asked & PRUNE_NEED_SPAN_ANGLES) != 0) {
+        const json_t *method = json_object_get(needs->spec, "method");
+        size_t window = needs->calibration_window > 0 ? needs->calibration_window : 1;
+        prune_measure_turns(&needs->inventory->config, needs->calibration_rows / window, window,
+                            prune_angles_of_all_tokens(json_object_get(method, needs->method->name)), &best,
+                            &least);
+        best = smaller(best, larger(least, way->is_spilled ? LITTLE_ANGLE_BYTES : ANGLE_BYTES));
+    }
+    way->angle_bytes = best;
+    return copies * state_bytes(needs, rows) + 8 * rows + best;
+}
 
 static void take_way(const struct needs *needs, bool is_streamed, bool is_spilled, struct way *ret_way)
 {
@@ -189,15 +213,13 @@ static void take_way(const struct needs *needs, bool is_streamed, bool is_spille
     uint64_t least = 0;
     way.chunk_rows = is_spilled ? needs->calibration_window : SWEEP_CHUNK_ROWS;
     way.batch_tokens = is_spilled ? needs->longest_tokens : is_streamed ? STREAMED_TOKENS : HELD_TOKENS;
-    bool has_score = (asked & PRUNE_NEED_BLOCK_COSINES) != 0;
+    bool has_score = (asked & PRUNE_NEEDS_TURNS) != 0;
     bool has_search = (asked & PRUNE_NEED_EVALUATOR) != 0;
     if (has_score) {
         sweep_measure(&needs->inventory->config, needs->calibration_rows, needs->calibration_window,
                       way.chunk_rows, &held, &least);
         way.sweep_bytes = is_spilled ? least : held;
-        uint64_t copy = larger(way.chunk_rows, needs->calibration_window);
-        way.states[MEMORY_SCORE] =
-            way.sweep_bytes + state_bytes(needs, smaller(copy, needs->calibration_rows)) + 8 * copy;
+        way.states[MEMORY_SCORE] = way.sweep_bytes + turn_bytes(needs, &way);
     }
     way.states[MEMORY_SEARCH] = has_search ? search_bytes(needs, true) : 0;
     way.states[MEMORY_CHECK] = needs->method != NULL ? check_bytes(needs) : 0;
@@ -326,6 +348,7 @@ void memory_plan_make(const struct inventory *inventory, const json_t *spec, siz
     plan.chunk_rows = way.chunk_rows;
     plan.batch_tokens = way.batch_tokens;
     plan.sweep_bytes = way.sweep_bytes;
+    plan.angle_bytes = way.angle_bytes;
     share_rest(&needs, &way, limit, &plan);
     *ret_plan = plan;
 }

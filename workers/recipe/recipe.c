@@ -146,7 +146,7 @@ static void weigh_stages(struct recipe *recipe)
     weights[STAGE_EVALUATE] = 2 * evaluation_tokens;
     weights[STAGE_REWRITE] = 10;
     weights[STAGE_EXPORT] = 1000;
-    if ((recipe->method->needs & PRUNE_NEED_BLOCK_COSINES) != 0) {
+    if ((recipe->method->needs & PRUNE_NEEDS_TURNS) != 0) {
         weights[STAGE_SCORE] = calibration_tokens;
     }
     weights[STAGE_SEARCH] = 1;

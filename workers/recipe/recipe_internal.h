@@ -53,6 +53,7 @@ struct memory_plan {
     uint64_t weights_bytes[MEMORY_PHASES]; /* budget of weights; 0: all are held */
     uint64_t evaluator_bytes;              /* of the prefix cache, with what it compares to */
     uint64_t sweep_bytes;                  /* of the states of a sweep */
+    uint64_t angle_bytes;                  /* of the states of all layers that angles are made of */
     size_t chunk_rows, batch_tokens;       /* of a sweep; of an evaluation */
 };
 /* text_bytes: of all sources together. Arithmetic; without a limit the machine's free memory decides too. */

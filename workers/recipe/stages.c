@@ -291,32 +291,77 @@ static void search_progress(void *context, uint64_t step, uint64_t steps, const 
     progress_step(context, step, steps, unit);
 }
 
-bool stage_score(struct recipe *recipe, struct error *error)
+/* What is not finite is null. */
+static void put_numbers(json_t *object, const char *name, const double *numbers, size_t count)
 {
-    if ((recipe->method->needs & PRUNE_NEED_BLOCK_COSINES) == 0 ||
-        json_object_get(recipe->done, "block_cosines") != NULL) {
-        return true;
+    json_t *array = json_array();
+    for (size_t i = 0; i < count; i++) {
+        CHECK(json_array_append_new(array, isfinite(numbers[i]) ? json_real(numbers[i]) : json_null()) == 0);
     }
-    size_t count = recipe->inventory->config.layer_count;
-    OWNED_MEMORY double *cosines = memory_create(count + 1, sizeof *cosines);
+    json_put(object, name, array);
+}
+
+/* [count + 1], owned (free): NAN where a number is null or absent. */
+static double *get_numbers(const json_t *object, const char *name, size_t count)
+{
+    double *numbers = memory_create(count + 1, sizeof *numbers);
+    const json_t *array = json_object_get(object, name);
+    for (size_t i = 0; i < count; i++) {
+        const json_t *value = json_array_get(array, i);
+        numbers[i] = json_is_number(value) ? json_number_value(value) : (double)NAN;
+    }
+    return numbers;
+}
+
+static bool gather_turns(struct recipe *recipe, struct error *error)
+{
+    unsigned needs = recipe->method->needs;
+    size_t layers = recipe->inventory->config.layer_count;
+    size_t spans = prune_span_count(layers);
     struct token_batch batch = {recipe->windows->sequences, recipe->windows->count};
-    struct sweep_options options = {.chunk_rows = recipe->memory.chunk_rows};
+    struct prune_turn_options options = {
+        .sweep = {.chunk_rows = recipe->memory.chunk_rows},
+        .angles_of_all_tokens = prune_angles_of_all_tokens(recipe->parameters),
+        .angle_memory_bytes = recipe->memory.angle_bytes,
+    };
     if (recipe->memory.is_spilled) {
-        options.memory_bytes = recipe->memory.sweep_bytes;
-        options.spill_folder = recipe->job->work_folder;
+        options.sweep.memory_bytes = recipe->memory.sweep_bytes;
+        options.sweep.spill_folder = recipe->job->work_folder;
     }
+    OWNED_MEMORY double *block_cosines = memory_create(layers + 1, sizeof *block_cosines);
+    OWNED_MEMORY double *sublayer_cosines = memory_create(2 * layers + 1, sizeof *sublayer_cosines);
+    OWNED_MEMORY double *span_angles = memory_create(spans + 1, sizeof *span_angles);
+    struct prune_turns turns = {
+        .block_cosines = (needs & PRUNE_NEED_BLOCK_COSINES) != 0 ? block_cosines : NULL,
+        .sublayer_cosines = (needs & PRUNE_NEED_SUBLAYER_COSINES) != 0 ? sublayer_cosines : NULL,
+        .span_angles = (needs & PRUNE_NEED_SPAN_ANGLES) != 0 ? span_angles : NULL,
+    };
     struct prune_observer observer = {.context = recipe, .progress = search_progress};
     if (!open_source(recipe, MEMORY_SCORE, error) ||
-        !prune_gather_block_cosines(recipe->model, &batch, &options, &observer, cosines, error)) {
+        !prune_gather_turns(recipe->model, &batch, &options, &observer, &turns, error)) {
         return false;
     }
     recipe->work = model_get_work(recipe->model);
-    json_t *array = json_array();
-    for (size_t i = 0; i < count; i++) {
-        CHECK(json_array_append_new(array, isnan(cosines[i]) ? json_null() : json_real(cosines[i])) == 0);
+    json_t *object = json_object();
+    if (turns.block_cosines != NULL) {
+        put_numbers(object, "block_cosines", block_cosines, layers);
     }
-    json_put(recipe->done, "block_cosines", array);
-    return recipe_save(recipe, error);
+    if (turns.sublayer_cosines != NULL) {
+        put_numbers(object, "sublayer_cosines", sublayer_cosines, model_sublayer_count(recipe->model));
+    }
+    if (turns.span_angles != NULL) {
+        put_numbers(object, "span_angles", span_angles, spans);
+    }
+    json_put(recipe->done, "turns", object);
+    return true;
+}
+
+bool stage_score(struct recipe *recipe, struct error *error)
+{
+    if ((recipe->method->needs & PRUNE_NEEDS_TURNS) == 0 || json_object_get(recipe->done, "turns") != NULL) {
+        return true;
+    }
+    return gather_turns(recipe, error) && recipe_save(recipe, error);
 }
 
 /* ---- search ------------------------------------------------------------------------------------------------------ */
@@ -370,14 +415,13 @@ static bool make_evaluator(struct recipe *recipe, const struct token_batch *batc
 
 static bool decide(struct recipe *recipe, struct error *error)
 {
-    OWNED_MEMORY double *cosines = memory_create(recipe->inventory->config.layer_count + 1, sizeof *cosines);
-    const json_t *saved = json_object_get(recipe->done, "block_cosines");
-    for (size_t i = 0; i < json_array_size(saved); i++) {
-        const json_t *value = json_array_get(saved, i);
-        cosines[i] = json_is_number(value) ? json_number_value(value) : (double)NAN;
-    }
     size_t count = 0;
     OWNED_MEMORY struct sublayer *sublayers = list_sublayers(recipe, &count);
+    size_t layers = recipe->inventory->config.layer_count;
+    const json_t *turns = json_object_get(recipe->done, "turns");
+    OWNED_MEMORY double *block_cosines = get_numbers(turns, "block_cosines", layers);
+    OWNED_MEMORY double *sublayer_cosines = get_numbers(turns, "sublayer_cosines", count);
+    OWNED_MEMORY double *span_angles = get_numbers(turns, "span_angles", prune_span_count(layers));
     OWNED(prefix_evaluator) evaluator = NULL;
     struct token_batch batch = {0};
     if (recipe->windows != NULL) {
@@ -393,7 +437,9 @@ static bool decide(struct recipe *recipe, struct error *error)
         .sublayer_count = count,
         .parameters = recipe->parameters,
         .seed = recipe->seed,
-        .block_cosines = cosines,
+        .block_cosines = block_cosines,
+        .sublayer_cosines = sublayer_cosines,
+        .span_angles = span_angles,
         .evaluator = evaluator != NULL ? prefix_evaluator_interface(evaluator) : NULL,
         .given = recipe->given,
         .cancel = recipe->job->cancel,

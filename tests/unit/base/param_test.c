@@ -333,6 +333,60 @@ static void the_schema_says_what_validation_checks(void **state)
     assert_true(json_equal(schema, by_copy));
 }
 
+static const struct param_spec share_members[] = {
+    {.name = "share", .type = PARAM_NUMBER, .min = 0, .max = 1, .flags = PARAM_REQUIRED},
+    {.name = "hard", .type = PARAM_BOOL, .default_json = "false"},
+};
+static const struct param_spec share_item = {
+    .type = PARAM_OBJECT, .members = share_members, .member_count = 2};
+static const struct param_spec either_members[] = {
+    {.name = "one", .type = PARAM_INTEGER, .flags = PARAM_EITHER | PARAM_NULLABLE},
+    {.name = "other", .type = PARAM_INTEGER, .flags = PARAM_EITHER | PARAM_NULLABLE},
+    {.name = "parts", .type = PARAM_MAP, .max = 2, .members = &share_item, .member_count = 1},
+};
+static const struct param_spec either = {.type = PARAM_OBJECT, .members = either_members, .member_count = 3};
+
+static void one_of_several_members_and_maps_of_objects(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *value, *pointer;
+        enum error_code code;
+    } rows[] = {
+        {"{\"one\": 1}", NULL, ERROR_NONE},
+        {"{\"one\": 1, \"other\": 2}", NULL, ERROR_NONE},
+        {"{}", "/one", ERROR_MISSING_FIELD},
+        {"{\"other\": null}", "/one", ERROR_MISSING_FIELD},
+        {"{\"one\": 1, \"parts\": {\"a\": {\"share\": 2}}}", "/parts/a/share", ERROR_OUT_OF_RANGE},
+        {"{\"one\": 1, \"parts\": {\"a\": 3}}", "/parts/a", ERROR_WRONG_TYPE},
+        {"{\"one\": 1, \"parts\": {\"a\": {}}}", "/parts/a/share", ERROR_MISSING_FIELD},
+        {"{\"one\": 1, \"parts\": {\"a\": {\"share\": 0.5}}}", NULL, ERROR_NONE},
+    };
+    JSON_OWNED form = param_format(&either);
+    struct param_tree tree = {0};
+    struct error error = {0};
+    assert_true(param_parse(form, &tree, &error));
+    const struct param_spec *specs[] = {&either, tree.root};
+    for (size_t i = 0; i < 2 * sizeof rows / sizeof rows[0]; i++) {
+        FINISHED(error_list) faults = {0};
+        JSON_OWNED value = parse(rows[i / 2].value);
+        bool is_good = param_validate(specs[i % 2], value, "", &faults);
+        assert_int_equal(is_good, rows[i / 2].pointer == NULL);
+        if (!is_good) {
+            assert_int_equal(faults.count, 1);
+            assert_int_equal(faults.items[0].code, rows[i / 2].code);
+            assert_string_equal(faults.items[0].field, rows[i / 2].pointer);
+        }
+    }
+    JSON_OWNED value = parse(rows[7].value);
+    JSON_OWNED resolved = param_resolve(tree.root, value);
+    const json_t *part = json_object_get(json_object_get(resolved, "parts"), "a");
+    assert_true(json_is_false(json_object_get(part, "hard")));
+    JSON_OWNED schema = param_schema(tree.root);
+    assert_int_equal(json_array_size(json_object_get(schema, "anyOf")), 2);
+    param_tree_finish(&tree);
+}
+
 static void names_of_any_length_are_survived(void **state)
 {
     (void)state;
@@ -358,6 +412,7 @@ int main(void)
         cmocka_unit_test(the_json_form_reads_back_the_same),
         cmocka_unit_test(a_broken_json_form_is_refused_with_its_pointer),
         cmocka_unit_test(the_schema_says_what_validation_checks),
+        cmocka_unit_test(one_of_several_members_and_maps_of_objects),
         cmocka_unit_test(names_of_any_length_are_survived),
     };
     return cmocka_run_group_tests(tests, copy_spec, drop_copy);

@@ -333,6 +333,63 @@ static void a_search_stopped_anywhere_goes_on_to_the_same_plan(void **state)
     }
 }
 
+static void a_search_goes_on_from_the_curve_of_an_earlier_one(void **state)
+{
+    (void)state;
+    struct toy toy;
+    struct toy_world world;
+    struct error error = {0};
+    toy_start(&toy, TOY_EUCLID, true);
+    OWNED(plan) whole = plan_create(TOY_COUNT);
+    search_three(&toy, whole);
+    size_t all_scores = toy.score_count;
+    for (size_t known = 0; known <= 3; known++) {
+        OWNED(plan) curve = plan_create(TOY_COUNT);
+        for (size_t i = 0; i < known; i++) {
+            plan_add_point(curve, whole->points[i].sublayer, whole->points[i].score, true);
+        }
+        toy_start(&toy, TOY_EUCLID, true);
+        world_start(&world, &toy);
+        world.run.curve = curve;
+        OWNED(plan) plan = plan_create(TOY_COUNT);
+        struct prune_target target = {.kind = PRUNE_TARGET_SUBLAYERS_REMOVED, .count = 3};
+        assert_true(greedy_search(&world.run, &unprotected, &target, plan, &error));
+        assert_true(known == 0 ? toy.score_count == all_scores : toy.score_count < all_scores);
+        assert_true(known < 3 || toy.score_count == 0);
+        assert_int_equal(plan->point_count, 3);
+        for (size_t i = 0; i < 3; i++) {
+            assert_int_equal(plan->points[i].sublayer, whole->points[i].sublayer);
+            assert_memory_equal(&plan->points[i].score, &whole->points[i].score, sizeof(double));
+        }
+    }
+}
+
+static void skipped_layers_are_no_candidates(void **state)
+{
+    (void)state;
+    struct toy toy;
+    struct toy_world world;
+    struct error error = {0};
+    toy_start(&toy, TOY_EUCLID, true);
+    world_start(&world, &toy);
+    bool skip[2] = {false, true};
+    double ratio[2] = {NAN, NAN};
+    world.run.layers = &(struct prune_layers){2, skip, ratio};
+    OWNED(plan) plan = plan_create(TOY_COUNT);
+    struct prune_target target = {.kind = PRUNE_TARGET_SUBLAYERS_REMOVED, .count = 2};
+    assert_true(greedy_search(&world.run, &unprotected, &target, plan, &error));
+    assert_int_equal(plan->point_count, 2);
+    assert_false(plan->removed[2] || plan->removed[3]);
+    for (size_t i = 0; i < toy.score_count; i++) {
+        assert_true(toy.scores[i].sublayer < 2);
+    }
+    OWNED(plan) more = plan_create(TOY_COUNT);
+    target.count = 3;
+    toy_start(&toy, TOY_EUCLID, true);
+    assert_false(greedy_search(&world.run, &unprotected, &target, more, &error));
+    assert_int_equal(error.code, ERROR_UNREACHABLE);
+}
+
 static void an_error_of_the_evaluator_ends_the_search(void **state)
 {
     (void)state;
@@ -358,6 +415,8 @@ int main(void)
         cmocka_unit_test(a_full_curve_ranks_everything_and_cuts_at_the_target),
         cmocka_unit_test(a_target_that_leaves_nothing_is_unreachable_and_names_the_nearest),
         cmocka_unit_test(a_search_stopped_anywhere_goes_on_to_the_same_plan),
+        cmocka_unit_test(a_search_goes_on_from_the_curve_of_an_earlier_one),
+        cmocka_unit_test(skipped_layers_are_no_candidates),
         cmocka_unit_test(an_error_of_the_evaluator_ends_the_search),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

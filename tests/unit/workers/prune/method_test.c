@@ -25,6 +25,8 @@ struct world {
     char names[4 * LAYERS + 1][64];
     struct sublayer sublayers[SUBLAYERS];
     double cosines[LAYERS];
+    double sublayer_cosines[SUBLAYERS];
+    double span_angles[LAYERS * (LAYERS + 1) / 2];
     bool removed[SUBLAYERS];
     struct prune_evaluator evaluator;
     struct prune_run run;
@@ -99,6 +101,13 @@ static void world_start(struct world *world)
                                                 .layer = i / 2,
                                                 .parameter_count = i % 2 == 0 ? 16 : 32,
                                                 .norm_count = 4};
+        world->sublayer_cosines[i] = 0.9 + 0.01 * (double)(i * 5 % SUBLAYERS); /* 0 5 2 7 4 1 6 3 */
+    }
+    for (size_t from = 0; from < LAYERS; from++) {
+        for (size_t to = from + 1; to <= LAYERS; to++) {
+            world->span_angles[prune_span_index(LAYERS, from, to)] =
+                0.1 * (double)(to - from) + 0.01 * (double)((from + 2) % LAYERS);
+        }
     }
     world->evaluator = (struct prune_evaluator){world, world_restart, world_evaluate, world_commit};
     world->run = (struct prune_run){.inventory = &world->inventory,
@@ -106,6 +115,8 @@ static void world_start(struct world *world)
                                     .sublayer_count = SUBLAYERS,
                                     .seed = 7,
                                     .block_cosines = world->cosines,
+                                    .sublayer_cosines = world->sublayer_cosines,
+                                    .span_angles = world->span_angles,
                                     .evaluator = &world->evaluator};
 }
 
@@ -119,9 +130,10 @@ static size_t list_methods(const struct prune_method **ret_methods)
     return count;
 }
 
-/* Runs a method with all its defaults. */
-static bool run_method(const struct prune_method *method, const struct prune_target *target, uint64_t seed,
-                       struct plan *plan, struct error *error)
+/* given: its parameters, or NULL for all its defaults. */
+static bool run_method_with(const struct prune_method *method, const json_t *given_parameters,
+                            const struct prune_target *target, uint64_t seed, struct plan *plan,
+                            struct error *error)
 {
     struct world world;
     world_start(&world);
@@ -130,7 +142,7 @@ static bool run_method(const struct prune_method *method, const struct prune_tar
                               .members = method->params,
                               .member_count = method->param_count};
     JSON_OWNED empty = json_object();
-    JSON_OWNED parameters = param_resolve(&spec, empty);
+    JSON_OWNED parameters = param_resolve(&spec, given_parameters != NULL ? given_parameters : empty);
     world.run.parameters = parameters;
     world.run.seed = seed;
     OWNED(plan) given = plan_create(SUBLAYERS); /* for methods that read one: from the end backwards */
@@ -139,6 +151,12 @@ static bool run_method(const struct prune_method *method, const struct prune_tar
     }
     world.run.given = given;
     return method->decide(&world.run, target, plan, error);
+}
+
+static bool run_method(const struct prune_method *method, const struct prune_target *target, uint64_t seed,
+                       struct plan *plan, struct error *error)
+{
+    return run_method_with(method, NULL, target, seed, plan, error);
 }
 
 static void every_method_has_what_the_catalogue_prints(void **state)
@@ -271,6 +289,73 @@ static void last_blocks_removes_from_the_end(void **state)
     }
 }
 
+static void llm_drop_removes_the_sublayers_that_turn_least(void **state)
+{
+    (void)state;
+    struct prune_target target = {.kind = PRUNE_TARGET_SUBLAYERS_REMOVED, .count = 3};
+    OWNED(plan) plan = plan_create(SUBLAYERS);
+    assert_true(run_method(prune_method_find("llm_drop"), &target, 7, plan, NULL));
+    static const size_t order[] = {3, 6, 1, 4, 7, 2, 5, 0};
+    for (size_t i = 0; i < SUBLAYERS; i++) {
+        assert_int_equal(plan->points[i].sublayer, order[i]);
+        assert_true(plan->points[i].is_cut &&
+                    fabs(plan->points[i].score - (0.03 + 0.01 * (double)i)) < 1e-12);
+    }
+    assert_int_equal(plan->removed_count, 3);
+}
+
+static void llm_drop_keeps_to_the_kind_that_was_asked_for(void **state)
+{
+    (void)state;
+    struct prune_target target = {.kind = PRUNE_TARGET_SUBLAYERS_REMOVED, .count = 4};
+    OWNED(plan) plan = plan_create(SUBLAYERS);
+    JSON_OWNED attention = json_pack("{s:s}", "sublayers", "attention");
+    assert_true(run_method_with(prune_method_find("llm_drop"), attention, &target, 7, plan, NULL));
+    for (size_t i = 0; i < SUBLAYERS; i++) {
+        assert_int_equal(plan->removed[i], i % 2 == 0);
+    }
+    JSON_OWNED ffn = json_pack("{s:s}", "sublayers", "ffn");
+    OWNED(plan) second = plan_create(SUBLAYERS);
+    struct error error = {0};
+    target.count = 5;
+    assert_false(run_method_with(prune_method_find("llm_drop"), ffn, &target, 7, second, &error));
+    assert_int_equal(error.code, ERROR_UNREACHABLE);
+    assert_non_null(strstr(error.message, "removes 4 sublayers"));
+}
+
+/* Angles: 0.1 n + 0.02, 0.03, 0, 0.01 for spans from layer 0, 1, 2, 3. */
+static void angular_span_takes_the_span_of_least_angle_for_every_count(void **state)
+{
+    (void)state;
+    static const size_t firsts[] = {2, 2, 0}; /* of 1, 2 and 3 blocks; spans of 3 begin at 0 or 1 */
+    static const double angles[] = {0.1, 0.2, 0.32};
+    for (size_t n = 1; n <= 3; n++) {
+        struct prune_target target = {.kind = PRUNE_TARGET_NUM_LAYERS, .count = LAYERS - n};
+        OWNED(plan) plan = plan_create(SUBLAYERS);
+        assert_true(run_method(prune_method_find("angular_span"), &target, 7, plan, NULL));
+        assert_int_equal(plan->removed_count, 2 * n);
+        for (size_t i = 0; i < 2 * n; i++) {
+            assert_int_equal(plan->points[i].sublayer, 2 * firsts[n - 1] + i);
+            assert_int_equal(plan->points[i].is_cut, i + 1 == 2 * n);
+        }
+        assert_true(fabs(plan->points[2 * n - 1].score - angles[n - 1]) < 1e-12);
+    }
+}
+
+static void angular_span_keeps_the_last_block_where_the_deepest_go(void **state)
+{
+    (void)state;
+    JSON_OWNED deepest = json_pack("{s:s}", "rule", "deepest");
+    for (size_t n = 1; n <= 3; n++) {
+        struct prune_target target = {.kind = PRUNE_TARGET_NUM_LAYERS, .count = LAYERS - n};
+        OWNED(plan) plan = plan_create(SUBLAYERS);
+        assert_true(run_method_with(prune_method_find("angular_span"), deepest, &target, 7, plan, NULL));
+        for (size_t i = 0; i < SUBLAYERS; i++) {
+            assert_int_equal(plan->removed[i], i < SUBLAYERS - 2 && i >= SUBLAYERS - 2 - 2 * n);
+        }
+    }
+}
+
 static void a_target_object_is_read_from_json(void **state)
 {
     (void)state;
@@ -297,6 +382,10 @@ int main(void)
         cmocka_unit_test(a_target_of_nothing_removes_nothing),
         cmocka_unit_test(shortgpt_removes_the_blocks_that_turn_least),
         cmocka_unit_test(last_blocks_removes_from_the_end),
+        cmocka_unit_test(llm_drop_removes_the_sublayers_that_turn_least),
+        cmocka_unit_test(llm_drop_keeps_to_the_kind_that_was_asked_for),
+        cmocka_unit_test(angular_span_takes_the_span_of_least_angle_for_every_count),
+        cmocka_unit_test(angular_span_keeps_the_last_block_where_the_deepest_go),
         cmocka_unit_test(a_target_object_is_read_from_json),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

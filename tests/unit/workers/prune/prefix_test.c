@@ -302,10 +302,13 @@ static void block_cosines_lie_between_minus_one_and_one(void **state)
     size_t layers = world.inventory->config.layer_count;
     OWNED_MEMORY double *cosines = memory_create(layers, sizeof *cosines);
     OWNED_MEMORY double *again = memory_create(layers, sizeof *again);
-    const struct sweep_options held = {0},
-                               spilled = {.chunk_rows = 1, .memory_bytes = 1, .spill_folder = "/tmp"};
-    assert_true(prune_gather_block_cosines(world.model, &world.batch, &held, NULL, cosines, &error));
-    assert_true(prune_gather_block_cosines(world.model, &world.batch, &spilled, NULL, again, &error));
+    const struct prune_turn_options held = {.angle_memory_bytes = 0};
+    const struct prune_turn_options spilled = {
+        .sweep = {.chunk_rows = 1, .memory_bytes = 1, .spill_folder = "/tmp"}};
+    assert_true(prune_gather_turns(world.model, &world.batch, &held, NULL,
+                                   &(struct prune_turns){.block_cosines = cosines}, &error));
+    assert_true(prune_gather_turns(world.model, &world.batch, &spilled, NULL,
+                                   &(struct prune_turns){.block_cosines = again}, &error));
     assert_memory_equal(cosines, again, layers * sizeof *cosines);
     for (size_t i = 0; i < layers; i++) {
         assert_true(cosines[i] > -1 && cosines[i] < 1);
