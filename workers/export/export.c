@@ -154,8 +154,7 @@ static bool save_text(const char *folder, const char *name, const char *text, st
 static bool write_python_files(const struct export_draft *draft, const char *out_folder, struct error *error)
 {
     return draft->layout != EXPORT_HETEROGENEOUS ||
-           (save_text(out_folder, "configuration_pruned_llama.py", python_configuration, error) &&
-            save_text(out_folder, "modeling_pruned_llama.py", python_modeling, error));
+           save_text(out_folder, "modeling_pruned.py", python_modeling_pruned, error);
 }
 
 /* The tokenizer that lies in a GGUF file, where there is no other. */

@@ -1,7 +1,9 @@
 /*
  * workers/export/export.h: a plan applied and written as a Hugging Face folder.
  *
- *     layout.c    which layout, and what becomes of every tensor and of config.json (no weight is touched)
+ *     layout.c    which layout, and what becomes of every tensor (no weight is touched)
+ *     layout_config.c   config.json of it
+ *     padding.c   zeros between a tensor's rows and columns: padded and identity layouts of narrower sublayers
  *     writer.c    safetensors files, sharded; tensors stream from the source, one buffer at a time
  *     export.c    the folder: weights, config.json, tokenizer and side files byte for byte, our modelling files
  *     formats.c   GGUF files beside it (gguf.h)
@@ -23,9 +25,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum export_layout { EXPORT_AUTO, EXPORT_UNIFORM, EXPORT_IDENTITY, EXPORT_HETEROGENEOUS };
+enum export_layout { EXPORT_AUTO, EXPORT_UNIFORM, EXPORT_PADDED, EXPORT_IDENTITY, EXPORT_HETEROGENEOUS };
+#define EXPORT_LAYOUT_COUNT 5
 bool export_layout_parse(const char *text, enum export_layout *ret_layout);
 const char *export_layout_name(enum export_layout layout);
+bool export_is_remote(enum export_layout layout); /* transformers opens it with trust_remote_code only */
 /* What no plan can change: UNSUPPORTED where a model of this family is never written so. */
 bool export_check_layout(const struct model_config *config, enum export_layout layout, struct error *error);
 /* "keep", "float32", "bfloat16", "float16"; *ret_keep true for the first. */
@@ -43,11 +47,23 @@ struct export_options {
     void (*progress)(void *context, uint64_t done_bytes, uint64_t total_bytes); /* may be NULL */
 };
 
+/* Rows (or columns) of a written tensor: count of the source's from `first` on, or count zeros. */
+struct export_run {
+    uint64_t first, count;
+    bool is_zero;
+};
+struct export_padding {
+    struct export_run *rows, *columns; /* owned */
+    size_t row_run_count, column_run_count;
+};
 /* What will be written: arithmetic over the inventory. */
 struct export_tensor {
     char *name; /* owned */
     size_t source;
     bool is_zero; /* written as zeros (identity) */
+    size_t rank;
+    uint64_t shape[8];              /* as written */
+    struct export_padding *padding; /* owned; NULL: all rows and columns are the source's */
     enum dtype dtype;
     uint64_t element_count, bytes;
 };
@@ -59,7 +75,8 @@ struct export_draft {
     json_t *config;   /* owned: the new config.json */
     bool is_verbatim; /* nothing changes: weight files are copied whole */
 };
-/* UNSUPPORTED: the layout cannot express the plan (field "/output/layout"). */
+/* inventory: of the model as the plan leaves it (plan_apply; the source's own where no width changes); what the plan removes is
+ * still in it. UNSUPPORTED: the layout cannot express the plan (field "/output/layout"). */
 bool export_draft_make(const struct plan *plan, const struct inventory *inventory,
                        const struct export_options *options, struct export_draft *ret_draft,
                        struct error *error) MUST_USE;

@@ -8,6 +8,7 @@
 #include "base/memory.h"
 #include "base/text.h"
 #include "workers/export/gguf.h"
+#include "workers/export/padding.h"
 #include "workers/model/gguf.h"
 #include "workers/model/source.h"
 #include <stdio.h>
@@ -55,43 +56,48 @@ static char *file_name(enum dtype dtype)
 struct feed {
     const struct export_draft *draft; /* NULL: the model as it is */
     const struct inventory *inventory;
-    const struct source *source;
     const struct export_options *options;
     struct gguf_export_tensor *tensors; /* [count]; owned */
-    size_t *sources;                    /* [count]: index into the inventory; owned */
-    bool *is_zero;                      /* [count]; owned */
+    struct export_tensor *wanted;       /* [count], their parts borrowed from the draft; owned */
     size_t count;
-    void *window; /* owned */
-    size_t window_bytes;
+    struct padded_reader reader;
 };
 
-static void add_tensor(struct feed *feed, const char *name, size_t source, bool is_zero)
+static void add_tensor(struct feed *feed, const struct export_tensor *tensor)
 {
-    const struct inventory_tensor *tensor = &feed->inventory->tensors[source];
-    if (tensor->is_extra) {
+    if (feed->inventory->tensors[tensor->source].is_extra) {
         return; /* llama.cpp refuses what it does not know */
     }
     struct gguf_export_tensor *added = &feed->tensors[feed->count];
-    *added = (struct gguf_export_tensor){.name = name, .rank = tensor->rank};
+    *added = (struct gguf_export_tensor){.name = tensor->name, .rank = tensor->rank};
     memcpy(added->shape, tensor->shape, (tensor->rank < 2 ? tensor->rank : 2) * sizeof added->shape[0]);
-    feed->sources[feed->count] = source;
-    feed->is_zero[feed->count++] = is_zero;
+    feed->wanted[feed->count++] = *tensor;
+}
+
+/* As it lies in the inventory. */
+static struct export_tensor whole_tensor(const struct inventory *inventory, size_t index)
+{
+    const struct inventory_tensor *source = &inventory->tensors[index];
+    struct export_tensor tensor = {.source = index, .rank = source->rank};
+    union {
+        const char *from;
+        char *to;
+    } name = {source->name};
+    tensor.name = name.to;
+    memcpy(tensor.shape, source->shape, sizeof tensor.shape);
+    return tensor;
 }
 
 static void feed_open(const struct export_draft *draft, const struct inventory *inventory,
                       struct feed *ret_feed)
 {
     size_t count = draft != NULL ? draft->tensor_count : inventory->tensor_count;
-    struct feed feed = {.draft = draft, .inventory = inventory};
+    struct feed feed = {.draft = draft, .inventory = inventory, .reader = {.inventory = inventory}};
     feed.tensors = memory_create(count + 1, sizeof *feed.tensors);
-    feed.sources = memory_create(count + 1, sizeof *feed.sources);
-    feed.is_zero = memory_create(count + 1, sizeof *feed.is_zero);
+    feed.wanted = memory_create(count + 1, sizeof *feed.wanted);
     for (size_t i = 0; i < count; i++) {
-        if (draft != NULL) {
-            add_tensor(&feed, draft->tensors[i].name, draft->tensors[i].source, draft->tensors[i].is_zero);
-        } else {
-            add_tensor(&feed, inventory->tensors[i].name, i, false);
-        }
+        struct export_tensor tensor = draft != NULL ? draft->tensors[i] : whole_tensor(inventory, i);
+        add_tensor(&feed, &tensor);
     }
     *ret_feed = feed;
 }
@@ -99,32 +105,15 @@ static void feed_open(const struct export_draft *draft, const struct inventory *
 static void feed_finish(struct feed *feed)
 {
     free(feed->tensors);
-    free(feed->sources);
-    free(feed->is_zero);
-    free(feed->window);
+    free(feed->wanted);
+    padded_reader_finish(&feed->reader);
 }
 
 static bool read_rows(void *context, size_t tensor, uint64_t first, uint64_t count, float *ret_values,
                       struct error *error)
 {
     struct feed *feed = context;
-    struct source_view view;
-    source_view_canonical(&feed->inventory->tensors[feed->sources[tensor]], &view);
-    if (feed->is_zero[tensor]) {
-        memset(ret_values, 0, (size_t)(count * view.columns) * sizeof *ret_values);
-        return true;
-    }
-    size_t needed = source_window_bytes(&view, count);
-    if (needed > feed->window_bytes) {
-        free(feed->window);
-        feed->window_bytes = 0;
-        feed->window = memory_try_array(needed, 1, "a window of weights", error);
-        if (feed->window == NULL) {
-            return false;
-        }
-        feed->window_bytes = needed;
-    }
-    return source_read_rows(feed->source, &view, first, count, feed->window, ret_values, error);
+    return padded_reader_read(&feed->reader, &feed->wanted[tensor], first, count, ret_values, error);
 }
 
 static void report_progress(void *context, uint64_t done_bytes, uint64_t total_bytes)
@@ -285,7 +274,7 @@ bool export_write_formats(const struct export_draft *draft, const struct invento
         OWNED(source) source = source_open(inventory, source_path, error);
         struct feed feed;
         feed_open(draft, inventory, &feed);
-        feed.source = source;
+        feed.reader.source = source;
         feed.options = options;
         is_good = source != NULL && write_gguf(&feed, dtype, source_path, out_folder, error);
         feed_finish(&feed);

@@ -5,6 +5,7 @@
 #include "base/file.h"
 #include "base/memory.h"
 #include "base/text.h"
+#include "workers/export/padding.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,6 +16,7 @@ struct writer {
     const struct source *source;
     const struct export_options *options;
     unsigned char *bytes; /* [WRITER_CHUNK_BYTES] */
+    struct padded_reader reader;
     uint64_t done_bytes;
 };
 
@@ -62,12 +64,11 @@ static char *format_header(const struct writer *writer, const struct shard *shar
     uint64_t offset = 0;
     for (size_t i = shard->first; i < shard->end; i++) {
         const struct export_tensor *tensor = &writer->draft->tensors[i];
-        const struct inventory_tensor *source = &writer->inventory->tensors[tensor->source];
         json_t *item = json_object();
         json_put_text(item, "dtype", dtype_slug(tensor->dtype));
         json_t *shape = json_array();
-        for (size_t d = 0; d < source->rank; d++) {
-            CHECK(json_array_append_new(shape, json_integer((json_int_t)source->shape[d])) == 0);
+        for (size_t d = 0; d < tensor->rank; d++) {
+            CHECK(json_array_append_new(shape, json_integer((json_int_t)tensor->shape[d])) == 0);
         }
         json_put(item, "shape", shape);
         json_t *offsets = json_array();
@@ -125,22 +126,23 @@ static bool copy_tensor(struct writer *writer, int fd, const struct export_tenso
 
 /* As many rows at a time as make about a chunk. */
 static bool convert_tensor(struct writer *writer, int fd, const struct export_tensor *tensor,
-                           const struct source_view *view, struct error *error)
+                           struct error *error)
 {
-    uint64_t step = WRITER_CHUNK_BYTES / sizeof(float) / (view->columns > 0 ? view->columns : 1);
+    uint64_t rows = tensor->rank > 0 ? tensor->shape[0] : 1;
+    uint64_t columns = rows > 0 ? tensor->element_count / rows : 1;
+    uint64_t step = WRITER_CHUNK_BYTES / sizeof(float) / (columns > 0 ? columns : 1);
     step = step > 0 ? step : 1;
-    step = step < view->rows ? step : view->rows;
-    size_t elements = (size_t)(step * view->columns);
+    step = step < rows ? step : rows;
+    size_t elements = (size_t)(step * columns);
     OWNED_MEMORY float *values = memory_try_array(elements, sizeof *values, tensor->name, error);
-    OWNED_MEMORY void *window = memory_try_array(source_window_bytes(view, step), 1, tensor->name, error);
     OWNED_MEMORY void *out = memory_try_array(elements, dtype_bytes(tensor->dtype), tensor->name, error);
-    if (values == NULL || window == NULL || out == NULL) {
+    if (values == NULL || out == NULL) {
         return false;
     }
-    for (uint64_t done = 0; done < view->rows; done += step) {
-        uint64_t rows = view->rows - done < step ? view->rows - done : step;
-        size_t count = (size_t)(rows * view->columns);
-        if (!source_read_rows(writer->source, view, done, rows, window, values, error)) {
+    for (uint64_t done = 0; done < rows; done += step) {
+        uint64_t part = rows - done < step ? rows - done : step;
+        size_t count = (size_t)(part * columns);
+        if (!padded_reader_read(&writer->reader, tensor, done, part, values, error)) {
             return false;
         }
         dtype_from_f32(tensor->dtype, values, count, out);
@@ -157,10 +159,9 @@ static bool write_tensor(struct writer *writer, int fd, const struct export_tens
     const struct inventory_tensor *from = &writer->inventory->tensors[tensor->source];
     struct source_view view;
     source_view_canonical(from, &view);
-    if (tensor->is_zero || (from->dtype == tensor->dtype && source_view_is_plain(&view))) {
-        return copy_tensor(writer, fd, tensor, error);
-    }
-    return convert_tensor(writer, fd, tensor, &view, error);
+    bool is_plain = from->dtype == tensor->dtype && tensor->padding == NULL && source_view_is_plain(&view);
+    return tensor->is_zero || is_plain ? copy_tensor(writer, fd, tensor, error)
+                                       : convert_tensor(writer, fd, tensor, error);
 }
 
 static bool write_shard(struct writer *writer, const struct shard *shard, const char *path,
@@ -208,7 +209,11 @@ bool writer_write_weights(const struct export_draft *draft, const struct invento
                           const struct source *source, const char *out_folder,
                           const struct export_options *options, struct error *error)
 {
-    struct writer writer = {.draft = draft, .inventory = inventory, .source = source, .options = options};
+    struct writer writer = {.draft = draft,
+                            .inventory = inventory,
+                            .source = source,
+                            .options = options,
+                            .reader = {.inventory = inventory, .source = source}};
     writer.bytes = memory_create(WRITER_CHUNK_BYTES, 1);
     struct shard *shards = NULL;
     size_t count = plan_shards(draft, options->max_shard_bytes, &shards);
@@ -222,5 +227,6 @@ bool writer_write_weights(const struct export_draft *draft, const struct invento
     is_good = is_good && (count == 1 || write_index(draft, shards, count, out_folder, error));
     free(shards);
     free(writer.bytes);
+    padded_reader_finish(&writer.reader);
     return is_good;
 }

@@ -234,17 +234,12 @@ static const struct architecture rows[] = {
      .names = bert_names,
      .aliases = bert_aliases,
      .ignored = bert_ignored},
-    {.model_type = "pruned_llama",
-     .class_name = "PrunedLlamaForCausalLM",
-     LLAMA_LIKE,
-     .is_heterogeneous = true,
-     .names = llama_names},
 };
 enum { ROW_COUNT = sizeof rows / sizeof rows[0] };
 
-static const char *const model_types[] = {"llama",       "mistral",   "qwen2", "qwen3",        "gemma2",
-                                          "gemma3_text", "phi3",      "gpt2",  "opt",          "gpt_neox",
-                                          "mixtral",     "qwen3_moe", "bert",  "pruned_llama", NULL};
+static const char *const model_types[] = {"llama",       "mistral",   "qwen2", "qwen3", "gemma2",
+                                          "gemma3_text", "phi3",      "gpt2",  "opt",   "gpt_neox",
+                                          "mixtral",     "qwen3_moe", "bert",  NULL};
 _Static_assert(sizeof model_types / sizeof model_types[0] == ROW_COUNT + 1, "one name a row");
 
 const char *const *model_config_architectures(void)

@@ -89,7 +89,6 @@ struct architecture {
     enum qkv_order qkv_order;
     bool is_gated;                    /* the FFN has a gate */
     bool is_encoder;                  /* attention sees all tokens; there is no head */
-    bool is_heterogeneous;            /* config.json says per layer what is there (our own export) */
     const char *const *names;         /* [WEIGHT_ROLE_COUNT]: after "<prefix>" for the model's own, after
                                  "<prefix><layers><n>." for a layer's; "%zu" stands for the expert; NULL: no such tensor.
                                  A bias that config.json decides on is named here and asked for by the config (has_*_bias). */

@@ -225,6 +225,9 @@ static void read_heads(struct config_parser *parser)
     if (family->has_head_size) {
         config->head_size = config_has_null(parser, "head_dim") ? 0 : family->head_size;
         (void)config_read_size(parser, "head_dim", false, 2, 1024, &config->head_size);
+    } else if (config->is_heterogeneous) {
+        (void)config_read_layer_size(parser, config_member(parser, "pruning"), "head_dim", "pruning", 1024,
+                                     &config->head_size);
     }
     if (config->head_count == 0 || config->hidden_size == 0 || config->kv_head_count == 0) {
         return; /* said already */
@@ -297,7 +300,11 @@ static const struct architecture *read_architecture(struct config_parser *parser
 {
     const json_t *type = config_member(parser, "model_type");
     const char *name = json_string_value(type);
-    const struct architecture *row = name != NULL ? architecture_find(name) : NULL;
+    bool is_pruned = name != NULL && text_starts_with(name, MODEL_HETEROGENEOUS_PREFIX);
+    const char *family = is_pruned ? name + strlen(MODEL_HETEROGENEOUS_PREFIX) : name;
+    const struct architecture *row = family != NULL ? architecture_find(family) : NULL;
+    row = is_pruned && row != NULL && row->is_encoder ? NULL : row;
+    parser->config->is_heterogeneous = is_pruned && row != NULL;
     if (type == NULL) {
         (void)config_fault(parser, ERROR_MISSING_FIELD, "model_type", "is missing");
     } else if (name == NULL) {
@@ -312,6 +319,7 @@ static const struct architecture *read_architecture(struct config_parser *parser
         for (const char *const *each = model_config_architectures(); *each != NULL; each++) {
             text_append_format(&known, "%s%s", known.length > 0 ? ", " : "", *each);
         }
+        text_append(&known, ", and " MODEL_HETEROGENEOUS_PREFIX "... of ours");
         (void)config_fault(parser, ERROR_UNSUPPORTED, "model_type", "is \"%.60s\"; known are %s", name,
                            known.bytes);
     }

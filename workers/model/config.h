@@ -3,8 +3,15 @@
  * (reliability section 8); a key that would change the arithmetic and is not known is UNSUPPORTED, naming the key. What a
  * family fixes by itself stands in its row of architecture.h; what a config may choose stands here.
  *
- * Heterogeneous models (our own export) carry "pruning": {"layers": [{"attention": bool, "ffn": bool}]} and
- * model_type "pruned_llama"; stock ones have both everywhere.
+ * Heterogeneous models (our own export) have model_type "pruned_<family>" and say layer by layer what is left:
+ *
+ *     "pruning": {"layers": [{"attention": {"num_attention_heads": n, "num_key_value_heads": n} or false,
+ *                             "ffn": {"intermediate_size": n} or {"num_experts": n, "num_experts_per_tok": n,
+ *                                    "intermediate_size": n} or false}, ...],
+ *                 "head_dim": n}               where the family's heads divide the hidden size otherwise
+ *
+ * true, for either, is what the rest of the config says. Where pruning gives output projections a bias that the family does not
+ * have, "attention_output_bias" or "ffn_output_bias" is true beside "layers".
  */
 #ifndef WORKERS_MODEL_CONFIG_H
 #define WORKERS_MODEL_CONFIG_H
@@ -42,7 +49,8 @@ struct rope_config {
 };
 enum position_kind { POSITION_ROPE, POSITION_LEARNED, POSITION_NONE };
 struct model_config {
-    const char *model_type; /* of the architecture row: static */
+    const char *model_type; /* of the architecture row: static, without "pruned_" */
+    bool is_heterogeneous;  /* config.json says layer by layer what is there */
     char prefix[32]; /* of tensor names: the row's, or "" where the files lack it (set by the inventory) */
     size_t layer_count, hidden_size, intermediate_size, head_count, kv_head_count, head_size, vocab_size,
         context_tokens;
@@ -66,9 +74,15 @@ struct model_config {
 };
 /* All faults at once; field: the key ("config.json/hidden_size"). */
 bool model_config_parse(const json_t *json, struct model_config *ret_config, struct error_list *faults);
+#define MODEL_HETEROGENEOUS_PREFIX "pruned_"
 /* For whoever writes a config.json with other layers: the key of the number of layers; whether windows, or FFNs without
  * experts, follow from layers' numbers or lists (then `layer_types`, `mlp_only_layers` say them layer by layer). */
 const char *model_config_layer_count_key(const struct model_config *config);
+/* Keys of other sizes; NULL: the family has none. */
+struct model_config_keys {
+    const char *hidden, *heads, *kv_heads, *head_size, *ffn, *expert_ffn, *attention_bias, *ffn_bias;
+};
+void model_config_find_keys(const struct model_config *config, struct model_config_keys *ret_keys);
 bool model_config_lists_windows(const struct model_config *config);
 bool model_config_lists_plain_layers(const struct model_config *config);
 /* The architectures' names, NULL-terminated, for the catalogue. */

@@ -164,7 +164,6 @@ static const char *const bert_required[] = {"is_decoder=false", "add_cross_atten
 
 static const struct config_family families[] = {
     {.model_type = "llama", LLAMA},
-    {.model_type = "pruned_llama", LLAMA},
     {.model_type = "mistral",
      LLAMA_LIKE,
      SILU,
@@ -315,6 +314,23 @@ const struct config_family *config_family_find(const char *model_type)
 const char *model_config_layer_count_key(const struct model_config *config)
 {
     return config_family_find(config->model_type)->layers;
+}
+
+void model_config_find_keys(const struct model_config *config, struct model_config_keys *ret_keys)
+{
+    const struct config_family *family = config_family_find(config->model_type);
+    bool has_experts = family->expert_count > 0;
+    *ret_keys =
+        (struct model_config_keys){.hidden = family->hidden,
+                                   .heads = family->heads,
+                                   .kv_heads = family->has_kv_heads ? "num_key_value_heads" : NULL,
+                                   .head_size = family->has_head_size ? "head_dim" : NULL,
+                                   .ffn = family->ffn,
+                                   .expert_ffn = !has_experts                    ? NULL
+                                                 : family->is_expert_sized_apart ? "moe_intermediate_size"
+                                                                                 : family->ffn,
+                                   .attention_bias = family->attention_bias.key,
+                                   .ffn_bias = family->ffn_bias.key};
 }
 
 bool model_config_lists_windows(const struct model_config *config)

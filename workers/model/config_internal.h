@@ -70,6 +70,9 @@ bool config_read_size(struct config_parser *parser, const char *key, bool is_req
 bool config_read_bool(struct config_parser *parser, const char *key, bool *ret_value);
 bool config_read_number(struct config_parser *parser, const json_t *object, const char *key, double min,
                         double max, double *ret_value);
+/* A member of an object within config.json's `key`: *ret_value stays where it is absent; false: it is no number in 1..max. */
+bool config_read_layer_size(struct config_parser *parser, const json_t *object, const char *name,
+                            const char *key, size_t max, size_t *ret_value);
 json_t *config_iterable(const json_t *json);           /* for jansson's iterators, which change nothing */
 void config_read_rope(struct config_parser *parser);   /* wants head_size, context_tokens */
 void config_read_layers(struct config_parser *parser); /* wants the shape */

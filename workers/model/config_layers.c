@@ -191,28 +191,86 @@ static void set_experts(struct config_parser *parser)
 
 /* ---- what is there --------------------------------------------------------------------------- */
 
+bool config_read_layer_size(struct config_parser *parser, const json_t *object, const char *name,
+                            const char *key, size_t max, size_t *ret_value)
+{
+    const json_t *value = json_object_get(object, name);
+    if (value == NULL) {
+        return true;
+    }
+    json_int_t number = json_integer_value(value);
+    if (!json_is_integer(value) || number < 1 || (uint64_t)number > max) {
+        return config_fault(parser, ERROR_OUT_OF_RANGE, key, "has a %s that is not in 1..%zu", name, max);
+    }
+    *ret_value = (size_t)number;
+    return true;
+}
+
+/* false: not there; true: as the config has it; an object: with sizes of its own. */
+static bool read_side(struct config_parser *parser, const json_t *entry, const char *side, size_t index,
+                      bool *ret_is_there, const json_t **ret_sizes)
+{
+    const json_t *value = json_object_get(entry, side);
+    if (!json_is_boolean(value) && !json_is_object(value)) {
+        return config_fault(parser, ERROR_WRONG_TYPE, "pruning",
+                            "layers/%zu needs %s: false, true or an object of sizes", index, side);
+    }
+    *ret_is_there = !json_is_false(value);
+    *ret_sizes = json_is_object(value) ? value : NULL;
+    return true;
+}
+
 static void read_layer(struct config_parser *parser, const json_t *entry, size_t index)
 {
     struct model_layer *layer = &parser->config->layers[index];
-    const json_t *attention = json_object_get(entry, "attention"), *ffn = json_object_get(entry, "ffn");
-    if (!json_is_boolean(attention) || !json_is_boolean(ffn)) {
-        (void)config_fault(parser, ERROR_WRONG_TYPE, "pruning",
-                           "layers/%zu needs attention and ffn, true or false", index);
+    const json_t *attention = NULL, *ffn = NULL;
+    if (!read_side(parser, entry, "attention", index, &layer->has_attention, &attention) ||
+        !read_side(parser, entry, "ffn", index, &layer->has_ffn, &ffn) ||
+        !config_read_layer_size(parser, attention, "num_attention_heads", "pruning", 1024,
+                                &layer->head_count) ||
+        !config_read_layer_size(parser, attention, "num_key_value_heads", "pruning", 1024,
+                                &layer->kv_head_count) ||
+        !config_read_layer_size(parser, ffn, "intermediate_size", "pruning", (size_t)1 << 20,
+                                &layer->intermediate_size) ||
+        !config_read_layer_size(parser, ffn, "num_experts", "pruning", MODEL_EXPERTS_MAX,
+                                &layer->expert_count) ||
+        !config_read_layer_size(parser, ffn, "num_experts_per_tok", "pruning", MODEL_EXPERTS_MAX,
+                                &layer->active_expert_count)) {
         return;
     }
-    layer->has_attention = json_is_true(attention);
-    layer->has_ffn = json_is_true(ffn);
+    if (layer->head_count % (layer->kv_head_count > 0 ? layer->kv_head_count : 1) != 0 ||
+        (!parser->family->has_kv_heads && layer->head_count != layer->kv_head_count)) {
+        (void)config_fault(parser, ERROR_OUT_OF_RANGE, "pruning",
+                           "layers/%zu has %zu key-value heads for %zu heads", index, layer->kv_head_count,
+                           layer->head_count);
+    }
+    if (layer->active_expert_count > layer->expert_count ||
+        (layer->expert_count > 0 && layer->active_expert_count == 0) ||
+        (layer->expert_count > 0 && parser->family->expert_count == 0)) {
+        (void)config_fault(parser, ERROR_OUT_OF_RANGE, "pruning", "layers/%zu uses %zu of %zu experts", index,
+                           layer->active_expert_count, layer->expert_count);
+    }
+}
+
+static void read_output_bias(struct config_parser *parser, const char *name, bool *ret_has_bias)
+{
+    const json_t *value = json_object_get(config_member(parser, "pruning"), name);
+    if (value != NULL && !json_is_boolean(value)) {
+        (void)config_fault(parser, ERROR_WRONG_TYPE, "pruning", "has %s, which must be true or false", name);
+    }
+    *ret_has_bias = *ret_has_bias || json_is_true(value);
 }
 
 static void read_presence(struct config_parser *parser)
 {
     struct model_config *config = parser->config;
     const json_t *layers = json_object_get(config_member(parser, "pruning"), "layers");
-    if (!architecture_of(config)->is_heterogeneous) {
-        /* Our uniform and identity exports say there what was done; only `layers` changes the arithmetic. */
+    if (!config->is_heterogeneous) {
+        /* Our other exports say there what was done; only `layers` changes the arithmetic. */
         if (layers != NULL) {
             (void)config_fault(parser, ERROR_UNSUPPORTED, "pruning",
-                               "has layers, which belong to model_type pruned_llama only");
+                               "has layers, which belong to models of type %s%s only",
+                               MODEL_HETEROGENEOUS_PREFIX, config->model_type);
         }
         return;
     }
@@ -221,6 +279,8 @@ static void read_presence(struct config_parser *parser)
                            "needs layers: one entry for each of %zu layers", config->layer_count);
         return;
     }
+    read_output_bias(parser, "attention_output_bias", &config->has_o_bias);
+    read_output_bias(parser, "ffn_output_bias", &config->has_ffn_bias);
     for (size_t i = 0; i < config->layer_count; i++) {
         read_layer(parser, json_array_get(layers, i), i);
     }

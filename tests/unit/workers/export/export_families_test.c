@@ -209,8 +209,7 @@ static void identity_computes_the_same_and_keeps_the_shape(void **state)
         struct source source = open_source(names[i]);
         OWNED(plan) plan = make_plan(source.inventory, removed);
         char *folder = NULL;
-        /* F0 and A1 are left, which no stock config packs for two layers: auto falls back. */
-        OWNED(inventory) written = round_trip(&source, plan, EXPORT_AUTO, EXPORT_IDENTITY, &folder);
+        OWNED(inventory) written = round_trip(&source, plan, EXPORT_IDENTITY, EXPORT_IDENTITY, &folder);
         assert_int_equal(written->parameter_count, source.inventory->parameter_count);
         expect_the_same_states(&source, plan, written, folder, names[i]);
         assert_true(file_remove_tree(folder, NULL));
@@ -260,9 +259,9 @@ static void what_a_layout_cannot_say_is_refused(void **state)
     static const int none[] = {-1}, one[] = {1, -1}, merged[] = {1, 2, -1}, whole[] = {0, 1, -1};
     expect_refused("gpt_neox", merged, EXPORT_UNIFORM,
                    "lack attention or FFN"); /* A0 and F1 are no partners */
-    expect_refused("gemma2", one, EXPORT_UNIFORM, "ask for identity");
-    expect_refused("gemma2", one, EXPORT_HETEROGENEOUS, "ask for identity");
-    expect_refused("mistral", one, EXPORT_HETEROGENEOUS, "this one is mistral"); /* it has a window */
+    expect_refused("gemma2", one, EXPORT_UNIFORM, "ask for heterogeneous");
+    expect_refused("gemma2", one, EXPORT_PADDED, "lack attention or FFN");
+    expect_refused("bert", none, EXPORT_HETEROGENEOUS, "is for decoders");
     expect_refused("bert", whole, EXPORT_AUTO, "normalises after");
     expect_refused("bert", whole, EXPORT_IDENTITY, "normalises after");
     struct source source = open_source("bert_old");
@@ -275,23 +274,42 @@ static void what_a_layout_cannot_say_is_refused(void **state)
     close_source(&source);
 }
 
-static void mistral_without_a_window_is_llama(void **state)
+/* First and last blocks without attention, and without an FFN; written once more, nothing changes. */
+static void heterogeneous_computes_the_same_in_every_family(void **state)
 {
     (void)state;
-    static const int one[] = {1, -1};
-    struct source source = open_source("llama");
-    source.inventory->config.model_type = "mistral";
-    json_put_text(source.inventory->config_json, "model_type", "mistral");
-    json_put(source.inventory->config_json, "sliding_window", json_null());
-    OWNED(plan) plan = make_plan(source.inventory, one);
-    char *folder = NULL;
-    OWNED(inventory) written = round_trip(&source, plan, EXPORT_AUTO, EXPORT_HETEROGENEOUS, &folder);
-    assert_string_equal(written->config.model_type, "pruned_llama");
-    assert_null(json_object_get(written->config_json, "sliding_window"));
-    expect_the_same_states(&source, plan, written, folder, "mistral");
-    assert_true(file_remove_tree(folder, NULL));
-    free(folder);
-    close_source(&source);
+    static const char *const names[] = {
+        "llama",     "llama_bias",       "llama_headdim",   "llama3",   "mistral",
+        "qwen2",     "qwen2_window_old", "qwen3",           "gemma2",   "gemma2_old",
+        "phi3",      "phi3_longrope",    "gemma3_text_old", "gpt2",     "gpt2_old",
+        "opt",       "opt_old",          "mixtral",         "gpt_neox", "gpt_neox_serial",
+        "qwen3_moe", "gpt_neox_old"};
+    static const int removed[][4] = {{0, 3, -1}, {1, -1}, {2, -1}, {0, 1, 2, -1}};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        for (size_t r = 0; r < sizeof removed / sizeof removed[0]; r++) {
+            struct source source = open_source(names[i]);
+            OWNED(plan) plan = make_plan(source.inventory, removed[r]);
+            char *folder = NULL, *again = NULL;
+            OWNED(inventory)
+            written = round_trip(&source, plan, EXPORT_HETEROGENEOUS, EXPORT_HETEROGENEOUS, &folder);
+            assert_true(written->config.is_heterogeneous);
+            assert_string_equal(written->config.model_type, source.inventory->config.model_type);
+            expect_the_same_states(&source, plan, written, folder, names[i]);
+            struct source second = {.folder = folder, .inventory = written};
+            struct plan_sublayer *sublayers = NULL;
+            OWNED(plan) nothing = plan_create(plan_list_sublayers(&written->config, &sublayers));
+            free(sublayers);
+            OWNED(inventory)
+            copy = round_trip(&second, nothing, EXPORT_HETEROGENEOUS, EXPORT_HETEROGENEOUS, &again);
+            assert_true(json_equal(json_object_get(written->config_json, "pruning"),
+                                   json_object_get(copy->config_json, "pruning")));
+            expect_the_same_states(&source, plan, copy, again, names[i]);
+            assert_true(file_remove_tree(folder, NULL) && file_remove_tree(again, NULL));
+            free(folder);
+            free(again);
+            close_source(&source);
+        }
+    }
 }
 
 static void lists_by_layer_are_written_where_a_rule_would_shift(void **state)
@@ -338,7 +356,7 @@ int main(void)
         cmocka_unit_test(identity_computes_the_same_and_keeps_the_shape),
         cmocka_unit_test(all_experts_of_a_removed_sublayer_become_zero),
         cmocka_unit_test(what_a_layout_cannot_say_is_refused),
-        cmocka_unit_test(mistral_without_a_window_is_llama),
+        cmocka_unit_test(heterogeneous_computes_the_same_in_every_family),
         cmocka_unit_test(lists_by_layer_are_written_where_a_rule_would_shift),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

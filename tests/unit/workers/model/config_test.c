@@ -232,6 +232,61 @@ static void a_heterogeneous_config_says_what_each_layer_has(void **state)
     assert_false(architecture_tensor(config, WEIGHT_GATE, 2, 0, &shape));
 }
 
+static void a_heterogeneous_config_has_widths_by_layer(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *type, *layers, *part; /* part of the fault; NULL: none */
+    } cases[] = {
+        {"pruned_llama",
+         "[{\"attention\": {\"num_attention_heads\": 4, \"num_key_value_heads\": 2}, \"ffn\": {\"intermediate_size\": "
+         "24}}, {\"attention\": {\"num_attention_heads\": 2, \"num_key_value_heads\": 1}, \"ffn\": true}]",
+         NULL},
+        {"pruned_qwen3", "[{\"attention\": true, \"ffn\": false}, {\"attention\": false, \"ffn\": true}]",
+         NULL},
+        {"pruned_llama", "[{\"attention\": true, \"ffn\": 1}, {\"attention\": true, \"ffn\": true}]",
+         "layers/0 needs ffn"},
+        {"pruned_llama",
+         "[{\"attention\": {\"num_attention_heads\": 4, \"num_key_value_heads\": 3}, \"ffn\": true}, {\"attention\": "
+         "true, \"ffn\": true}]",
+         "3 key-value heads for 4"},
+        {"pruned_llama",
+         "[{\"attention\": true, \"ffn\": {\"intermediate_size\": 0}}, {\"attention\": true, \"ffn\": true}]",
+         "intermediate_size"},
+        {"pruned_llama",
+         "[{\"attention\": true, \"ffn\": {\"num_experts\": 4, \"num_experts_per_tok\": 2}}, {\"attention\": true, "
+         "\"ffn\": true}]",
+         "uses 2 of 4 experts"},
+        {"pruned_bert", "[]", "pruned_bert"},
+        {"pruned_mamba", "[]", "pruned_mamba"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        JSON_OWNED json = json_loads(base_text, 0, NULL);
+        JSON_OWNED pruning = json_object();
+        FINISHED(error_list) faults = {0};
+        json_put(pruning, "layers", json_loads(cases[i].layers, 0, NULL));
+        json_put_text(json, "model_type", cases[i].type);
+        json_put_i64(json, "num_hidden_layers", 2);
+        json_put(json, "pruning", json_incref(pruning));
+        bool is_parsed = model_config_parse(json, config, &faults);
+        if (cases[i].part != NULL) {
+            assert_false(is_parsed);
+            assert_non_null(strstr(faults.items[0].message, cases[i].part));
+            continue;
+        }
+        assert_true(is_parsed && config->is_heterogeneous);
+        assert_string_equal(config->model_type, cases[i].type + strlen("pruned_"));
+        if (i == 0) {
+            struct weight_shape shape;
+            assert_true(architecture_tensor(config, WEIGHT_GATE, 0, 0, &shape) && shape.shape[0] == 24);
+            assert_true(architecture_tensor(config, WEIGHT_K, 1, 0, &shape));
+            assert_int_equal(shape.shape[0], config->head_size);
+            assert_true(architecture_tensor(config, WEIGHT_O, 1, 0, &shape));
+            assert_int_equal(shape.shape[1], 2 * config->head_size);
+        }
+    }
+}
+
 static void biases_follow_the_family(void **state)
 {
     (void)state;
@@ -588,13 +643,9 @@ static void every_listed_architecture_has_a_row(void **state)
             is_gpt2
                 ? "{\"model_type\": \"%s\", \"n_embd\": 32, \"n_head\": 4, \"n_layer\": 2, \"vocab_size\": 80}"
                 : "{\"model_type\": \"%s\", \"hidden_size\": 32, \"num_attention_heads\": 4, "
-                  "\"num_hidden_layers\": 2, \"vocab_size\": 80, \"%s\": 48%s%s}",
+                  "\"num_hidden_layers\": 2, \"vocab_size\": 80, \"%s\": 48%s}",
             *name, strcmp(*name, "opt") == 0 ? "ffn_dim" : "intermediate_size",
-            has_groups ? ", \"num_key_value_heads\": 2" : "",
-            strcmp(*name, "pruned_llama") == 0
-                ? ", \"pruning\": {\"layers\": [{\"attention\": true, \"ffn\": true}, {\"attention\": true, "
-                  "\"ffn\": true}]}"
-                : "");
+            has_groups ? ", \"num_key_value_heads\": 2" : "");
         FINISHED(error_list) faults = {0};
         parse_text(text, &faults);
         struct names names = {0};
@@ -634,6 +685,7 @@ int main(void)
         cmocka_unit_test(each_fault_names_its_key),
         cmocka_unit_test(all_faults_come_at_once),
         cmocka_unit_test(a_heterogeneous_config_says_what_each_layer_has),
+        cmocka_unit_test(a_heterogeneous_config_has_widths_by_layer),
         cmocka_unit_test(biases_follow_the_family),
         cmocka_unit_test(windows_follow_the_family),
         cmocka_unit_test(a_window_that_is_asked_for_and_switched_off_is_refused),
