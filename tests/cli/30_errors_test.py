@@ -115,7 +115,6 @@ def what_a_model_cannot_be_used_for_is_said_before_anything_runs(folder):
     refused(folder, {"type": "evaluation", "model": encoder, "evaluation": {}}, "unsupported", "/model", text="encoder")
     wordless = {**pruning(w), "model": os.path.join(families, "gpt2")}
     refused(folder, wordless, "not_found", "tokenizer.json")
-    refused(folder, {**wordless, "output": {"layout": "heterogeneous"}}, "unsupported", "/output/layout", text="gpt2")
     refused(folder, pruning(w, output={"formats": ["gguf:f16", "hf", "gguf:f16"]}), "invalid_argument", "/output/formats/2",
             text="twice")
 

@@ -232,7 +232,7 @@ static void set_architecture(const struct drafter *drafter, bool is_heterogeneou
     json_put(drafter->json, "auto_map", map);
 }
 
-static void put_heterogeneous(const struct drafter *drafter, const struct model_config *said, json_t *pruning)
+static void put_heterogeneous(const struct drafter *drafter, json_t *pruning)
 {
     struct model_config_keys keys;
     bool has_attention = false;
@@ -246,12 +246,6 @@ static void put_heterogeneous(const struct drafter *drafter, const struct model_
     }
     if (!has_attention) {
         json_put(drafter->json, "use_cache", json_false());
-    }
-    if (drafter->config->has_o_bias && !said->has_o_bias && keys.attention_bias == NULL) {
-        json_put(pruning, "attention_output_bias", json_true());
-    }
-    if (drafter->config->has_ffn_bias && !said->has_ffn_bias && keys.ffn_bias == NULL) {
-        json_put(pruning, "ffn_output_bias", json_true());
     }
 }
 
@@ -287,7 +281,7 @@ json_t *layout_draft_config(const struct layout *layout, const struct inventory 
                      (int64_t)layout->block_count);
     }
     if (is_heterogeneous) {
-        put_heterogeneous(&drafter, said, pruning);
+        put_heterogeneous(&drafter, pruning);
     } else {
         put_widths(&drafter, said);
     }

@@ -10,8 +10,7 @@
  *                                    "intermediate_size": n} or false}, ...],
  *                 "head_dim": n}               where the family's heads divide the hidden size otherwise
  *
- * true, for either, is what the rest of the config says. Where pruning gives output projections a bias that the family does not
- * have, "attention_output_bias" or "ffn_output_bias" is true beside "layers".
+ * true, for either, is what the rest of the config says.
  */
 #ifndef WORKERS_MODEL_CONFIG_H
 #define WORKERS_MODEL_CONFIG_H

@@ -252,15 +252,6 @@ static void read_layer(struct config_parser *parser, const json_t *entry, size_t
     }
 }
 
-static void read_output_bias(struct config_parser *parser, const char *name, bool *ret_has_bias)
-{
-    const json_t *value = json_object_get(config_member(parser, "pruning"), name);
-    if (value != NULL && !json_is_boolean(value)) {
-        (void)config_fault(parser, ERROR_WRONG_TYPE, "pruning", "has %s, which must be true or false", name);
-    }
-    *ret_has_bias = *ret_has_bias || json_is_true(value);
-}
-
 static void read_presence(struct config_parser *parser)
 {
     struct model_config *config = parser->config;
@@ -279,8 +270,6 @@ static void read_presence(struct config_parser *parser)
                            "needs layers: one entry for each of %zu layers", config->layer_count);
         return;
     }
-    read_output_bias(parser, "attention_output_bias", &config->has_o_bias);
-    read_output_bias(parser, "ffn_output_bias", &config->has_ffn_bias);
     for (size_t i = 0; i < config->layer_count; i++) {
         read_layer(parser, json_array_get(layers, i), i);
     }

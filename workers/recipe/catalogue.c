@@ -17,7 +17,7 @@ static const char *const halves[] = {"first", "second", NULL};
 static const char *const samplings[] = {"first", "random", NULL};
 static const char *const protocols[] = {"gptq", "rolling", NULL};
 static const char *const task_kinds[] = {"generate", "choice", "language_modeling", NULL};
-static const char *const layouts[] = {"auto", "uniform", "identity", "heterogeneous", NULL};
+static const char *const layouts[] = {"auto", "uniform", "padded", "identity", "heterogeneous", NULL};
 static const char *const dtypes[] = {"keep", "float32", "bfloat16", "float16", NULL};
 static const char *const devices[] = {"auto", "cpu", NULL};
 static const char *const compute_dtypes[] = {"float32", "bfloat16", NULL};
@@ -448,11 +448,15 @@ static json_t *format_layouts(void)
         {"uniform",
          "A stock config with fewer blocks; only where every block keeps attention and FFN.",
          {"transformers", "vllm", "pruned", NULL}},
+        {"padded",
+         "A stock config as wide as the widest layer, the others filled up with zeros; needs attention and FFN in "
+         "every block.",
+         {"transformers", "vllm", "pruned", NULL}},
         {"identity",
          "Removed sublayers stay with a zero output projection: loads everywhere, not smaller.",
          {"transformers", "vllm", "pruned", NULL}},
         {"heterogeneous",
-         "Blocks without attention or without FFN, with our modelling file.",
+         "Blocks without attention or without FFN, and with widths of their own, with our modelling file.",
          {"transformers (trust_remote_code)", "pruned", NULL}},
         {"auto", "uniform where the plan packs, else heterogeneous.", {NULL}},
     };
