@@ -96,7 +96,12 @@ struct prune_layers {
         ratio; /* [layer_count]: share of its prunable weights that goes (width methods); NAN: the allocation decides */
 };
 
+struct prune_method;
+struct width_judge;
+struct width_statistics;
+
 struct prune_run {
+    const struct prune_method *method; /* whose run it is */
     const struct inventory *inventory;
     const struct sublayer *sublayers; /* [sublayer_count] */
     size_t sublayer_count;
@@ -112,6 +117,9 @@ struct prune_run {
      * `state` is later than it. */
     const struct plan *curve;
     /* Width methods: */
+    /* How far the model with these widths is from the original; allocations that search ask it. NULL: none of them. */
+    struct width_judge *judge;
+    const double *sublayer_milliseconds; /* [sublayer_count], measured; NULL: cost is not milliseconds */
     const struct width_statistics *statistics; /* what the method's `statistics` names */
     const json_t *allocation;                  /* the body's member, resolved; NULL: the method's default */
     const struct source *weights;              /* of the inventory, for scores that read weights themselves */
@@ -135,7 +143,6 @@ bool prune_angles_of_all_tokens(const json_t *parameters);                 /* pa
 /* ---- methods -------------------------------------------------------------------------------------------- */
 
 struct width_groups;
-struct width_statistics;
 enum prune_need {
     PRUNE_NEED_CALIBRATION = 1u << 0,   /* calibration text; the others imply it */
     PRUNE_NEED_BLOCK_COSINES = 1u << 1, /* mean cosine between the input and the output of each block */
@@ -174,6 +181,8 @@ struct prune_method {
                    struct error *error);
     /* Width methods (width.h). decide is width_decide, which calls score and then the allocation. */
     unsigned statistics;            /* bits of width_statistic; those of the parameters are in `choose` */
+    bool ranks_within_groups;       /* heads: equally many of every KV group go, else whole groups */
+    bool standardises;              /* a global ranking compares standardised scores */
     const char *default_allocation; /* "uniform", "global", ... */
     const char *default_compensation;
     /* Which kinds of groups go by these parameters (bits of WIDTH_KIND), and what they need; NULL: channels, `statistics`. */

@@ -30,8 +30,10 @@
 #include "workers/prune/scores.h"
 
 struct plan;
-struct prune_run;
+struct prune_method;
 struct prune_observer;
+struct prune_run;
+struct prune_target;
 
 /* ---- statistics -------------------------------------------------------------------------------------------------- */
 
@@ -92,6 +94,21 @@ struct width_statistics *width_statistics_load(const char *path, struct error *e
 /* Bytes that gathering takes besides the model and the sweep. */
 uint64_t width_gather_bytes(const struct model_config *config, unsigned wanted);
 
+/* ---- judging widths ---------------------------------------------------------------------------------------------- */
+
+/* The divergence KL(original || narrowed) of the next token's distribution, mean over the tokens of a batch. What goes is masked, not cut: no
+ * weight is read anew. Heads, channels and channels of experts alone: a router over fewer experts weighs them anew, and norms over fewer residual
+ * channels too. model and batch are borrowed; the model must be whole. */
+struct width_judge;
+struct width_judge *width_judge_create(struct model *model, const struct token_batch *batch,
+                                       const struct cancel *cancel, struct error *error) MUST_USE;
+void width_judge_destroy(struct width_judge *judge);
+OWNED_DEFINE(width_judge)
+/* Of the first `sequences` of the batch (0: all; SIZE_MAX: a quarter). Removed sublayers are skipped. UNSUPPORTED: experts or residual channels go. */
+bool width_judge_plan(struct width_judge *judge, const struct plan *plan, size_t sequences,
+                      double *ret_divergence, struct error *error) MUST_USE;
+uint64_t width_judge_bytes(const struct model_config *config, size_t rows);
+
 /* ---- groups ------------------------------------------------------------------------------------------------------ */
 
 enum width_kind { WIDTH_HEADS, WIDTH_CHANNELS, WIDTH_EXPERTS, WIDTH_EXPERT_CHANNELS, WIDTH_HIDDEN };
@@ -110,6 +127,17 @@ struct width_groups {
 /* The groups of these kinds that the model has, in residual order, hidden last; scores zero. run->skips are left out. */
 void width_list_groups(const struct prune_run *run, unsigned kinds, struct width_groups *ret_groups);
 void width_groups_finish(struct width_groups *groups);
+
+/* The allocation that a request means: its `type`, the method's default for "auto" and for none. */
+const char *width_allocation_name(const struct prune_method *method, const json_t *allocation);
+/* The statistics that a job needs: the method's by its parameters, and the allocation's. */
+unsigned width_wanted(const struct prune_method *method, const json_t *parameters, const json_t *allocation);
+/* Whether the allocation asks the judge. */
+bool width_needs_judge(const struct prune_method *method, const json_t *allocation);
+/* prune_method.decide of width methods: scores, then the allocation. ret_plan may already lack sublayers: the widths of what is left make up
+ * what is missing to the target. UNREACHABLE with the least that can be kept; UNSUPPORTED where the model has nothing of the kind. */
+bool width_decide(struct prune_run *run, const struct prune_target *target, struct plan *ret_plan,
+                  struct error *error) MUST_USE;
 
 /* What a group keeps, put into the plan. kept: [rows][kept_count], ascending; query heads for heads. Channels of experts after the experts
  * themselves: those that go have no list. */
