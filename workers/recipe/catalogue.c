@@ -12,6 +12,7 @@
 #include <string.h>
 
 #define COUNT_OF(array) (sizeof(array) / sizeof((array)[0]))
+#define SHAPING_MAX     16
 
 static const char *const halves[] = {"first", "second", NULL};
 static const char *const samplings[] = {"first", "random", NULL};
@@ -21,44 +22,6 @@ static const char *const layouts[] = {"auto", "uniform", "padded", "identity", "
 static const char *const dtypes[] = {"keep", "float32", "bfloat16", "float16", NULL};
 static const char *const devices[] = {"auto", "cpu", NULL};
 static const char *const compute_dtypes[] = {"float32", "bfloat16", NULL};
-
-static const struct param_spec target_members[] = {
-    {.name = "sparsity",
-     .type = PARAM_NUMBER,
-     .flags = PARAM_OPEN_MAX,
-     .min = 0,
-     .max = 1,
-     .help = "Share of the attention and FFN weights inside blocks to remove."},
-    {.name = "params",
-     .type = PARAM_INTEGER,
-     .min = 1,
-     .max = 9007199254740991.0,
-     .unit = "parameters",
-     .help = "Total parameters left, at most."},
-    {.name = "memory_bytes",
-     .type = PARAM_INTEGER,
-     .min = 1,
-     .max = 9007199254740991.0,
-     .unit = "bytes",
-     .help = "Bytes of the exported weights, at most."},
-    {.name = "num_layers",
-     .type = PARAM_INTEGER,
-     .min = 1,
-     .max = 1024,
-     .unit = "blocks",
-     .help = "Blocks left after packing, at most."},
-    {.name = "sublayers_removed",
-     .type = PARAM_INTEGER,
-     .min = 0,
-     .max = 2047,
-     .unit = "sublayers",
-     .help = "Attention and FFN sublayers to remove, counted before packing."},
-    {.name = "require_packable",
-     .type = PARAM_BOOL,
-     .flags = PARAM_BESIDE,
-     .default_json = "false",
-     .help = "Only accept results whose blocks all keep attention and FFN, which any stock runtime loads."},
-};
 
 static const struct param_spec calibration_members[] = {
     {.name = "source",
@@ -336,12 +299,6 @@ static const struct param_spec evaluation_body = {.type = PARAM_OBJECT,
                                                   .help = "Measures a model: perplexity, tasks, speed."};
 
 static const struct param_spec pruning_rest[] = {
-    {.name = "target",
-     .type = PARAM_OBJECT,
-     .flags = PARAM_REQUIRED | PARAM_EXACTLY_ONE,
-     .members = target_members,
-     .member_count = COUNT_OF(target_members),
-     .help = "How small; exactly one measure. The result is the first point at or past it."},
     {.name = "calibration",
      .type = PARAM_OBJECT,
      .members = calibration_members,
@@ -363,7 +320,7 @@ static const struct param_spec pruning_rest[] = {
 /* The method union is built from the registry, so a new method needs no line here. */
 static const struct param_spec *pruning_body(void)
 {
-    static struct param_spec members[2 + COUNT_OF(pruning_rest)];
+    static struct param_spec members[2 + SHAPING_MAX + COUNT_OF(pruning_rest)];
     static struct param_spec body;
     static struct param_spec methods[64];
     if (body.members != NULL) {
@@ -385,10 +342,14 @@ static const struct param_spec *pruning_body(void)
                                      .members = methods,
                                      .member_count = method_count,
                                      .help = "What decides which parts go."};
-    memcpy(members + 2, pruning_rest, sizeof pruning_rest);
+    size_t shaping_count = 0;
+    const struct param_spec *shaping = catalogue_shaping(&shaping_count);
+    CHECK(shaping_count <= SHAPING_MAX);
+    memcpy(members + 2, shaping, shaping_count * sizeof *shaping);
+    memcpy(members + 2 + shaping_count, pruning_rest, sizeof pruning_rest);
     body = (struct param_spec){.type = PARAM_OBJECT,
                                .members = members,
-                               .member_count = COUNT_OF(members),
+                               .member_count = 2 + shaping_count + COUNT_OF(pruning_rest),
                                .help = "Makes a model smaller."};
     return &body;
 }

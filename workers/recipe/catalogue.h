@@ -10,5 +10,7 @@
 
 /* The body of a job type without its "type"; NULL: no such type. */
 const struct param_spec *catalogue_body(const char *job_type);
+/* catalogue_pruning.c: target, sweep, quality_gate, layers, allocation, compensation. */
+const struct param_spec *catalogue_shaping(size_t *ret_count);
 
 #endif

@@ -40,6 +40,7 @@ struct needs {
     const struct inventory *inventory;
     const json_t *spec;
     const struct prune_method *method; /* NULL: an evaluation */
+    const json_t *gate;                /* NULL: none */
     size_t calibration_rows, calibration_window, longest_tokens;
     bool has_generation, has_choices;
     uint64_t fixed_bytes;
@@ -114,6 +115,11 @@ static void read_needs(const struct inventory *inventory, const json_t *spec, si
             (size_t)get_integer(calibration, "num_samples", 10) * needs.calibration_window;
         needs.longest_tokens = (size_t)larger(needs.longest_tokens, needs.calibration_window);
     }
+    needs.gate = json_object_get(spec, "quality_gate");
+    if (needs.gate != NULL) {
+        needs.longest_tokens =
+            (size_t)larger(needs.longest_tokens, smaller(gate_window_tokens(needs.gate, context), context));
+    }
     size_t index;
     const json_t *task;
     json_array_foreach(json_object_get(evaluation, "tasks"), index, task)
@@ -177,11 +183,19 @@ static uint64_t search_bytes(const struct needs *needs, bool is_least)
            head_reference_bytes(&needs->inventory->config, needs->calibration_rows);
 }
 
+/* One pass: states, targets and likelihoods; of a divergence what the original's logits are known by as well. */
+static uint64_t gate_bytes(const struct needs *needs, uint64_t rows)
+{
+    uint64_t reference =
+        gate_is_kl(needs->gate) ? head_reference_bytes(&needs->inventory->config, rows) : 64 * rows;
+    return state_bytes(needs, rows) + reference;
+}
+
 struct way {
     bool is_streamed, is_spilled;
     uint64_t weights[MEMORY_PHASES], states[MEMORY_PHASES];
     size_t chunk_rows, batch_tokens;
-    uint64_t sweep_bytes, angle_bytes;
+    uint64_t sweep_bytes, angle_bytes, gate_rows;
 };
 
 /* States of all layers: a copy of what a chunk was before for each cosine that is asked for; the rows that angles are made of. */
@@ -224,6 +238,10 @@ static void take_way(const struct needs *needs, bool is_streamed, bool is_spille
     way.states[MEMORY_SEARCH] = has_search ? search_bytes(needs, true) : 0;
     way.states[MEMORY_CHECK] = needs->method != NULL ? check_bytes(needs) : 0;
     way.states[MEMORY_MEASURE] = measure_bytes(needs, way.batch_tokens);
+    if (needs->gate != NULL) {
+        way.gate_rows = gate_rows(needs->gate, needs->inventory->config.context_tokens, is_spilled);
+        way.states[MEMORY_MEASURE] = larger(way.states[MEMORY_MEASURE], gate_bytes(needs, way.gate_rows));
+    }
     for (size_t i = 0; i < MEMORY_PHASES; i++) {
         way.weights[i] = !is_streamed        ? needs->weights.resident_bytes
                          : i == MEMORY_SCORE ? needs->weights.least_headless_bytes
@@ -349,6 +367,7 @@ void memory_plan_make(const struct inventory *inventory, const json_t *spec, siz
     plan.batch_tokens = way.batch_tokens;
     plan.sweep_bytes = way.sweep_bytes;
     plan.angle_bytes = way.angle_bytes;
+    plan.gate_rows = way.gate_rows;
     share_rest(&needs, &way, limit, &plan);
     *ret_plan = plan;
 }

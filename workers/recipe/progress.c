@@ -52,6 +52,8 @@ void progress_enter(struct recipe *recipe, enum recipe_stage stage)
         progress->start_ns = progress->stage_start_ns;
     }
     progress->has_stage_first_step = false;
+    progress->scope_start = 0;
+    progress->scope_end = 1;
     progress->part_start = 0;
     progress->part_end = 1;
     if (recipe->job->observer.stage != NULL) {
@@ -60,6 +62,13 @@ void progress_enter(struct recipe *recipe, enum recipe_stage stage)
     progress->emitted_ns = 0;
     progress_step(recipe, 0, 1, recipe_stage_names[stage]);
     progress->has_stage_first_step = false;
+}
+
+void progress_scope(struct recipe *recipe, double start, double end)
+{
+    recipe->progress.scope_start = start;
+    recipe->progress.scope_end = end;
+    progress_part(recipe, 0, 1);
 }
 
 void progress_part(struct recipe *recipe, double start, double end)
@@ -96,8 +105,9 @@ void progress_step(struct recipe *recipe, uint64_t step, uint64_t steps, const c
     }
     double part = steps > 0 ? (double)step / (double)steps : 0;
     part = part > 1 ? 1 : part;
+    double inside = progress->part_start + part * (progress->part_end - progress->part_start);
     double ratio =
-        whole_ratio(progress, progress->part_start + part * (progress->part_end - progress->part_start));
+        whole_ratio(progress, progress->scope_start + inside * (progress->scope_end - progress->scope_start));
     progress->ratio = ratio > progress->ratio ? ratio : progress->ratio; /* never backwards */
     if (!progress->has_first_ratio && progress->stage > STAGE_CALIBRATE) {
         progress->has_first_ratio = true;
@@ -129,6 +139,8 @@ void progress_step(struct recipe *recipe, uint64_t step, uint64_t steps, const c
 void progress_finish(struct recipe *recipe)
 {
     struct progress *progress = &recipe->progress;
+    progress->scope_start = 0;
+    progress->scope_end = 1;
     progress->part_start = 0;
     progress->part_end = 1;
     progress_step(recipe, 1, 1, recipe_stage_names[progress->stage]);

@@ -61,11 +61,10 @@ static bool read_spec(struct recipe *recipe, struct error *error)
     options->is_stock = export_formats_have_gguf(recipe_formats(recipe));
     CHECK(export_dtype_parse(json_string_value(json_object_get(output, "dtype")), &options->is_dtype_kept,
                              &options->dtype));
-    if (!prune_target_parse(json_object_get(recipe->spec, "target"), &recipe->target, error)) {
-        return false;
-    }
-    recipe->target.element_bytes = options->is_dtype_kept ? 0 : dtype_bytes(options->dtype);
-    return true;
+    recipe_read_points(recipe->spec, options->is_dtype_kept ? 0 : dtype_bytes(options->dtype),
+                       &recipe->points, &faults);
+    recipe->target = recipe->points.items[0].target;
+    return faults.count == 0 || first_fault(&faults, error);
 }
 
 /* What the checkpoint is bound to. */
@@ -76,8 +75,8 @@ static void identify(struct recipe *recipe)
     struct sha256 hash;
     sha256_start(&hash);
     sha256_update(&hash, recipe->model_sha256, 64);
-    const struct corpus *corpora[] = {recipe->calibration, recipe->evaluation};
-    for (size_t i = 0; i < 2; i++) {
+    const struct corpus *corpora[] = {recipe->calibration, recipe->evaluation, recipe->gate_corpus};
+    for (size_t i = 0; i < 3; i++) {
         const char *sum = corpora[i] != NULL ? corpora[i]->sha256 : "-";
         sha256_update(&hash, sum, strlen(sum));
     }
@@ -143,19 +142,29 @@ static void weigh_stages(struct recipe *recipe)
     if (!recipe->is_pruning) {
         return;
     }
-    weights[STAGE_EVALUATE] = 2 * evaluation_tokens;
-    weights[STAGE_REWRITE] = 10;
-    weights[STAGE_EXPORT] = 1000;
+    double points = (double)recipe->points.count;
+    weights[STAGE_EVALUATE] = (1 + points) * evaluation_tokens;
+    weights[STAGE_REWRITE] = 10 * points;
+    weights[STAGE_EXPORT] = 1000 * points;
     if ((recipe->method->needs & PRUNE_NEEDS_TURNS) != 0) {
         weights[STAGE_SCORE] = calibration_tokens;
     }
     weights[STAGE_SEARCH] = 1;
     if ((recipe->method->needs & PRUNE_NEED_EVALUATOR) != 0) {
         double units = 2 * (double)recipe->inventory->config.layer_count;
-        double rounds = recipe->target.kind == PRUNE_TARGET_SUBLAYERS_REMOVED ? (double)recipe->target.count
-                        : recipe->target.kind == PRUNE_TARGET_SPARSITY        ? recipe->target.ratio * units
-                                                                              : units / 3;
-        weights[STAGE_SEARCH] = calibration_tokens * (1 + rounds * units * 0.6);
+        double most = 0;
+        for (size_t i = 0; i < recipe->points.count; i++) {
+            const struct prune_target *target = &recipe->points.items[i].target;
+            double rounds = target->kind == PRUNE_TARGET_SUBLAYERS_REMOVED ? (double)target->count
+                            : target->kind == PRUNE_TARGET_SPARSITY        ? target->ratio * units
+                                                                           : units / 3;
+            most = rounds > most ? rounds : most;
+        }
+        weights[STAGE_SEARCH] = calibration_tokens * (1 + most * units * 0.6);
+    }
+    if (recipe->gate_windows != NULL) {
+        weights[STAGE_SEARCH] +=
+            4 * (double)(recipe->gate_windows->count * recipe->gate_windows->window_tokens);
     }
 }
 
@@ -163,7 +172,12 @@ static bool check_disk(const struct recipe *recipe, struct error *error)
 {
     uint64_t free_bytes = 0;
     uint64_t total_bytes = 0;
-    uint64_t needed = recipe->draft.weight_bytes + (16u << 20);
+    uint64_t needed = 0;
+    for (size_t i = 0; i < recipe->points.count; i++) {
+        const struct export_draft *draft =
+            i == recipe->points.current ? &recipe->draft : &recipe->points.items[i].draft;
+        needed += draft->weight_bytes + (16u << 20);
+    }
     if (!file_free_bytes(recipe->job->work_folder, &free_bytes, &total_bytes, error)) {
         return false;
     }
@@ -176,7 +190,38 @@ static bool check_disk(const struct recipe *recipe, struct error *error)
 
 static bool run_rewrite(struct recipe *recipe, struct error *error)
 {
-    return stage_rewrite(recipe, error) && check_disk(recipe, error);
+    double share = 1 / (double)recipe->points.count;
+    return recipe_for_points(recipe, stage_rewrite, share, error) && check_disk(recipe, error);
+}
+
+static bool run_export(struct recipe *recipe, struct error *error)
+{
+    return recipe_for_points(recipe, stage_export, 1 / (double)recipe->points.count, error);
+}
+
+/* The head's share has the model before in it. */
+static bool run_evaluate(struct recipe *recipe, struct error *error)
+{
+    return recipe->is_pruning
+               ? recipe_for_points(recipe, stage_evaluate, 2 / (double)(recipe->points.count + 1), error)
+               : stage_evaluate(recipe, error);
+}
+
+/* Of the points in folders of their own; the head's are the report's. */
+static bool write_points(struct recipe *recipe, struct error *error)
+{
+    for (size_t i = 0; i < recipe->points.count; i++) {
+        if (i != recipe->points.head) {
+            recipe_select_point(recipe, i);
+            if (!report_write_point(recipe, error)) {
+                return false;
+            }
+        }
+    }
+    if (recipe->is_pruning) {
+        recipe_select_point(recipe, recipe->points.head);
+    }
+    return true;
 }
 
 static uint64_t corpus_bytes(const struct corpus *corpus)
@@ -186,7 +231,8 @@ static uint64_t corpus_bytes(const struct corpus *corpus)
 
 static bool plan_memory(struct recipe *recipe, struct error *error)
 {
-    uint64_t texts = corpus_bytes(recipe->calibration) + corpus_bytes(recipe->evaluation);
+    uint64_t texts = corpus_bytes(recipe->calibration) + corpus_bytes(recipe->evaluation) +
+                     corpus_bytes(recipe->gate_corpus);
     for (size_t i = 0; i < recipe->task_count; i++) {
         texts += recipe->tasks[i]->file_bytes;
     }
@@ -220,10 +266,10 @@ static bool run_stages(struct recipe *recipe, const char **ret_stage, struct err
         bool (*run)(struct recipe *recipe, struct error *error);
         bool is_pruning_only;
     } stages[] = {
-        {STAGE_INSPECT, run_inspect, false},     {STAGE_CALIBRATE, run_calibrate, false},
-        {STAGE_SCORE, stage_score, true},        {STAGE_SEARCH, stage_search, true},
-        {STAGE_REWRITE, run_rewrite, true},      {STAGE_EXPORT, stage_export, true},
-        {STAGE_EVALUATE, stage_evaluate, false},
+        {STAGE_INSPECT, run_inspect, false},   {STAGE_CALIBRATE, run_calibrate, false},
+        {STAGE_SCORE, stage_score, true},      {STAGE_SEARCH, stage_search, true},
+        {STAGE_REWRITE, run_rewrite, true},    {STAGE_EXPORT, run_export, true},
+        {STAGE_EVALUATE, run_evaluate, false},
     };
     for (size_t i = 0; i < sizeof stages / sizeof stages[0]; i++) {
         if (stages[i].is_pruning_only && !recipe->is_pruning) {
@@ -245,6 +291,11 @@ static void finish_recipe(struct recipe *recipe)
 {
     export_draft_finish(&recipe->draft);
     plan_destroy(recipe->plan);
+    recipe_points_finish(&recipe->points);
+    recipe_free_layers(recipe->layers);
+    windows_destroy(recipe->gate_windows);
+    corpus_destroy(recipe->gate_corpus);
+    json_decref(recipe->gate_text_json);
     plan_destroy(recipe->given);
     model_destroy(recipe->model);
     windows_destroy(recipe->windows);
@@ -298,8 +349,8 @@ static bool run_job(struct recipe *recipe, json_t **ret_files, json_t **ret_resu
         return false;
     }
     JSON_OWNED result = NULL;
-    if (!run_stages(recipe, ret_stage, error) || !report_write(recipe, &result, error) ||
-        !export_write_sums(recipe->out_folder, ret_files, error)) {
+    if (!run_stages(recipe, ret_stage, error) || !write_points(recipe, error) ||
+        !report_write(recipe, &result, error) || !export_write_sums(recipe->out_folder, ret_files, error)) {
         return false;
     }
     *ret_result = json_incref(result);

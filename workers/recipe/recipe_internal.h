@@ -2,7 +2,11 @@
  * workers/recipe/recipe_internal.h: one running job, shared by the files of this folder.
  *
  *     recipe.c        the door: stages in order, result, clean-up
- *     stages.c        inspect, calibrate, score, search, rewrite, export
+ *     stages.c        inspect, calibrate, score, rewrite, export
+ *     points.c        search; one job's several targets
+ *     gate.c          whether what was found is good enough
+ *     layers.c        what the request says of single layers
+ *     curve.c         the results of several targets side by side
  *     measure.c       evaluate: the models before and after
  *     progress.c      how far the whole job is, how fast, how long still
  *     checkpoint.c    what is finished, on disk
@@ -31,6 +35,7 @@
 #include "workers/tensor/pool.h"
 
 #define RECIPE_TASKS_MAX        64
+#define RECIPE_POINTS_MAX       17 /* a target and a sweep */
 #define RECIPE_PLAN_LIMIT_BYTES (16u << 20)
 #define RECIPE_SAVE_SECONDS     10.0 /* between saves inside a search */
 #define RECIPE_CHECK_TOKENS     128  /* whose logits are compared after the export */
@@ -55,6 +60,7 @@ struct memory_plan {
     uint64_t sweep_bytes;                  /* of the states of a sweep */
     uint64_t angle_bytes;                  /* of the states of all layers that angles are made of */
     size_t chunk_rows, batch_tokens;       /* of a sweep; of an evaluation */
+    uint64_t gate_rows;                    /* of one pass of the quality gate */
 };
 /* text_bytes: of all sources together. Arithmetic; without a limit the machine's free memory decides too. */
 void memory_plan_make(const struct inventory *inventory, const json_t *spec, size_t threads,
@@ -85,14 +91,31 @@ extern const char *const recipe_stage_names[STAGE_COUNT];
 struct progress {
     double weights[STAGE_COUNT]; /* expected share of the work, any unit */
     enum recipe_stage stage;
-    double part_start, part_end; /* of the stage, 0..1: what the current call covers */
-    double ratio, first_ratio;   /* of the whole job; at the start of this attempt */
+    double scope_start, scope_end; /* of the stage, 0..1: what parts are parts of */
+    double part_start, part_end;   /* of the scope, 0..1: what the current call covers */
+    double ratio, first_ratio;     /* of the whole job; at the start of this attempt */
     bool has_first_ratio;
     int64_t start_ns, stage_entered_ns, stage_start_ns,
         emitted_ns; /* stage_start_ns: of the part, for the rate */
     uint64_t stage_first_step;
     bool has_stage_first_step;
     double stage_seconds[STAGE_COUNT];
+};
+
+/* ---- points.c: one target of the job ---- */
+struct recipe_point {
+    char name[48];     /* "sparsity-0.2"; its folder, unless it is at top level */
+    char pointer[48];  /* where it stands in the request */
+    json_t *requested; /* owned: {"sparsity": 0.2, "require_packable": false} */
+    struct prune_target target;
+    /* Of a point that is not the current one; the current one's are the recipe's own. */
+    struct plan *plan;
+    struct export_draft draft;
+};
+struct recipe_points {
+    struct recipe_point items[RECIPE_POINTS_MAX];
+    size_t count, head, current; /* head: the one at top level */
+    bool has_target;             /* the first is `target`, the others are of `sweep` */
 };
 
 struct recipe {
@@ -118,7 +141,12 @@ struct recipe {
 
     struct plan *given;  /* PRUNE_NEED_PLAN */
     struct model *model; /* the source, open from score to rewrite */
-    struct prune_target target;
+    struct recipe_points points;
+    struct prune_layers *layers; /* owned; pruning jobs */
+    struct corpus *gate_corpus;
+    struct windows *gate_windows; /* NULL: no quality gate */
+    json_t *gate_text_json;
+    struct prune_target target; /* of the current point, as are plan, draft and out_folder */
     struct plan *plan;
     struct export_options export_options;
     struct export_draft draft;
@@ -152,7 +180,9 @@ static inline const json_t *recipe_formats(const struct recipe *recipe)
 
 /* ---- progress.c -------------------------------------------------------------------------------------------------- */
 void progress_enter(struct recipe *recipe, enum recipe_stage stage);
-/* The next steps cover this part of the stage. */
+/* What follows covers this much of the stage. */
+void progress_scope(struct recipe *recipe, double start, double end);
+/* The next steps cover this part of the scope. */
 void progress_part(struct recipe *recipe, double start, double end);
 void progress_step(struct recipe *recipe, uint64_t step, uint64_t steps, const char *unit);
 void progress_finish(struct recipe *recipe);
@@ -170,7 +200,11 @@ bool recipe_save(struct recipe *recipe, struct error *error) MUST_USE;
 bool stage_inspect(struct recipe *recipe, struct error *error) MUST_USE;
 bool stage_calibrate(struct recipe *recipe, struct error *error) MUST_USE;
 bool stage_score(struct recipe *recipe, struct error *error) MUST_USE;
-bool stage_search(struct recipe *recipe, struct error *error) MUST_USE;
+/* The method's plan for a target: owned. curve: where a search goes on; may be NULL. */
+bool recipe_decide(struct recipe *recipe, const struct prune_target *target, const struct plan *curve,
+                   struct plan **ret_plan, struct error *error) MUST_USE;
+/* recipe->model is the source, with what the phase leaves for its weights. */
+bool recipe_open_source(struct recipe *recipe, enum memory_phase phase, struct error *error) MUST_USE;
 bool stage_rewrite(struct recipe *recipe, struct error *error) MUST_USE;
 bool stage_export(struct recipe *recipe, struct error *error) MUST_USE;
 /* The absolute path of a source of the spec: borrowed. NOT_FOUND with its pointer. */
@@ -185,6 +219,45 @@ struct plan *recipe_load_plan(const json_t *inputs, const struct inventory *inve
 /* Last segment of a source: what people call it. Borrowed. */
 const char *recipe_source_name(const char *source);
 size_t recipe_evaluation_window(const struct recipe *recipe);
+
+/* ---- points.c ---------------------------------------------------------------------------------------------------- */
+/* The targets of a resolved spec: the head is the first. */
+void recipe_read_points(const json_t *spec, size_t element_bytes, struct recipe_points *points,
+                        struct error_list *faults);
+void recipe_points_finish(struct recipe_points *points);
+/* The request that makes this point alone; the head's is the whole request. Owned. */
+json_t *recipe_point_spec(const json_t *spec, const struct recipe_points *points, size_t index) MUST_USE;
+bool stage_search(struct recipe *recipe, struct error *error) MUST_USE;
+/* Makes a point the current one; plans must be there. */
+void recipe_select_point(struct recipe *recipe, size_t index);
+/* "check", "exported" or "after" of any point: borrowed, NULL where there is none. */
+const json_t *recipe_point_member(const struct recipe *recipe, size_t index, const char *name);
+/* Runs a stage for each point, the head first, which takes `share` of it; the head is current afterwards. */
+bool recipe_for_points(struct recipe *recipe, bool (*run)(struct recipe *recipe, struct error *error),
+                       double share, struct error *error) MUST_USE;
+
+/* ---- layers.c ---------------------------------------------------------------------------------------------------- */
+/* Owned (recipe_free_layers), with every fault in `faults`. */
+struct prune_layers *recipe_read_layers(const json_t *spec, size_t layer_count,
+                                        struct error_list *faults) MUST_USE;
+void recipe_free_layers(struct prune_layers *layers);
+/* What the request asks for and the method cannot. */
+void recipe_check_traits(const json_t *spec, const struct prune_method *method, struct error_list *faults);
+
+/* ---- gate.c: `gate` is the spec's quality_gate --------------------------------------------------------------------- */
+bool gate_is_kl(const json_t *gate);
+size_t gate_window_tokens(const json_t *gate, size_t context_tokens);
+uint64_t gate_rows(const json_t *gate, size_t context_tokens, bool is_least);
+void gate_check(const json_t *gate, size_t context_tokens, struct error_list *faults);
+bool gate_load(struct recipe *recipe, struct error *error) MUST_USE;        /* the text */
+bool gate_cut_windows(struct recipe *recipe, struct error *error) MUST_USE; /* TEXT_OVERLAP */
+double gate_search_share(const struct recipe *recipe); /* of the search stage: what is no judging */
+/* Judges the plans of the points: which is the head, and how far its plan goes. QUALITY_GATE_FAILED. */
+bool gate_choose(struct recipe *recipe, struct error *error) MUST_USE;
+
+/* ---- curve.c ----------------------------------------------------------------------------------------------------- */
+/* report.json's "curve": [{name, path, requested, achieved, perplexity, ...}], least removed first; NULL without a sweep. Owned. */
+json_t *curve_format(const struct recipe *recipe) MUST_USE;
 
 /* ---- measure.c --------------------------------------------------------------------------------------------------- */
 bool stage_evaluate(struct recipe *recipe, struct error *error) MUST_USE;
@@ -208,6 +281,8 @@ void recipe_close_model(struct recipe *recipe, struct model *model);
 
 /* ---- report.c, page.c -------------------------------------------------------------------------------------------- */
 bool report_write(struct recipe *recipe, json_t **ret_result, struct error *error) MUST_USE;
+/* plan.json, request.json and README.md of the current point. */
+bool report_write_point(struct recipe *recipe, struct error *error) MUST_USE;
 /* report.html from report.json: owned. */
 char *page_format(const json_t *report) MUST_USE;
 /* {"before": {parameters, weight_bytes, blocks, sublayers}, "after": ...}: the same in every run. Owned. */

@@ -74,7 +74,9 @@ static json_t *format_target(const struct recipe *recipe)
 
 static json_t *format_request(const struct recipe *recipe)
 {
-    json_t *request = json_deep_copy(recipe->spec);
+    json_t *request = recipe->is_pruning
+                          ? recipe_point_spec(recipe->spec, &recipe->points, recipe->points.current)
+                          : json_deep_copy(recipe->spec);
     json_t *resolved = json_object();
     json_put_text(resolved, "model_sha256", recipe->model_sha256);
     json_put_text(resolved, "backend", recipe->machine.backend);
@@ -123,13 +125,14 @@ static bool write_card(const struct recipe *recipe, struct error *error)
     JSON_OWNED summary = report_size_summary(recipe);
     JSON_OWNED loaders = export_loaders(&recipe->draft);
     export_add_format_loaders(recipe_formats(recipe), loaders);
+    JSON_OWNED request = recipe_point_spec(recipe->spec, &recipe->points, recipe->points.current);
     OWNED_MEMORY char *license = export_read_license(recipe->job->model_folder);
     struct export_card card = {
         .model_name = recipe->model_name,
         .method = recipe->method_name,
         .method_reference = recipe->method->reference,
         .license = license,
-        .request = recipe->spec,
+        .request = request,
         .before = before,
         .after = after,
         .summary = summary,
@@ -198,6 +201,8 @@ static void put_pruning(const struct recipe *recipe, json_t *report)
     json_put(method, "is_curve", json_boolean((recipe->method->traits & PRUNE_TRAIT_CURVE) != 0));
     json_put(report, "method", method);
     json_put(report, "plan", plan_format(recipe->plan, recipe->inventory));
+    json_put(report, "curve", curve_format(recipe));
+    json_put(report, "quality_gate", json_incref(json_object_get(recipe->done, "gate")));
     json_t *output = json_object();
     json_put_text(output, "layout", export_layout_name(recipe->draft.layout));
     json_t *loaders = export_loaders(&recipe->draft);
@@ -269,7 +274,7 @@ static json_t *sum_side(const json_t *measured)
 static json_t *format_result(const struct recipe *recipe, const json_t *report)
 {
     json_t *result = json_object();
-    static const char *const copied[] = {"size", "target", "output", "check"};
+    static const char *const copied[] = {"size", "target", "output", "check", "curve", "quality_gate"};
     for (size_t i = 0; i < sizeof copied / sizeof copied[0]; i++) {
         json_put(result, copied[i], json_incref(json_object_get(report, copied[i])));
     }
@@ -299,6 +304,14 @@ static json_t *format_result(const struct recipe *recipe, const json_t *report)
     return result;
 }
 
+bool report_write_point(struct recipe *recipe, struct error *error)
+{
+    JSON_OWNED plan = plan_format(recipe->plan, recipe->inventory);
+    JSON_OWNED request = format_request(recipe);
+    return save_json(recipe, "plan.json", plan, error) && write_card(recipe, error) &&
+           save_json(recipe, "request.json", request, error);
+}
+
 bool report_write(struct recipe *recipe, json_t **ret_result, struct error *error)
 {
     if (!recipe->is_pruning && (!file_remove_tree(recipe->out_folder, error) ||
@@ -308,14 +321,11 @@ bool report_write(struct recipe *recipe, json_t **ret_result, struct error *erro
     JSON_OWNED request = format_request(recipe);
     JSON_OWNED report = format_report(recipe);
     OWNED_MEMORY char *page = page_format(report);
-    if (recipe->is_pruning) {
-        JSON_OWNED plan = plan_format(recipe->plan, recipe->inventory);
-        if (!save_json(recipe, "plan.json", plan, error) || !write_card(recipe, error)) {
-            return false;
-        }
+    if (recipe->is_pruning ? !report_write_point(recipe, error)
+                           : !save_json(recipe, "request.json", request, error)) {
+        return false;
     }
-    if (!save_json(recipe, "request.json", request, error) ||
-        !save_json(recipe, "report.json", report, error) || !save_text(recipe, "report.html", page, error)) {
+    if (!save_json(recipe, "report.json", report, error) || !save_text(recipe, "report.html", page, error)) {
         return false;
     }
     *ret_result = format_result(recipe, report);

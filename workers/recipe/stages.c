@@ -117,6 +117,7 @@ static bool load_tokenizer(struct recipe *recipe, struct error *error)
     const json_t *evaluation = json_object_get(recipe->spec, "evaluation");
     bool is_needed = (recipe->method != NULL && (recipe->method->needs & PRUNE_NEED_CALIBRATION) != 0) ||
                      json_object_get(evaluation, "text") != NULL ||
+                     json_object_get(recipe->spec, "quality_gate") != NULL ||
                      json_array_size(json_object_get(evaluation, "tasks")) > 0;
     if (!is_needed) {
         return true;
@@ -173,7 +174,27 @@ static bool load_texts(struct recipe *recipe, struct error *error)
             return false;
         }
     }
-    return load_tasks(recipe, error);
+    return gate_load(recipe, error) && load_tasks(recipe, error);
+}
+
+/* What was checked before the job started; a job handed to the worker as it is has its first fault told here. */
+static bool read_layers(struct recipe *recipe, struct error *error)
+{
+    FINISHED(error_list) faults = {0};
+    if (!recipe->is_pruning) {
+        return true;
+    }
+    size_t context = recipe->inventory->config.context_tokens;
+    const json_t *gate = json_object_get(recipe->spec, "quality_gate");
+    recipe->layers = recipe_read_layers(recipe->spec, recipe->inventory->config.layer_count, &faults);
+    recipe_check_traits(recipe->spec, recipe->method, &faults);
+    if (gate != NULL) {
+        gate_check(gate, context, &faults);
+    }
+    if (faults.stored > 0) {
+        *error = faults.items[0];
+    }
+    return faults.stored == 0;
 }
 
 bool stage_inspect(struct recipe *recipe, struct error *error)
@@ -183,7 +204,7 @@ bool stage_inspect(struct recipe *recipe, struct error *error)
     }
     inventory_model_sha256(recipe->inventory, recipe->model_sha256);
     recipe_touch();
-    if (!load_tokenizer(recipe, error) || !load_texts(recipe, error)) {
+    if (!read_layers(recipe, error) || !load_tokenizer(recipe, error) || !load_texts(recipe, error)) {
         return false;
     }
     size_t context = recipe->inventory->config.context_tokens;
@@ -215,7 +236,7 @@ static bool check_overlap(struct recipe *recipe, struct error *error)
     return true;
 }
 
-bool stage_calibrate(struct recipe *recipe, struct error *error)
+static bool cut_calibration(struct recipe *recipe, struct error *error)
 {
     if (recipe->calibration == NULL) {
         return true;
@@ -251,6 +272,11 @@ bool stage_calibrate(struct recipe *recipe, struct error *error)
     return check_overlap(recipe, error);
 }
 
+bool stage_calibrate(struct recipe *recipe, struct error *error)
+{
+    return cut_calibration(recipe, error) && gate_cut_windows(recipe, error);
+}
+
 /* ---- score ------------------------------------------------------------------------------------------------------- */
 
 struct model *recipe_open_model(struct recipe *recipe, const struct inventory *inventory, const char *folder,
@@ -274,7 +300,7 @@ void recipe_close_model(struct recipe *recipe, struct model *model)
 }
 
 /* The source, with what the phase leaves for its weights. It is opened with the budget that takes the head. */
-static bool open_source(struct recipe *recipe, enum memory_phase phase, struct error *error)
+bool recipe_open_source(struct recipe *recipe, enum memory_phase phase, struct error *error)
 {
     if (recipe->model == NULL) {
         recipe->model =
@@ -337,7 +363,7 @@ static bool gather_turns(struct recipe *recipe, struct error *error)
         .span_angles = (needs & PRUNE_NEED_SPAN_ANGLES) != 0 ? span_angles : NULL,
     };
     struct prune_observer observer = {.context = recipe, .progress = search_progress};
-    if (!open_source(recipe, MEMORY_SCORE, error) ||
+    if (!recipe_open_source(recipe, MEMORY_SCORE, error) ||
         !prune_gather_turns(recipe->model, &batch, &options, &observer, &turns, error)) {
         return false;
     }
@@ -398,7 +424,7 @@ static struct sublayer *list_sublayers(const struct recipe *recipe, size_t *ret_
 static bool make_evaluator(struct recipe *recipe, const struct token_batch *batch,
                            struct prefix_evaluator **ret_evaluator, struct error *error)
 {
-    if (!open_source(recipe, MEMORY_SEARCH, error)) {
+    if (!recipe_open_source(recipe, MEMORY_SEARCH, error)) {
         return false;
     }
     uint64_t limit = 0;
@@ -413,7 +439,8 @@ static bool make_evaluator(struct recipe *recipe, const struct token_batch *batc
     return *ret_evaluator != NULL;
 }
 
-static bool decide(struct recipe *recipe, struct error *error)
+bool recipe_decide(struct recipe *recipe, const struct prune_target *target, const struct plan *curve,
+                   struct plan **ret_plan, struct error *error)
 {
     size_t count = 0;
     OWNED_MEMORY struct sublayer *sublayers = list_sublayers(recipe, &count);
@@ -442,32 +469,21 @@ static bool decide(struct recipe *recipe, struct error *error)
         .span_angles = span_angles,
         .evaluator = evaluator != NULL ? prefix_evaluator_interface(evaluator) : NULL,
         .given = recipe->given,
+        .layers = recipe->layers,
+        .curve = curve,
         .cancel = recipe->job->cancel,
         .observer = {recipe, search_progress, search_save},
         .state = json_object_get(recipe->done, "search"),
     };
-    recipe->plan = plan_create(count);
-    bool is_good = recipe->method->decide(&run, &recipe->target, recipe->plan, error);
+    OWNED(plan) plan = plan_create(count);
+    bool is_good = recipe->method->decide(&run, target, plan, error);
     if (recipe->model != NULL) {
         recipe->work = model_get_work(recipe->model);
     }
+    if (is_good) {
+        *ret_plan = TAKE(plan);
+    }
     return is_good;
-}
-
-bool stage_search(struct recipe *recipe, struct error *error)
-{
-    const json_t *saved = json_object_get(recipe->done, "plan");
-    if (saved != NULL) {
-        recipe->plan = plan_parse(saved, error);
-        return recipe->plan != NULL;
-    }
-    recipe->saved_ns = clock_boot_ns(&clock_system);
-    if (!decide(recipe, error)) {
-        return false;
-    }
-    json_put(recipe->done, "plan", plan_format(recipe->plan, recipe->inventory));
-    (void)json_object_del(recipe->done, "search");
-    return recipe_save(recipe, error);
 }
 
 /* ---- rewrite and export ------------------------------------------------------------------------------------------ */
@@ -553,7 +569,8 @@ static bool write_out(struct recipe *recipe, struct error *error)
 {
     struct logit_sample sample = {0};
     double difference = 0;
-    bool is_good = open_source(recipe, MEMORY_CHECK, error) && measure_masked_logits(recipe, &sample, error);
+    bool is_good =
+        recipe_open_source(recipe, MEMORY_CHECK, error) && measure_masked_logits(recipe, &sample, error);
     recipe_close_model(recipe, recipe->model);
     recipe->model = NULL;
     progress_part(recipe, 0.2, 0.8);

@@ -22,7 +22,9 @@ struct work {
     const struct inventory *inventory;
     const struct prune_method *method; /* NULL: an evaluation */
     const json_t *parameters;
-    struct prune_target target;
+    struct recipe_points points;
+    struct prune_layers *layers; /* owned */
+    struct prune_target target;  /* of the point that is being planned */
     struct export_options options;
     struct error_list *faults;
     json_t *warnings;
@@ -55,6 +57,38 @@ static void check_source(struct work *work, const char *source, const char *poin
         error_list_add(work->faults, ERROR_TEXT_TOO_SHORT, pointer, "source \"%s\" is empty", source);
     }
     work->text_bytes += bytes;
+}
+
+/* Whether two texts of the request are the same: one source, and no halves that keep them apart. */
+static bool is_same_text(const json_t *first, const json_t *second)
+{
+    const char *source = json_string_value(json_object_get(first, "source"));
+    const char *other = json_string_value(json_object_get(second, "source"));
+    const char *half = json_string_value(json_object_get(first, "half"));
+    const char *other_half = json_string_value(json_object_get(second, "half"));
+    return source != NULL && other != NULL && strcmp(source, other) == 0 &&
+           (half == NULL || other_half == NULL || strcmp(half, other_half) == 0);
+}
+
+static void check_gate(struct work *work)
+{
+    const json_t *gate = json_object_get(work->spec, "quality_gate");
+    const json_t *text = json_object_get(gate, "text");
+    const json_t *evaluation = json_object_get(work->spec, "evaluation");
+    if (gate == NULL) {
+        return;
+    }
+    gate_check(gate, work->inventory->config.context_tokens, work->faults);
+    check_source(work, json_string_value(json_object_get(text, "source")), "/quality_gate/text/source");
+    if (is_same_text(text, json_object_get(evaluation, "text"))) {
+        error_list_add(work->faults, ERROR_TEXT_OVERLAP, "/quality_gate/text/source",
+                       "the gate is judged on other text than the one that is reported; give it its own");
+    }
+    if ((work->method->needs & PRUNE_NEED_CALIBRATION) != 0 &&
+        is_same_text(text, json_object_get(work->spec, "calibration"))) {
+        error_list_add(work->faults, ERROR_TEXT_OVERLAP, "/quality_gate/text/source",
+                       "the gate is judged on other text than the calibration's; give it its own");
+    }
 }
 
 static void check_evaluation(struct work *work)
@@ -103,12 +137,7 @@ static void check_calibration(struct work *work)
                        "a window of %llu tokens is longer than the model's context of %zu",
                        (unsigned long long)window, work->inventory->config.context_tokens);
     }
-    const json_t *text = json_object_get(json_object_get(work->spec, "evaluation"), "text");
-    const char *other = json_string_value(json_object_get(text, "source"));
-    const char *half = json_string_value(json_object_get(calibration, "half"));
-    const char *other_half = json_string_value(json_object_get(text, "half"));
-    if (other != NULL && strcmp(source, other) == 0 &&
-        (half == NULL || other_half == NULL || strcmp(half, other_half) == 0)) {
+    if (is_same_text(calibration, json_object_get(json_object_get(work->spec, "evaluation"), "text"))) {
         error_list_add(work->faults, ERROR_TEXT_OVERLAP, "/evaluation/text/source",
                        "calibration and evaluation use the same text; give each its own half or file");
     }
@@ -125,7 +154,12 @@ static struct plan *extreme_plan(const struct work *work, bool is_largest_first,
                     prune_run_granularity(run) == PRUNE_BY_BLOCK;
     size_t count = prune_list_units(run, is_block ? PRUNE_BY_BLOCK : PRUNE_BY_SUBLAYER, &units);
     struct plan *plan = plan_create(run->sublayer_count);
-    for (size_t round = 0; round + 1 < count; round++) {
+    size_t sublayers = 0;
+    for (size_t i = 0; i < count; i++) {
+        sublayers += units[i].count;
+    }
+    size_t rounds = sublayers == run->sublayer_count && count > 0 ? count - 1 : count; /* skipped ones stay */
+    for (size_t round = 0; round < rounds; round++) {
         size_t best = 0;
         uint64_t best_size = 0;
         bool is_found = false;
@@ -194,6 +228,7 @@ static json_t *plan_output(struct work *work, uint64_t *ret_weight_bytes)
                             .sublayer_count = count,
                             .parameters = work->parameters,
                             .seed = get_integer(work->spec, "seed", 42),
+                            .layers = work->layers,
                             .cancel = work->job->cancel};
     struct error error = {0};
     bool is_exact = (work->method->needs & PRUNE_NEED_CALIBRATION) == 0;
@@ -355,8 +390,11 @@ static void read_method(struct work *work)
     work->options.is_stock = export_formats_have_gguf(json_object_get(output, "formats"));
     CHECK(export_dtype_parse(json_string_value(json_object_get(output, "dtype")),
                              &work->options.is_dtype_kept, &work->options.dtype));
-    CHECK(prune_target_parse(json_object_get(work->spec, "target"), &work->target, NULL));
-    work->target.element_bytes = work->options.is_dtype_kept ? 0 : dtype_bytes(work->options.dtype);
+    recipe_read_points(work->spec, work->options.is_dtype_kept ? 0 : dtype_bytes(work->options.dtype),
+                       &work->points, work->faults);
+    work->target = work->points.items[0].target;
+    work->layers = recipe_read_layers(work->spec, work->inventory->config.layer_count, work->faults);
+    recipe_check_traits(work->spec, work->method, work->faults);
 }
 
 /* A GGUF file may bring a tokenizer of its own. */
@@ -365,6 +403,7 @@ static void check_tokenizer(struct work *work)
     const json_t *evaluation = json_object_get(work->spec, "evaluation");
     bool is_needed = (work->method != NULL && (work->method->needs & PRUNE_NEED_CALIBRATION) != 0) ||
                      json_object_get(evaluation, "text") != NULL ||
+                     json_object_get(work->spec, "quality_gate") != NULL ||
                      json_array_size(json_object_get(evaluation, "tasks")) > 0;
     bool is_there = inventory_gguf_name(work->inventory) != NULL;
     for (size_t i = 0; i < work->inventory->file_count; i++) {
@@ -390,6 +429,48 @@ static bool check_is_decoder(const struct inventory *inventory, struct error_lis
     return true;
 }
 
+/* One point; a fault of its target stands where the request has it. */
+static json_t *plan_point(struct work *work, size_t index, uint64_t *weight_bytes)
+{
+    uint64_t bytes = 0;
+    size_t before = work->faults->stored;
+    work->target = work->points.items[index].target;
+    json_t *output = plan_output(work, &bytes);
+    for (size_t i = before; i < work->faults->stored; i++) {
+        struct error *fault = &work->faults->items[i];
+        if (strncmp(fault->field, "/target", strlen("/target")) == 0) {
+            (void)snprintf(fault->field, sizeof fault->field, "%s", work->points.items[index].pointer);
+        }
+    }
+    if (work->options.layout == EXPORT_IDENTITY) {
+        bytes = work->inventory->weight_bytes;
+    }
+    *weight_bytes += bytes;
+    return output;
+}
+
+/* "output": of the point at top level, the first as far as is known; "points": of each, with a sweep. */
+static void plan_points(struct work *work, json_t *plan, uint64_t *weight_bytes)
+{
+    json_t *list = json_array();
+    for (size_t i = 0; i < work->points.count; i++) {
+        json_t *output = plan_point(work, i, weight_bytes);
+        if (output != NULL) {
+            if (i == 0) {
+                json_put(plan, "output", json_deep_copy(output));
+            }
+            json_put_text(output, "name", work->points.items[i].name);
+            json_put(output, "requested", json_incref(work->points.items[i].requested));
+            CHECK(json_array_append_new(list, output) == 0);
+        }
+    }
+    if (json_object_get(work->spec, "sweep") != NULL) {
+        json_put(plan, "points", json_incref(list));
+    }
+    json_decref(list);
+    work->target = work->points.items[0].target;
+}
+
 static json_t *make_plan(struct work *work)
 {
     json_t *plan = json_object();
@@ -397,20 +478,19 @@ static json_t *make_plan(struct work *work)
     uint64_t weight_bytes = 0;
     if (work->method != NULL) {
         check_calibration(work);
+        check_gate(work);
     }
     check_evaluation(work);
     check_tokenizer(work);
     if (work->method != NULL) {
-        json_put(plan, "output", plan_output(work, &weight_bytes));
+        plan_points(work, plan, &weight_bytes);
         json_put(plan, "layouts", list_layouts(work));
         json_put(plan, "loaders", list_loaders(work));
-        if (work->options.layout == EXPORT_IDENTITY) {
-            weight_bytes = work->inventory->weight_bytes;
-        }
     }
     check_compute(work);
     check_memory(work, plan);
-    json_put_i64(plan, "disk_bytes", (int64_t)(weight_bytes + (16u << 20)));
+    uint64_t folders = work->points.count > 0 ? work->points.count : 1;
+    json_put_i64(plan, "disk_bytes", (int64_t)(weight_bytes + folders * (16u << 20)));
     json_put(plan, "stages", list_stages(work));
     json_put(plan, "warnings", work->warnings);
     return plan;
@@ -448,6 +528,8 @@ bool recipe_plan(const struct recipe_job *job, json_t **ret_plan, json_t **ret_i
         read_method(&work);
     }
     JSON_OWNED plan = make_plan(&work);
+    recipe_points_finish(&work.points);
+    recipe_free_layers(work.layers);
     if (faults->count > 0) {
         return false;
     }
