@@ -138,6 +138,9 @@ bool width_needs_judge(const struct prune_method *method, const json_t *allocati
  * what is missing to the target. UNREACHABLE with the least that can be kept; UNSUPPORTED where the model has nothing of the kind. */
 bool width_decide(struct prune_run *run, const struct prune_target *target, struct plan *ret_plan,
                   struct error *error) MUST_USE;
+/* What it will be like, before anything is scored: the same ratio everywhere. Errors as width_decide's. */
+bool width_estimate(struct prune_run *run, const struct prune_target *target, struct plan *ret_plan,
+                    struct error *error) MUST_USE;
 
 /* What a group keeps, put into the plan. kept: [rows][kept_count], ascending; query heads for heads. Channels of experts after the experts
  * themselves: those that go have no list. */

@@ -54,6 +54,7 @@ struct decision {
     struct plan *plan; /* of the caller; its removals count */
     struct width_groups groups;
     struct allocation_group *places; /* [groups.count] */
+    bool is_estimate;                /* no scores: the same ratio everywhere */
     double **folded;                 /* [groups.count] owned: scores of KV groups; NULL: the group's own */
 };
 
@@ -347,7 +348,8 @@ static bool evolve(struct decision *decision, const struct allocation_problem *p
 static bool allocate(struct decision *decision, size_t *ret_kept, struct error *error)
 {
     const struct prune_run *run = decision->run;
-    const char *name = width_allocation_name(run->method, run->allocation);
+    const char *name =
+        decision->is_estimate ? "uniform" : width_allocation_name(run->method, run->allocation);
     struct allocation_problem problem = {.groups = decision->places,
                                          .group_count = decision->groups.count,
                                          .context = decision,
@@ -397,7 +399,7 @@ static bool solve(struct decision *decision, struct error *error)
     decision->places = memory_create(count + 1, sizeof *decision->places);
     decision->folded = memory_create(count + 1, sizeof(double *));
     OWNED_MEMORY size_t *kept = memory_create(count + 1, sizeof *kept);
-    if (!run->method->score(run, &decision->groups, error)) {
+    if (!decision->is_estimate && !run->method->score(run, &decision->groups, error)) {
         return false;
     }
     for (size_t i = 0; i < count; i++) {
@@ -422,10 +424,10 @@ static bool solve(struct decision *decision, struct error *error)
     return true;
 }
 
-bool width_decide(struct prune_run *run, const struct prune_target *target, struct plan *ret_plan,
-                  struct error *error)
+static bool decide(struct prune_run *run, const struct prune_target *target, bool is_estimate,
+                   struct plan *ret_plan, struct error *error)
 {
-    struct decision decision = {.run = run, .target = target, .plan = ret_plan};
+    struct decision decision = {.run = run, .target = target, .plan = ret_plan, .is_estimate = is_estimate};
     unsigned kinds = WIDTH_KIND(WIDTH_CHANNELS) | WIDTH_KIND(WIDTH_EXPERT_CHANNELS), wanted = 0;
     if (run->method->choose != NULL) {
         run->method->choose(run->parameters, &kinds, &wanted);
@@ -455,4 +457,16 @@ bool width_decide(struct prune_run *run, const struct prune_target *target, stru
     free(decision.places);
     width_groups_finish(&decision.groups);
     return is_good;
+}
+
+bool width_decide(struct prune_run *run, const struct prune_target *target, struct plan *ret_plan,
+                  struct error *error)
+{
+    return decide(run, target, false, ret_plan, error);
+}
+
+bool width_estimate(struct prune_run *run, const struct prune_target *target, struct plan *ret_plan,
+                    struct error *error)
+{
+    return decide(run, target, true, ret_plan, error);
 }

@@ -20,6 +20,7 @@
 #include "base/text.h"
 #include "workers/model/sweep.h"
 #include "workers/model/weights.h"
+#include "workers/prune/width.h"
 #include <string.h>
 
 /* Measured: a worker that has done nothing yet, with its libraries; what each compute thread adds (stack, arena). */
@@ -109,7 +110,7 @@ static void read_needs(const struct inventory *inventory, const json_t *spec, si
     if (has_text || has_tasks) {
         needs.longest_tokens = (size_t)larger(needs.longest_tokens, smaller(window, context));
     }
-    if (needs.method != NULL && (needs.method->needs & PRUNE_NEED_CALIBRATION) != 0) {
+    if (needs.method != NULL && recipe_needs_calibration(needs.method, spec)) {
         needs.calibration_window = (size_t)smaller(get_integer(calibration, "window_tokens", 256), context);
         needs.calibration_rows =
             (size_t)get_integer(calibration, "num_samples", 10) * needs.calibration_window;
@@ -227,15 +228,25 @@ static void take_way(const struct needs *needs, bool is_streamed, bool is_spille
     uint64_t least = 0;
     way.chunk_rows = is_spilled ? needs->calibration_window : SWEEP_CHUNK_ROWS;
     way.batch_tokens = is_spilled ? needs->longest_tokens : is_streamed ? STREAMED_TOKENS : HELD_TOKENS;
-    bool has_score = (asked & PRUNE_NEEDS_TURNS) != 0;
+    unsigned wanted = needs->method != NULL ? recipe_width_wanted(needs->method, needs->spec) : 0;
+    bool has_score = (asked & PRUNE_NEEDS_TURNS) != 0 || (wanted & WIDTH_NEEDS_DATA) != 0;
     bool has_search = (asked & PRUNE_NEED_EVALUATOR) != 0;
     if (has_score) {
         sweep_measure(&needs->inventory->config, needs->calibration_rows, needs->calibration_window,
                       way.chunk_rows, &held, &least);
         way.sweep_bytes = is_spilled ? least : held;
         way.states[MEMORY_SCORE] = way.sweep_bytes + turn_bytes(needs, &way);
+        if ((wanted & WIDTH_ANGLES) != 0) {
+            way.states[MEMORY_SCORE] += state_bytes(needs, larger(way.chunk_rows, needs->calibration_window));
+        }
     }
+    way.states[MEMORY_SCORE] += width_gather_bytes(&needs->inventory->config, wanted);
     way.states[MEMORY_SEARCH] = has_search ? search_bytes(needs, true) : 0;
+    if (needs->method != NULL && (needs->method->needs & PRUNE_NEED_WIDTH) != 0 &&
+        width_needs_judge(needs->method, json_object_get(needs->spec, "allocation"))) {
+        has_search = true;
+        way.states[MEMORY_SEARCH] += width_judge_bytes(&needs->inventory->config, needs->calibration_rows);
+    }
     way.states[MEMORY_CHECK] = needs->method != NULL ? check_bytes(needs) : 0;
     way.states[MEMORY_MEASURE] = measure_bytes(needs, way.batch_tokens);
     if (needs->gate != NULL) {
@@ -321,7 +332,8 @@ static void share_rest(const struct needs *needs, const struct way *way, uint64_
     if (states[MEMORY_SEARCH] > 0) {
         uint64_t least = states[MEMORY_SEARCH] + way->weights[MEMORY_SEARCH];
         uint64_t rest = room > least ? room - least : 0;
-        uint64_t wanted = search_bytes(needs, false) - states[MEMORY_SEARCH];
+        uint64_t best = search_bytes(needs, false);
+        uint64_t wanted = best > states[MEMORY_SEARCH] ? best - states[MEMORY_SEARCH] : 0;
         states[MEMORY_SEARCH] += smaller(wanted, way->is_streamed ? rest / 4 * 3 : rest);
     }
     plan->evaluator_bytes = states[MEMORY_SEARCH];

@@ -163,6 +163,7 @@ static void take_out(struct recipe *recipe, size_t index)
     point->draft = (struct export_draft){0};
     recipe->target = point->target;
     recipe->points.current = index;
+    recipe_derive(recipe);
     json_put_text(recipe->done, "point", point->name);
 }
 
@@ -353,8 +354,10 @@ static bool load_plans(struct recipe *recipe, const json_t *saved, struct error 
                          json_array_size(saved), points->count);
     }
     for (size_t i = 0; i < points->count; i++) {
-        points->items[i].plan = plan_parse(json_array_get(saved, i), error);
-        if (points->items[i].plan == NULL) {
+        struct recipe_point *point = &points->items[i];
+        const json_t *plan = json_array_get(saved, i);
+        point->plan = plan_parse(plan, error);
+        if (point->plan == NULL || !recipe_reopen_patch(recipe, &point->target, plan, point->plan, error)) {
             return false;
         }
     }

@@ -11,6 +11,7 @@
 #include "base/hash.h"
 #include "base/memory.h"
 #include "base/text.h"
+#include "workers/prune/width.h"
 #include "workers/recipe/recipe_internal.h"
 #include "workers/recipe/spec.h"
 #include <errno.h>
@@ -146,7 +147,7 @@ static void weigh_stages(struct recipe *recipe)
     weights[STAGE_EVALUATE] = (1 + points) * evaluation_tokens;
     weights[STAGE_REWRITE] = 10 * points;
     weights[STAGE_EXPORT] = 1000 * points;
-    if ((recipe->method->needs & PRUNE_NEEDS_TURNS) != 0) {
+    if ((recipe->method->needs & (PRUNE_NEEDS_TURNS | PRUNE_NEED_WIDTH)) != 0) {
         weights[STAGE_SCORE] = calibration_tokens;
     }
     weights[STAGE_SEARCH] = 1;
@@ -290,6 +291,9 @@ static bool run_stages(struct recipe *recipe, const char **ret_stage, struct err
 static void finish_recipe(struct recipe *recipe)
 {
     export_draft_finish(&recipe->draft);
+    inventory_destroy(recipe->derived);
+    width_statistics_destroy(recipe->statistics);
+    json_decref(recipe->compensation_json);
     plan_destroy(recipe->plan);
     recipe_points_finish(&recipe->points);
     recipe_free_layers(recipe->layers);

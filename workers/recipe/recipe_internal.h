@@ -7,6 +7,7 @@
  *     gate.c          whether what was found is good enough
  *     layers.c        what the request says of single layers
  *     curve.c         the results of several targets side by side
+ *     width.c         what narrowing needs besides: statistics, compensation, the pruned model's inventory
  *     measure.c       evaluate: the models before and after
  *     progress.c      how far the whole job is, how fast, how long still
  *     checkpoint.c    what is finished, on disk
@@ -148,6 +149,9 @@ struct recipe {
     json_t *gate_text_json;
     struct prune_target target; /* of the current point, as are plan, draft and out_folder */
     struct plan *plan;
+    struct width_statistics *statistics; /* of methods that narrow */
+    struct inventory *derived;           /* of the pruned model, where the plan has widths */
+    json_t *compensation_json;           /* owned; NULL: none */
     struct export_options export_options;
     struct export_draft draft;
     char model_sha256[65];
@@ -258,6 +262,38 @@ bool gate_choose(struct recipe *recipe, struct error *error) MUST_USE;
 /* ---- curve.c ----------------------------------------------------------------------------------------------------- */
 /* report.json's "curve": [{name, path, requested, achieved, perplexity, ...}], least removed first; NULL without a sweep. Owned. */
 json_t *curve_format(const struct recipe *recipe) MUST_USE;
+
+/* ---- width.c ----------------------------------------------------------------------------------------------------- */
+/* The compensation of a resolved spec: its own, or the method's default. */
+const char *recipe_compensation(const struct prune_method *method, const json_t *spec);
+unsigned recipe_width_wanted(const struct prune_method *method,
+                             const json_t *spec); /* bits of width_statistic */
+/* Whether the job reads calibration text: for the method, its allocation or the compensation. */
+bool recipe_needs_calibration(const struct prune_method *method, const json_t *spec);
+bool recipe_gather_widths(struct recipe *recipe, struct error *error) MUST_USE;
+/* What a run of a width method needs; nothing for others. */
+struct recipe_width_run {
+    struct source *weights;
+    struct width_judge *judge;
+    double *milliseconds;
+    char *folder;
+};
+bool recipe_open_widths(struct recipe *recipe, const struct prune_target *target,
+                        struct recipe_width_run *width, struct prune_run *run, struct error *error) MUST_USE;
+void recipe_width_run_finish(struct recipe_width_run *width);
+/* Where the patch of a target's plan lies: owned (free). */
+char *recipe_plan_folder(const struct recipe *recipe, const struct prune_target *target) MUST_USE;
+/* Of a plan that the checkpoint had. */
+bool recipe_reopen_patch(const struct recipe *recipe, const struct prune_target *target, const json_t *saved,
+                         struct plan *plan, struct error *error) MUST_USE;
+/* recipe->derived for recipe->plan. */
+void recipe_derive(struct recipe *recipe);
+/* The pruned model's inventory, but for sublayers that are removed: the source's where nothing is narrower. */
+const struct inventory *recipe_pruned(const struct recipe *recipe);
+/* report.json's "layers": [{layer, attention: {heads, kv_heads, kept_heads, kept_kv_heads}, ffn: {of, kept, experts?, kept_experts?}}]. */
+json_t *recipe_format_widths(const struct recipe *recipe) MUST_USE;
+/* plan.weights into the output folder, where the plan has a patch. */
+bool recipe_write_patch(const struct recipe *recipe, struct error *error) MUST_USE;
 
 /* ---- measure.c --------------------------------------------------------------------------------------------------- */
 bool stage_evaluate(struct recipe *recipe, struct error *error) MUST_USE;

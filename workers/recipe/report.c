@@ -203,6 +203,10 @@ static void put_pruning(const struct recipe *recipe, json_t *report)
     json_put(report, "plan", plan_format(recipe->plan, recipe->inventory));
     json_put(report, "curve", curve_format(recipe));
     json_put(report, "quality_gate", json_incref(json_object_get(recipe->done, "gate")));
+    json_put(report, "layers", recipe_format_widths(recipe));
+    if (recipe->compensation_json != NULL) {
+        json_put(report, "compensation", json_incref(recipe->compensation_json));
+    }
     json_t *output = json_object();
     json_put_text(output, "layout", export_layout_name(recipe->draft.layout));
     json_t *loaders = export_loaders(&recipe->draft);

@@ -58,6 +58,17 @@ struct plan *recipe_load_plan(const json_t *inputs, const struct inventory *inve
                         count);
         return NULL;
     }
+    OWNED_MEMORY char *folder = memory_copy_text(path); /* the patch lies beside plan.json */
+    char *slash = strrchr(folder, '/');
+    if (slash != NULL) {
+        *slash = '\0';
+    }
+    if (!plan_open_patch(plan, json, slash != NULL ? folder : ".", error) ||
+        !plan_check_widths(plan, &inventory->config, error)) {
+        (void)snprintf(error->field, sizeof error->field, "%s", pointer);
+        error_prefix(error, "%s: ", recipe_source_name(source));
+        return NULL;
+    }
     return TAKE(plan);
 }
 
@@ -115,7 +126,7 @@ static bool load_inventory(struct recipe *recipe, struct error *error)
 static bool load_tokenizer(struct recipe *recipe, struct error *error)
 {
     const json_t *evaluation = json_object_get(recipe->spec, "evaluation");
-    bool is_needed = (recipe->method != NULL && (recipe->method->needs & PRUNE_NEED_CALIBRATION) != 0) ||
+    bool is_needed = (recipe->method != NULL && recipe_needs_calibration(recipe->method, recipe->spec)) ||
                      json_object_get(evaluation, "text") != NULL ||
                      json_object_get(recipe->spec, "quality_gate") != NULL ||
                      json_array_size(json_object_get(evaluation, "tasks")) > 0;
@@ -154,7 +165,7 @@ static bool load_tasks(struct recipe *recipe, struct error *error)
 static bool load_texts(struct recipe *recipe, struct error *error)
 {
     const json_t *calibration = json_object_get(recipe->spec, "calibration");
-    if (recipe->method != NULL && (recipe->method->needs & PRUNE_NEED_CALIBRATION) != 0) {
+    if (recipe->method != NULL && recipe_needs_calibration(recipe->method, recipe->spec)) {
         recipe->calibration = recipe_load_corpus(recipe, calibration, "/calibration", error);
         if (recipe->calibration == NULL) {
             return false;
@@ -384,10 +395,10 @@ static bool gather_turns(struct recipe *recipe, struct error *error)
 
 bool stage_score(struct recipe *recipe, struct error *error)
 {
-    if ((recipe->method->needs & PRUNE_NEEDS_TURNS) == 0 || json_object_get(recipe->done, "turns") != NULL) {
-        return true;
-    }
-    return gather_turns(recipe, error) && recipe_save(recipe, error);
+    bool is_done = (recipe->method->needs & PRUNE_NEEDS_TURNS) == 0 ||
+                   json_object_get(recipe->done, "turns") != NULL ||
+                   (gather_turns(recipe, error) && recipe_save(recipe, error));
+    return is_done && recipe_gather_widths(recipe, error);
 }
 
 /* ---- search ------------------------------------------------------------------------------------------------------ */
@@ -459,6 +470,7 @@ bool recipe_decide(struct recipe *recipe, const struct prune_target *target, con
         return false;
     }
     struct prune_run run = {
+        .method = recipe->method,
         .inventory = recipe->inventory,
         .sublayers = sublayers,
         .sublayer_count = count,
@@ -475,8 +487,11 @@ bool recipe_decide(struct recipe *recipe, const struct prune_target *target, con
         .observer = {recipe, search_progress, search_save},
         .state = json_object_get(recipe->done, "search"),
     };
+    struct recipe_width_run width = {0};
     OWNED(plan) plan = plan_create(count);
-    bool is_good = recipe->method->decide(&run, target, plan, error);
+    bool is_good = recipe_open_widths(recipe, target, &width, &run, error) &&
+                   recipe->method->decide(&run, target, plan, error);
+    recipe_width_run_finish(&width);
     if (recipe->model != NULL) {
         recipe->work = model_get_work(recipe->model);
     }
@@ -507,10 +522,10 @@ bool stage_rewrite(struct recipe *recipe, struct error *error)
     recipe->export_options.cancel = recipe->job->cancel;
     recipe->export_options.context = recipe;
     recipe->export_options.progress = export_progress;
-    bool is_good =
-        export_draft_make(recipe->plan, recipe->inventory, &recipe->export_options, &recipe->draft, error) &&
-        export_check_formats(&recipe->draft, recipe->inventory, recipe_formats(recipe),
-                             &recipe->export_options, &format_bytes, error);
+    bool is_good = export_draft_make(recipe->plan, recipe_pruned(recipe), &recipe->export_options,
+                                     &recipe->draft, error) &&
+                   export_check_formats(&recipe->draft, recipe_pruned(recipe), recipe_formats(recipe),
+                                        &recipe->export_options, &format_bytes, error);
     recipe->export_options.pruning = NULL;
     return is_good;
 }
@@ -552,8 +567,10 @@ static bool is_lossless(const struct recipe *recipe)
     bool is_same = true;
     for (size_t i = 0; i < recipe->draft.tensor_count && is_same; i++) {
         const struct export_tensor *tensor = &recipe->draft.tensors[i];
-        is_same = tensor->is_zero || tensor->dtype == DTYPE_F32 ||
-                  tensor->dtype == recipe->inventory->tensors[tensor->source].dtype;
+        const struct inventory_tensor *source = &recipe_pruned(recipe)->tensors[tensor->source];
+        bool is_new = source->edit != NULL && source->edit->patch != NULL; /* in fp32, so it may be rounded */
+        is_same =
+            tensor->is_zero || tensor->dtype == DTYPE_F32 || (tensor->dtype == source->dtype && !is_new);
     }
     return is_same;
 }
@@ -561,24 +578,35 @@ static bool is_lossless(const struct recipe *recipe)
 static bool write_formats(struct recipe *recipe, struct error *error)
 {
     progress_part(recipe, 0.8, 0.9);
-    return export_write_formats(&recipe->draft, recipe->inventory, recipe->job->model_folder,
+    return export_write_formats(&recipe->draft, recipe_pruned(recipe), recipe->job->model_folder,
                                 recipe->out_folder, recipe_formats(recipe), &recipe->export_options, error);
+}
+
+/* The model whose logits the exported one must have: of the plan, without what it removes. */
+static bool open_pruned(struct recipe *recipe, struct error *error)
+{
+    if (recipe->derived == NULL) {
+        return recipe_open_source(recipe, MEMORY_CHECK, error);
+    }
+    recipe_close_model(recipe, recipe->model);
+    recipe->model =
+        recipe_open_model(recipe, recipe->derived, recipe->job->model_folder, MEMORY_CHECK, error);
+    return recipe->model != NULL;
 }
 
 static bool write_out(struct recipe *recipe, struct error *error)
 {
     struct logit_sample sample = {0};
     double difference = 0;
-    bool is_good =
-        recipe_open_source(recipe, MEMORY_CHECK, error) && measure_masked_logits(recipe, &sample, error);
+    bool is_good = open_pruned(recipe, error) && measure_masked_logits(recipe, &sample, error);
     recipe_close_model(recipe, recipe->model);
     recipe->model = NULL;
     progress_part(recipe, 0.2, 0.8);
     is_good = is_good && file_remove_tree(recipe->out_folder, error) &&
               file_make_folders(recipe->out_folder, 0755, error) &&
-              export_write(&recipe->draft, recipe->inventory, recipe->job->model_folder, recipe->out_folder,
-                           &recipe->export_options, error) &&
-              write_formats(recipe, error);
+              export_write(&recipe->draft, recipe_pruned(recipe), recipe->job->model_folder,
+                           recipe->out_folder, &recipe->export_options, error) &&
+              recipe_write_patch(recipe, error) && write_formats(recipe, error);
     progress_part(recipe, 0.9, 1.0);
     is_good = is_good && measure_exported_logits(recipe, &sample, &difference, error);
     json_t *check = json_object();

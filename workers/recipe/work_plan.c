@@ -7,6 +7,8 @@
  */
 #include "workers/recipe/recipe_internal.h"
 
+#include "workers/prune/width.h"
+
 #include "base/check.h"
 #include "base/file.h"
 #include "base/memory.h"
@@ -122,7 +124,7 @@ static void check_calibration(struct work *work)
 {
     const json_t *calibration = json_object_get(work->spec, "calibration");
     const char *source = json_string_value(json_object_get(calibration, "source"));
-    if ((work->method->needs & PRUNE_NEED_CALIBRATION) == 0) {
+    if (!recipe_needs_calibration(work->method, work->spec)) {
         return;
     }
     if (source == NULL) {
@@ -223,7 +225,8 @@ static json_t *plan_output(struct work *work, uint64_t *ret_weight_bytes)
 {
     size_t count = 0;
     OWNED_MEMORY struct sublayer *sublayers = measure_sublayers(work->inventory, &count);
-    struct prune_run run = {.inventory = work->inventory,
+    struct prune_run run = {.method = work->method,
+                            .inventory = work->inventory,
                             .sublayers = sublayers,
                             .sublayer_count = count,
                             .parameters = work->parameters,
@@ -231,7 +234,7 @@ static json_t *plan_output(struct work *work, uint64_t *ret_weight_bytes)
                             .layers = work->layers,
                             .cancel = work->job->cancel};
     struct error error = {0};
-    bool is_exact = (work->method->needs & PRUNE_NEED_CALIBRATION) == 0;
+    bool is_exact = (work->method->needs & (PRUNE_NEED_CALIBRATION | PRUNE_NEED_WIDTH)) == 0;
     OWNED(plan) plan = NULL;
     OWNED(plan) given = NULL;
     if ((work->method->needs & PRUNE_NEED_PLAN) != 0) {
@@ -246,6 +249,12 @@ static json_t *plan_output(struct work *work, uint64_t *ret_weight_bytes)
     if (is_exact) {
         plan = plan_create(count);
         if (!work->method->decide(&run, &work->target, plan, &error)) {
+            error_list_add_error(work->faults, &error);
+            return NULL;
+        }
+    } else if ((work->method->needs & PRUNE_NEED_WIDTH) != 0) {
+        plan = plan_create(count);
+        if (!width_estimate(&run, &work->target, plan, &error)) {
             error_list_add_error(work->faults, &error);
             return NULL;
         }
@@ -401,7 +410,7 @@ static void read_method(struct work *work)
 static void check_tokenizer(struct work *work)
 {
     const json_t *evaluation = json_object_get(work->spec, "evaluation");
-    bool is_needed = (work->method != NULL && (work->method->needs & PRUNE_NEED_CALIBRATION) != 0) ||
+    bool is_needed = (work->method != NULL && recipe_needs_calibration(work->method, work->spec)) ||
                      json_object_get(evaluation, "text") != NULL ||
                      json_object_get(work->spec, "quality_gate") != NULL ||
                      json_array_size(json_object_get(evaluation, "tasks")) > 0;

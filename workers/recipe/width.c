@@ -1,0 +1,296 @@
+/*
+ * workers/recipe/width.c: what a job does besides when its method makes sublayers narrower: statistics before the search, compensation after it,
+ * and the inventory of the pruned model from then on.
+ *
+ * Statistics lie in the work folder, in a file of their own; the checkpoint knows its hash. A plan's patch lies beside others' in
+ * plans/<target>/, and plan.json's index of it stands in the checkpoint.
+ */
+#include "workers/recipe/recipe_internal.h"
+
+#include "base/check.h"
+#include "base/file.h"
+#include "base/memory.h"
+#include "workers/model/patch.h"
+#include "workers/prune/width.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define STATISTICS_FILE "statistics"
+#define LEVERAGE_RATIO  0.01
+
+/* ---- what the request asks for ----------------------------------------------------------------------------------- */
+
+const char *recipe_compensation(const struct prune_method *method, const json_t *spec)
+{
+    const char *type = json_string_value(json_object_get(json_object_get(spec, "compensation"), "type"));
+    if ((method->traits & PRUNE_TRAIT_WIDTH) == 0) {
+        return "none";
+    }
+    return type != NULL ? type : method->default_compensation != NULL ? method->default_compensation : "none";
+}
+
+static const json_t *parameters_of(const struct prune_method *method, const json_t *spec)
+{
+    return json_object_get(json_object_get(spec, "method"), method->name);
+}
+
+unsigned recipe_width_wanted(const struct prune_method *method, const json_t *spec)
+{
+    return (method->needs & PRUNE_NEED_WIDTH) == 0
+               ? 0
+               : width_wanted(method, parameters_of(method, spec), json_object_get(spec, "allocation"));
+}
+
+bool recipe_needs_calibration(const struct prune_method *method, const json_t *spec)
+{
+    return (method->needs & PRUNE_NEED_CALIBRATION) != 0 ||
+           (recipe_width_wanted(method, spec) & WIDTH_NEEDS_DATA) != 0 ||
+           ((method->needs & PRUNE_NEED_WIDTH) != 0 &&
+            width_needs_judge(method, json_object_get(spec, "allocation"))) ||
+           strcmp(recipe_compensation(method, spec), "none") != 0;
+}
+
+/* ---- score ------------------------------------------------------------------------------------------------------- */
+
+static void tell_progress(void *context, uint64_t step, uint64_t steps, const char *unit)
+{
+    progress_step(context, step, steps, unit);
+}
+
+static void fill_sweep(const struct recipe *recipe, struct sweep_options *options)
+{
+    options->chunk_rows = recipe->memory.chunk_rows;
+    if (recipe->memory.is_spilled) {
+        options->memory_bytes = recipe->memory.sweep_bytes;
+        options->spill_folder = recipe->job->work_folder;
+    }
+}
+
+static bool gather(struct recipe *recipe, unsigned wanted, struct error *error)
+{
+    struct prune_observer observer = {.context = recipe, .progress = tell_progress};
+    struct token_batch batch = {0};
+    struct width_gathering gathering = {.wanted = wanted,
+                                        .leverage_ratio = LEVERAGE_RATIO,
+                                        .batch = &batch,
+                                        .inventory = recipe->inventory,
+                                        .folder = recipe->job->model_folder,
+                                        .pool = recipe->pool,
+                                        .cancel = recipe->job->cancel,
+                                        .observer = &observer};
+    fill_sweep(recipe, &gathering.sweep);
+    if ((wanted & WIDTH_NEEDS_DATA) != 0) {
+        CHECK(recipe->windows != NULL);
+        batch = (struct token_batch){recipe->windows->sequences, recipe->windows->count};
+        if (!recipe_open_source(recipe, MEMORY_SCORE, error)) {
+            return false;
+        }
+        gathering.model = recipe->model;
+    }
+    recipe->statistics = width_gather(&gathering, error);
+    if (recipe->model != NULL) {
+        recipe->work = model_get_work(recipe->model);
+    }
+    return recipe->statistics != NULL;
+}
+
+bool recipe_gather_widths(struct recipe *recipe, struct error *error)
+{
+    unsigned wanted = recipe_width_wanted(recipe->method, recipe->spec);
+    if (wanted == 0) {
+        return true;
+    }
+    OWNED_MEMORY char *path = file_join(recipe->job->work_folder, STATISTICS_FILE);
+    if (json_is_true(json_object_get(recipe->done, "statistics"))) {
+        recipe->statistics = width_statistics_load(path, error);
+        return recipe->statistics != NULL;
+    }
+    if (!gather(recipe, wanted, error) || !width_statistics_save(recipe->statistics, path, error)) {
+        return false;
+    }
+    json_put(recipe->done, "statistics", json_true());
+    return recipe_save(recipe, error);
+}
+
+/* ---- search ------------------------------------------------------------------------------------------------------ */
+
+void recipe_width_run_finish(struct recipe_width_run *width)
+{
+    source_destroy(width->weights);
+    width_judge_destroy(width->judge);
+    free(width->milliseconds);
+    free(width->folder);
+    *width = (struct recipe_width_run){0};
+}
+
+/* The median of three runs of each sublayer over the first sequence, the first being a warm-up. A measurement: it stands in the checkpoint,
+ * so that another attempt decides the same. */
+static bool time_sublayers(struct recipe *recipe, double **ret_milliseconds, struct error *error)
+{
+    enum { RUNS = 4 };
+    size_t count = model_sublayer_count(recipe->model);
+    double *milliseconds = memory_create(count + 1, sizeof *milliseconds);
+    *ret_milliseconds = milliseconds;
+    const json_t *saved = json_object_get(recipe->done, "sublayer_milliseconds");
+    if (json_array_size(saved) == count) {
+        for (size_t i = 0; i < count; i++) {
+            milliseconds[i] = json_number_value(json_array_get(saved, i));
+        }
+        return true;
+    }
+    struct token_batch batch = {recipe->windows->sequences, 1};
+    OWNED(hidden) hidden = hidden_create(recipe->model, &batch, error);
+    if (hidden == NULL || !model_embed(recipe->model, &batch, hidden, error)) {
+        return false;
+    }
+    json_t *array = json_array();
+    bool is_good = true;
+    for (size_t i = 0; i < count && is_good; i++) {
+        OWNED(hidden) copy = hidden_create(recipe->model, &batch, error);
+        double times[RUNS] = {0};
+        is_good = copy != NULL;
+        for (size_t run = 0; run < RUNS && is_good; run++) {
+            is_good = hidden_copy(copy, hidden, error);
+            int64_t start_ns = clock_boot_ns(&clock_system);
+            is_good = is_good && model_run_sublayer(recipe->model, i, copy, error);
+            times[run] = (double)(clock_boot_ns(&clock_system) - start_ns) / 1e6;
+        }
+        double low = fmin(fmin(times[1], times[2]), times[3]),
+               high = fmax(fmax(times[1], times[2]), times[3]);
+        milliseconds[i] = fmax(times[1] + times[2] + times[3] - low - high, 1e-6);
+        is_good = is_good && model_run_sublayer(recipe->model, i, hidden, error);
+        CHECK(json_array_append_new(array, json_real(milliseconds[i])) == 0);
+    }
+    json_put(recipe->done, "sublayer_milliseconds", array);
+    return is_good && recipe_save(recipe, error);
+}
+
+bool recipe_open_widths(struct recipe *recipe, const struct prune_target *target,
+                        struct recipe_width_run *width, struct prune_run *run, struct error *error)
+{
+    const json_t *allocation = json_object_get(recipe->spec, "allocation");
+    if ((recipe->method->traits & (PRUNE_TRAIT_WIDTH | PRUNE_TRAIT_REPLACE)) == 0) {
+        return true;
+    }
+    width->weights = source_open(recipe->inventory, recipe->job->model_folder, error);
+    if (width->weights == NULL) {
+        return false;
+    }
+    width->folder = recipe_plan_folder(recipe, target);
+    run->statistics = recipe->statistics;
+    run->allocation = allocation;
+    run->weights = width->weights;
+    run->pool = recipe->pool;
+    run->work_folder = width->folder;
+    if (!file_make_folders(width->folder, 0755, error)) {
+        return false;
+    }
+    const char *cost = json_string_value(json_object_get(allocation, "cost"));
+    bool is_timed = cost != NULL && strcmp(cost, "milliseconds") == 0;
+    bool is_judged =
+        (recipe->method->needs & PRUNE_NEED_WIDTH) != 0 && width_needs_judge(recipe->method, allocation);
+    if (!is_timed && !is_judged) {
+        return true;
+    }
+    if (recipe->windows == NULL) {
+        return error_set_field(error, ERROR_MISSING_FIELD, "/calibration/source",
+                               "this allocation runs the model: a source of text is needed");
+    }
+    struct token_batch batch = {recipe->windows->sequences, recipe->windows->count};
+    if (!recipe_open_source(recipe, MEMORY_SEARCH, error) ||
+        (is_timed && !time_sublayers(recipe, &width->milliseconds, error))) {
+        return false;
+    }
+    run->sublayer_milliseconds = width->milliseconds;
+    if (is_judged) {
+        width->judge = width_judge_create(recipe->model, &batch, recipe->job->cancel, error);
+        run->judge = width->judge;
+    }
+    return !is_judged || width->judge != NULL;
+}
+
+char *recipe_plan_folder(const struct recipe *recipe, const struct prune_target *target)
+{
+    char name[96];
+    double value = target->kind == PRUNE_TARGET_SPARSITY ? target->ratio : (double)target->count;
+    (void)snprintf(name, sizeof name, "plans/%s-%.15g", prune_target_name(target->kind), value);
+    return file_join(recipe->job->work_folder, name);
+}
+
+bool recipe_reopen_patch(const struct recipe *recipe, const struct prune_target *target, const json_t *saved,
+                         struct plan *plan, struct error *error)
+{
+    OWNED_MEMORY char *folder = recipe_plan_folder(recipe, target);
+    return plan_open_patch(plan, saved, folder, error);
+}
+
+/* ---- the pruned model -------------------------------------------------------------------------------------------- */
+
+void recipe_derive(struct recipe *recipe)
+{
+    inventory_destroy(recipe->derived);
+    recipe->derived = NULL;
+    if (plan_has_widths(recipe->plan)) {
+        recipe->derived = plan_apply(recipe->plan, recipe->inventory, NULL);
+        CHECK(recipe->derived != NULL); /* the plan was checked when it was made */
+    }
+}
+
+const struct inventory *recipe_pruned(const struct recipe *recipe)
+{
+    return recipe->derived != NULL ? recipe->derived : recipe->inventory;
+}
+
+static void format_attention(const struct model_layer *from, const struct model_layer *to, bool is_removed,
+                             json_t *item)
+{
+    json_t *part = json_object();
+    json_put_i64(part, "heads", (int64_t)from->head_count);
+    json_put_i64(part, "kv_heads", (int64_t)from->kv_head_count);
+    json_put_i64(part, "kept_heads", is_removed ? 0 : (int64_t)to->head_count);
+    json_put_i64(part, "kept_kv_heads", is_removed ? 0 : (int64_t)to->kv_head_count);
+    json_put(item, "attention", part);
+}
+
+static void format_ffn(const struct model_layer *from, const struct model_layer *to, bool is_removed,
+                       json_t *item)
+{
+    json_t *part = json_object();
+    json_put_i64(part, "of", (int64_t)from->intermediate_size);
+    json_put_i64(part, "kept", is_removed ? 0 : (int64_t)to->intermediate_size);
+    if (from->expert_count > 0) {
+        json_put_i64(part, "experts", (int64_t)from->expert_count);
+        json_put_i64(part, "kept_experts", is_removed ? 0 : (int64_t)to->expert_count);
+    }
+    json_put(item, "ffn", part);
+}
+
+json_t *recipe_format_widths(const struct recipe *recipe)
+{
+    struct plan_sublayer *sublayers = NULL;
+    const struct model_config *from = &recipe->inventory->config, *to = &recipe_pruned(recipe)->config;
+    size_t count = plan_list_sublayers(from, &sublayers);
+    json_t *layers = json_array();
+    for (size_t layer = 0, i = 0; layer < from->layer_count; layer++) {
+        json_t *item = json_object();
+        json_put_i64(item, "layer", (int64_t)layer);
+        for (; i < count && sublayers[i].layer == layer; i++) {
+            (sublayers[i].is_attention ? format_attention : format_ffn)(
+                &from->layers[layer], &to->layers[layer], recipe->plan->removed[i], item);
+        }
+        CHECK(json_array_append_new(layers, item) == 0);
+    }
+    free(sublayers);
+    return layers;
+}
+
+bool recipe_write_patch(const struct recipe *recipe, struct error *error)
+{
+    OWNED_MEMORY char *path = file_join(recipe->out_folder, PATCH_FILE);
+    if (recipe->plan->patch == NULL) {
+        return true;
+    }
+    return (!file_exists(path) || file_system->unlink(path) == 0) &&
+           patch_copy(recipe->plan->patch, path, error);
+}
