@@ -56,6 +56,13 @@ void score_magnitude_sp(const struct weight_columns *columns, double *ret_scores
     }
 }
 
+void score_mean_absolute(const struct weight_columns *columns, double *ret_scores)
+{
+    for (size_t c = 0; c < columns->count; c++) {
+        ret_scores[c] = mean_absolute(columns, c);
+    }
+}
+
 void score_minitron(const struct moments *moments, double *ret_scores)
 {
     moments_sequence_norm(moments, ret_scores);

@@ -33,6 +33,8 @@ void weight_columns_finish(struct weight_columns *columns);
 /* Each ret_scores: [count] of the moments or columns; both have the same count. */
 void score_wanda_sp(const struct moments *moments, const struct weight_columns *columns, double *ret_scores);
 void score_magnitude_sp(const struct weight_columns *columns, double *ret_scores);
+/* mean_r |W[r,c]|: CFSP's mag_base. */
+void score_mean_absolute(const struct weight_columns *columns, double *ret_scores);
 void score_minitron(const struct moments *moments, double *ret_scores);
 void score_two_ssp(const struct moments *moments, const struct weight_columns *columns, double *ret_scores);
 
