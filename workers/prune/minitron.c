@@ -120,9 +120,10 @@ static bool remove_blocks(struct prune_run *run, struct plan *plan, struct error
         size_t best = count;
         double lowest = INFINITY;
         for (size_t i = 0; i < count; i++) {
-            double turn = units[i].count > 0
-                              ? 1 - run->statistics->cosines[run->sublayers[units[i].first].layer]
-                              : INFINITY;
+            double turn = (double)INFINITY;
+            if (units[i].count > 0) {
+                turn = 1 - run->statistics->cosines[run->sublayers[units[i].first].layer];
+            }
             if (isnan(turn)) {
                 is_good = error_set(error, ERROR_NUMERIC, "the cosine of block %zu is not a number",
                                     run->sublayers[units[i].first].layer);
@@ -166,4 +167,5 @@ const struct prune_method prune_method_minitron = {
     .default_compensation = "none",
     .choose = choose,
     .score = minitron_score,
+    .ranks_within_groups = true,
 };
