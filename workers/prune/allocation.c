@@ -195,8 +195,8 @@ static void fill_shares(const void *context, uint64_t position, size_t *ret_kept
         allocation_cfsp_shares(shares->importance, shares->free_count, rule->sharpness, knob, shares->keep);
         break;
     case ALLOCATION_ADAPT:
-        allocation_adapt_shares(shares->importance, shares->free_count, NULL, knob * rule->increment,
-                                knob * rule->amplitude, shares->keep);
+        allocation_adapt_path(shares->importance, shares->free_count, knob, rule->increment, rule->amplitude,
+                              shares->keep);
         for (size_t i = 0; i < shares->free_count; i++) {
             shares->keep[i] = 1 - shares->keep[i];
         }
@@ -263,22 +263,75 @@ void allocation_cfsp_shares(const double *importance, size_t count, double sharp
     }
 }
 
-void allocation_adapt_shares(const double *importance, size_t count, const double *previous, double increment,
-                             double amplitude, double *ret_removed)
+static const double adapt_most_removed = 0.99;
+
+static double adapt_clamp(double removed)
 {
-    static const double most_removed = 0.99;
-    double mean = 0, span = 0;
+    return removed < 0 ? 0 : removed > adapt_most_removed ? adapt_most_removed : removed;
+}
+
+/* How fast each layer of a comparison gives: increment - amplitude * i_b. left NULL: all are compared; else those of which left is true, and
+ * the others give nothing. */
+static void adapt_rates(const double *importance, size_t count, const bool *left, double increment,
+                        double amplitude, double *ret_rates)
+{
+    double mean = 0, span = 0, compared = 0;
     for (size_t i = 0; i < count; i++) {
-        mean += importance[i] / (double)count;
+        compared += left == NULL || left[i] ? 1 : 0;
     }
     for (size_t i = 0; i < count; i++) {
-        double deviation = fabs(importance[i] - mean);
+        mean += left == NULL || left[i] ? importance[i] / compared : 0;
+    }
+    for (size_t i = 0; i < count; i++) {
+        double deviation = left == NULL || left[i] ? fabs(importance[i] - mean) : 0;
         span = deviation > span ? deviation : span;
     }
     for (size_t i = 0; i < count; i++) {
         double relative = span > 0 ? (importance[i] - mean) / span : 0;
-        double removed = (previous != NULL ? previous[i] : 0) + (increment - amplitude * relative);
-        ret_removed[i] = removed < 0 ? 0 : removed > most_removed ? most_removed : removed;
+        ret_rates[i] = left == NULL || left[i] ? increment - amplitude * relative : 0;
+    }
+}
+
+void allocation_adapt_shares(const double *importance, size_t count, const double *previous, double increment,
+                             double amplitude, double *ret_removed)
+{
+    adapt_rates(importance, count, NULL, increment, amplitude, ret_removed);
+    for (size_t i = 0; i < count; i++) {
+        ret_removed[i] = adapt_clamp((previous != NULL ? previous[i] : 0) + ret_removed[i]);
+    }
+}
+
+void allocation_adapt_path(const double *importance, size_t count, double steps, double increment,
+                           double amplitude, double *ret_removed)
+{
+    OWNED_MEMORY bool *left = memory_create(count + 1, sizeof *left);
+    OWNED_MEMORY double *rates = memory_create(count + 1, sizeof *rates);
+    size_t left_count = count;
+    for (size_t i = 0; i < count; i++) {
+        left[i] = true;
+        ret_removed[i] = 0;
+    }
+    while (steps > 0 && left_count > 0) {
+        adapt_rates(importance, count, left, increment, amplitude, rates);
+        double time = steps; /* until the next layer has given all */
+        size_t next = count;
+        for (size_t i = 0; i < count; i++) {
+            double until = left[i] && rates[i] > 0 ? (adapt_most_removed - ret_removed[i]) / rates[i] : steps;
+            if (until < time) {
+                time = until;
+                next = i;
+            }
+        }
+        for (size_t i = 0; i < count; i++) {
+            ret_removed[i] = adapt_clamp(ret_removed[i] + time * rates[i]);
+        }
+        steps -= time;
+        if (next == count) {
+            break;
+        }
+        ret_removed[next] = adapt_most_removed;
+        left[next] = false;
+        left_count--;
     }
 }
 

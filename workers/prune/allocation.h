@@ -98,9 +98,14 @@ bool allocation_solve(const struct allocation_problem *problem, const struct all
 void allocation_cfsp_shares(const double *importance, size_t count, double sharpness, double ratio,
                             double *ret_keep);
 /* One step of Adapt-Pruner: s_b = clamp(previous_b + increment - amplitude * i_b, 0, 0.99), i = (importance - mean) / max |...|.
- * previous NULL: zeros. A rule takes t such steps at once from nothing (t real), as i stays what the dense model says. */
+ * previous NULL: zeros. */
 void allocation_adapt_shares(const double *importance, size_t count, const double *previous, double increment,
                              double amplitude, double *ret_removed);
+/* `steps` such steps (a real number) from nothing, with the importance of the dense model throughout. Published code measures it anew
+ * after every step, so that no layer is spared for ever; here layers that have given all they may leave the comparison, and the others
+ * are ranked among themselves. */
+void allocation_adapt_path(const double *importance, size_t count, double steps, double increment,
+                           double amplitude, double *ret_removed);
 
 /* ---- what stays ------------------------------------------------------------------------------------------ */
 

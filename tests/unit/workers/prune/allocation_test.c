@@ -108,6 +108,17 @@ static void adapt_shares_are_the_references(void **state)
     allocation_adapt_shares(importance, 3, NULL, 0, 2, removed);
     assert_close(removed[0], 0.99, 0);
     assert_close(removed[2], 0, 0);
+    /* Many steps are the same line as long as no layer has given all; then the others are compared among themselves. */
+    allocation_adapt_path(importance, 3, 2.5, 0.02, 0.02, removed);
+    assert_close(removed[0], 2.5 * 0.033333333, 1e-8);
+    assert_close(removed[1], 2.5 * 0.026666667, 1e-8);
+    assert_close(removed[2], 0, 1e-15);
+    allocation_adapt_path(importance, 3, 0.99 / 0.0333333333333333 + 3, 0.02, 0.02, removed);
+    assert_close(removed[0], 0.99, 1e-12);
+    assert_close(removed[1], 0.99 * 0.8 + 3 * 0.04, 1e-9); /* -1 and 1 now */
+    assert_close(removed[2], 0, 1e-12);
+    allocation_adapt_path(importance, 3, 1e9, 0.02, 0.02, removed);
+    assert_close(removed[2], 0.99, 1e-12);
     const double flat[] = {3, 3};
     allocation_adapt_shares(flat, 2, NULL, 0.3, 9, removed);
     assert_close(removed[1], 0.3, 0);
@@ -182,6 +193,7 @@ static const struct allocation_rule rules[] = {
     {.kind = ALLOCATION_GLOBAL, .is_standardised = true, .cost_power = 0.5},
     {.kind = ALLOCATION_CFSP, .sharpness = 1},
     {.kind = ALLOCATION_ADAPT, .amplitude = 0.01, .increment = 0.02},
+    {.kind = ALLOCATION_ADAPT, .amplitude = 0.02, .increment = 0.02},
 };
 enum { RULES = sizeof rules / sizeof rules[0] };
 
