@@ -110,6 +110,9 @@ static bool minitron_score(const struct prune_run *run, struct width_groups *gro
 /* The blocks that turn least, in the order of going; ties: the lower one. */
 static bool remove_blocks(struct prune_run *run, struct plan *plan, struct error *error)
 {
+    if (run->statistics == NULL || run->statistics->cosines == NULL) {
+        return error_set(error, ERROR_INTERNAL, "no cosines of blocks were gathered");
+    }
     struct prune_unit *units = NULL;
     size_t count = prune_list_units(run, PRUNE_BY_BLOCK, &units);
     size_t wanted = block_count(run->parameters);

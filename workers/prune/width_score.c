@@ -34,6 +34,12 @@ double width_find_number(const json_t *parameters, const char *name)
     return json_number_value(value);
 }
 
+static bool check_statistics(const struct prune_run *run, struct error *error)
+{
+    return run->statistics != NULL || error_set(error, ERROR_INTERNAL, "no statistics were gathered for %s",
+                                                run->method != NULL ? run->method->name : "a width method");
+}
+
 static bool score_group(const struct prune_run *run, struct width_group *group, width_column_score score,
                         enum score_fold head_fold, struct error *error)
 {
@@ -60,6 +66,9 @@ static bool score_group(const struct prune_run *run, struct width_group *group, 
 bool width_score_columns(const struct prune_run *run, struct width_groups *groups, width_column_score score,
                          enum score_fold head_fold, struct error *error)
 {
+    if (!check_statistics(run, error)) {
+        return false;
+    }
     for (size_t i = 0; i < groups->count; i++) {
         struct width_group *group = &groups->items[i];
         bool has_columns = group->kind == WIDTH_HEADS || group->kind == WIDTH_CHANNELS ||
@@ -74,6 +83,9 @@ bool width_score_columns(const struct prune_run *run, struct width_groups *group
 
 bool width_score_experts(const struct prune_run *run, struct width_groups *groups, struct error *error)
 {
+    if (!check_statistics(run, error)) {
+        return false;
+    }
     for (size_t i = 0; i < groups->count; i++) {
         struct width_group *group = &groups->items[i];
         if (group->kind != WIDTH_EXPERTS) {

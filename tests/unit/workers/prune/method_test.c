@@ -120,11 +120,14 @@ static void world_start(struct world *world)
                                     .evaluator = &world->evaluator};
 }
 
+/* Width methods need a model with weights: width_methods_test.c. */
 static size_t list_methods(const struct prune_method **ret_methods)
 {
     size_t count = 0;
     for (const struct prune_method *const *method = prune_methods(); *method != NULL; method++) {
-        ret_methods[count++] = *method;
+        if (((*method)->traits & PRUNE_TRAIT_WIDTH) == 0) {
+            ret_methods[count++] = *method;
+        }
     }
     ret_methods[count++] = &prune_method_skeleton;
     return count;
