@@ -156,6 +156,13 @@ const struct sublayer *model_sublayer(const struct model *model, size_t index)
     return &model->sublayers[index];
 }
 
+void model_forget_sublayer(struct model *model, size_t index)
+{
+    CHECK(index < model->sublayer_count);
+    const struct sublayer *sublayer = &model->sublayers[index];
+    weights_forget(model->weights, sublayer->layer, sublayer->kind == SUBLAYER_ATTENTION);
+}
+
 struct model_work model_get_work(const struct model *model)
 {
     return model->work;

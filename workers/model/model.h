@@ -53,6 +53,8 @@ struct sublayer {
     bool is_identity; /* its output projection is all zero (an `identity` export): skipping it changes nothing
                        */
 };
+/* Its weights are read anew when it next runs: the patch of its plan holds others. */
+void model_forget_sublayer(struct model *model, size_t index);
 size_t model_sublayer_count(const struct model *model);
 const struct sublayer *model_sublayer(const struct model *model, size_t index);
 

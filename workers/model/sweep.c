@@ -364,28 +364,40 @@ static bool visit_spilled(struct sweep *sweep, size_t index, const struct walk *
     return true;
 }
 
-static bool walk_parts(struct sweep *sweep, const struct walk *walk, struct error *error)
+static void walk_begin(struct sweep *sweep, const struct walk *walk)
+{
+    if (walk->reads && sweep->held_count < sweep->part_count) {
+        ask(sweep, false, sweep->held_count, 0);
+    }
+}
+
+static bool walk_part(struct sweep *sweep, size_t i, const struct walk *walk, struct error *error)
 {
     size_t held = sweep->held_count;
-    if (walk->reads && held < sweep->part_count) {
-        ask(sweep, false, held, 0);
+    if (i < held) {
+        sweep->parts[i].hidden->branch_layer = SIZE_MAX;
+        return visit_part(&sweep->parts[i], sweep->parts[i].hidden, walk, error);
     }
-    for (size_t i = 0; i < sweep->part_count; i++) {
-        if (i < held) {
-            sweep->parts[i].hidden->branch_layer = SIZE_MAX;
-            if (!visit_part(&sweep->parts[i], sweep->parts[i].hidden, walk, error)) {
-                return false;
-            }
-            continue;
-        }
-        if (walk->reads && i + 1 < sweep->part_count) {
-            ask(sweep, false, i + 1, (i + 1 - held) % SLOTS);
-        }
-        if (!visit_spilled(sweep, i, walk, error)) {
-            return false;
-        }
+    if (walk->reads && i + 1 < sweep->part_count) {
+        ask(sweep, false, i + 1, (i + 1 - held) % SLOTS);
     }
-    return !sweep->is_started || wait_slot(sweep, SLOTS, error);
+    return visit_spilled(sweep, i, walk, error);
+}
+
+/* Nobody touches a slot after this. */
+static bool walk_end(struct sweep *sweep, bool is_good, struct error *error)
+{
+    return (!sweep->is_started || wait_slot(sweep, SLOTS, is_good ? error : NULL)) && is_good;
+}
+
+static bool walk_parts(struct sweep *sweep, const struct walk *walk, struct error *error)
+{
+    bool is_good = true;
+    walk_begin(sweep, walk);
+    for (size_t i = 0; i < sweep->part_count && is_good; i++) {
+        is_good = walk_part(sweep, i, walk, error);
+    }
+    return walk_end(sweep, is_good, error);
 }
 
 bool sweep_each(struct sweep *sweep, bool is_changed,
@@ -393,11 +405,52 @@ bool sweep_each(struct sweep *sweep, bool is_changed,
                 void *context, struct error *error)
 {
     struct walk walk = {true, is_changed, visit, context};
-    bool is_good = walk_parts(sweep, &walk, error);
-    if (!is_good && sweep->is_started) {
-        (void)wait_slot(sweep, SLOTS, NULL); /* nobody touches a slot after this */
+    return walk_parts(sweep, &walk, error);
+}
+
+/* The chunk of the other sweep is visited inside the visit of this one's. */
+struct beside {
+    struct sweep *other;
+    struct walk walk; /* of the other */
+    size_t index;
+    const struct sweep_chunk *chunk; /* of the first */
+    bool (*visit)(void *context, const struct sweep_chunk *first, const struct sweep_chunk *second,
+                  struct error *error);
+    void *context;
+};
+
+static bool visit_second(void *context, const struct sweep_chunk *chunk, struct error *error)
+{
+    const struct beside *beside = context;
+    return beside->visit(beside->context, beside->chunk, chunk, error);
+}
+
+static bool visit_first(void *context, const struct sweep_chunk *chunk, struct error *error)
+{
+    struct beside *beside = context;
+    beside->chunk = chunk;
+    return walk_part(beside->other, beside->index, &beside->walk, error);
+}
+
+bool sweep_each_beside(struct sweep *first, bool is_first_changed, struct sweep *second,
+                       bool is_second_changed,
+                       bool (*visit)(void *context, const struct sweep_chunk *first,
+                                     const struct sweep_chunk *second, struct error *error),
+                       void *context, struct error *error)
+{
+    struct beside beside = {.other = second, .visit = visit, .context = context};
+    beside.walk = (struct walk){true, is_second_changed, visit_second, &beside};
+    struct walk walk = {true, is_first_changed, visit_first, &beside};
+    CHECK(first != second && first->part_count == second->part_count);
+    bool is_good = true;
+    walk_begin(first, &walk);
+    walk_begin(second, &beside.walk);
+    for (; beside.index < first->part_count && is_good; beside.index++) {
+        CHECK(first->parts[beside.index].row_count == second->parts[beside.index].row_count);
+        is_good = walk_part(first, beside.index, &walk, error);
     }
-    return is_good;
+    is_good = walk_end(second, is_good, error);
+    return walk_end(first, is_good, error);
 }
 
 static bool embed_chunk(void *context, const struct sweep_chunk *chunk, struct error *error)
@@ -411,11 +464,7 @@ static bool embed_chunk(void *context, const struct sweep_chunk *chunk, struct e
 bool sweep_embed(struct sweep *sweep, struct error *error)
 {
     struct walk walk = {false, true, embed_chunk, sweep};
-    bool is_good = walk_parts(sweep, &walk, error);
-    if (!is_good && sweep->is_started) {
-        (void)wait_slot(sweep, SLOTS, NULL);
-    }
-    return is_good;
+    return walk_parts(sweep, &walk, error);
 }
 
 size_t sweep_most_rows(const struct sweep *sweep)

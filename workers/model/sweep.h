@@ -43,6 +43,12 @@ struct sweep_chunk {
 bool sweep_each(struct sweep *sweep, bool is_changed,
                 bool (*visit)(void *context, const struct sweep_chunk *chunk, struct error *error),
                 void *context, struct error *error) MUST_USE;
+/* The same over two sweeps of the same batch with the same chunk_rows, chunk beside chunk: two models side by side. */
+bool sweep_each_beside(struct sweep *first, bool is_first_changed, struct sweep *second,
+                       bool is_second_changed,
+                       bool (*visit)(void *context, const struct sweep_chunk *first,
+                                     const struct sweep_chunk *second, struct error *error),
+                       void *context, struct error *error) MUST_USE;
 
 size_t sweep_most_rows(const struct sweep *sweep);       /* of a chunk */
 uint64_t sweep_spilled_bytes(const struct sweep *sweep); /* size of the file */

@@ -183,6 +183,13 @@ void weights_release_head(struct weights *weights)
     }
 }
 
+void weights_forget(struct weights *weights, size_t layer, bool is_attention)
+{
+    struct unit *unit = &weights->units[2 * layer + (is_attention ? 0 : 1)];
+    CHECK(unit->acquired_count == 0);
+    cache_drop(weights, unit);
+}
+
 void weights_set_removed(struct weights *weights, const bool *removed)
 {
     for (size_t i = 0; i < weights->sublayer_count; i++) {

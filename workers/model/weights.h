@@ -76,6 +76,8 @@ void weights_release(struct weights *weights, size_t layer, bool is_attention);
 bool weights_acquire_head(struct weights *weights, struct head_weights *ret_head,
                           struct error *error) MUST_USE;
 void weights_release_head(struct weights *weights);
+/* What is held of the sublayer is read anew when it is next acquired: its patch has changed. It must not be acquired. */
+void weights_forget(struct weights *weights, size_t layer, bool is_attention);
 /* removed[] by sublayer index, copied; NULL: none is. What is removed is not read ahead, and dropped first. */
 void weights_set_removed(struct weights *weights, const bool *removed);
 

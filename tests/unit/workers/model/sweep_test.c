@@ -236,9 +236,73 @@ static void cosines_equal_their_definition(void **state)
     fixture_finish(&world.fixture);
 }
 
+struct pair {
+    size_t chunk_count;
+    bool is_failing;
+};
+
+/* The first goes two sublayers further, the second one. */
+static bool run_both(void *context, const struct sweep_chunk *first, const struct sweep_chunk *second,
+                     struct error *error)
+{
+    struct pair *pair = context;
+    assert_int_equal(first->first_row, second->first_row);
+    assert_int_equal(first->first_sequence, second->first_sequence);
+    assert_int_equal(first->hidden->row_count, second->hidden->row_count);
+    struct model *model = first->hidden->model;
+    if (pair->is_failing && pair->chunk_count == 3) {
+        return error_set(error, ERROR_CANCELLED, "enough");
+    }
+    pair->chunk_count++;
+    return model_run_sublayer(model, 0, first->hidden, error) &&
+           model_run_sublayer(model, 1, first->hidden, error) &&
+           model_run_sublayer(model, 0, second->hidden, error);
+}
+
+static void two_sweeps_go_side_by_side(void **state)
+{
+    (void)state;
+    struct world world;
+    world_open(&world);
+    struct error error = {0};
+    struct model *model = world.fixture.model;
+    size_t count = world.rows * fixture_small.hidden;
+    OWNED_MEMORY float *expected = memory_create(2 * count, sizeof *expected);
+    OWNED(hidden) hidden = hidden_create(model, &world.batch, &error);
+    assert_true(model_embed(model, &world.batch, hidden, &error));
+    assert_true(model_run_sublayer(model, 0, hidden, &error));
+    assert_true(hidden_read(hidden, 0, world.rows, expected + count, &error));
+    assert_true(model_run_sublayer(model, 1, hidden, &error));
+    assert_true(hidden_read(hidden, 0, world.rows, expected, &error));
+    char *folder = fixture_create_folder();
+    for (size_t spilling = 0; spilling < 4; spilling++) {
+        struct sweep_options held = {.chunk_rows = 40},
+                             spilled = {.chunk_rows = 40, .memory_bytes = 1, .spill_folder = folder};
+        OWNED(sweep) first = sweep_create(model, &world.batch, spilling % 2 == 1 ? &spilled : &held, &error);
+        OWNED(sweep) second = sweep_create(model, &world.batch, spilling / 2 == 1 ? &spilled : &held, &error);
+        assert_true(sweep_embed(first, &error) && sweep_embed(second, &error));
+        struct pair pair = {0};
+        assert_true(sweep_each_beside(first, true, second, true, run_both, &pair, &error));
+        assert_true(pair.chunk_count > 3);
+        OWNED_MEMORY float *rows = memory_create(count, sizeof *rows);
+        for (size_t i = 0; i < 2; i++) {
+            struct collected collected = {.rows = rows};
+            assert_true(sweep_each(i == 0 ? first : second, false, collect, &collected, &error));
+            assert_memory_equal(rows, expected + i * count, count * sizeof *rows);
+        }
+        pair = (struct pair){.is_failing = true};
+        assert_false(sweep_each_beside(first, true, second, true, run_both, &pair, &error));
+        assert_int_equal(error.code, ERROR_CANCELLED);
+        assert_int_equal(pair.chunk_count, 3);
+    }
+    fixture_destroy(folder);
+    fixture_finish(&world.fixture);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(two_sweeps_go_side_by_side),
         cmocka_unit_test(chunks_and_files_change_no_bit),
         cmocka_unit_test(a_full_disk_is_told),
         cmocka_unit_test(a_visit_that_fails_ends_the_sweep),
