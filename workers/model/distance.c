@@ -185,43 +185,65 @@ uint64_t head_reference_bytes(const struct model_config *config, size_t rows)
 
 /* ---- a candidate ------------------------------------------------------------------------------------------------- */
 
+/* Candidates against the same sequences of the original: rows of the first, rows of the second, ... */
 struct comparison {
     struct model *model;
     const struct head_reference *reference;
     const struct hidden *hidden;
     size_t hidden_row, reference_row; /* that are compared first */
-    double *values;                   /* [rows] */
+    size_t row_count;                 /* of each candidate */
+    size_t candidate_count;
+    double *values; /* [candidate_count, row_count] */
 };
 
 static bool compare_chunk(const struct comparison *run, const struct head_weights *head,
-                          const struct chunk *chunk, struct error *error)
+                          const struct chunk *chunk, size_t candidate, const float *original,
+                          struct error *error)
 {
     const struct head_reference *reference = run->reference;
     struct model *model = run->model;
     size_t size = reference->hidden_size, vocab = reference->vocab_size, rows = chunk->row_count;
-    size_t row = run->reference_row + chunk->first_row;
-    float *normed = model->scratch, *logits = normed + LOGIT_ROWS * size,
-          *remade = logits + LOGIT_ROWS * vocab;
+    size_t row = candidate * run->row_count + chunk->first_row;
+    float *normed = model->scratch, *logits = normed + LOGIT_ROWS * size;
     double scales[LOGIT_ROWS];
     struct distance job = {.kind = kind_of(reference->metric),
                            .rows = rows,
                            .count = vocab,
-                           .original = reference->logits != NULL ? reference->logits + row * vocab : remade,
+                           .original = original,
                            .candidate = logits,
                            .original_stride = vocab,
                            .candidate_stride = vocab,
-                           .original_scales = reference->scales + row,
+                           .original_scales = reference->scales + run->reference_row + chunk->first_row,
                            .candidate_scales = scales,
-                           .distances = run->values + chunk->first_row};
-    if (reference->logits == NULL && !run_logits(model, head, rows, reference->normed + row * size,
-                                                 chunk->segments, chunk->segment_count, remade, error)) {
-        return false;
-    }
-    const float *states = run->hidden->rows + (run->hidden_row + chunk->first_row) * size;
+                           .distances = run->values + row};
+    const float *states = run->hidden->rows + (run->hidden_row + row) * size;
     return run_final_norm(model, head, rows, states, normed, error) &&
            run_logits(model, head, rows, normed, chunk->segments, chunk->segment_count, logits, error) &&
            take_scales(model, reference->metric, rows, logits, scales, error) &&
            model->backend->distance(&model->exec, &job, error);
+}
+
+/* The original's logits are made once for all candidates, where they are not kept. */
+static bool compare_chunks(const struct comparison *run, const struct head_weights *head,
+                           const struct chunk *chunk, struct error *error)
+{
+    const struct head_reference *reference = run->reference;
+    struct model *model = run->model;
+    size_t size = reference->hidden_size, vocab = reference->vocab_size;
+    size_t row = run->reference_row + chunk->first_row;
+    float *remade = model->scratch + LOGIT_ROWS * (size + vocab);
+    if (reference->logits == NULL &&
+        !run_logits(model, head, chunk->row_count, reference->normed + row * size, chunk->segments,
+                    chunk->segment_count, remade, error)) {
+        return false;
+    }
+    const float *original = reference->logits != NULL ? reference->logits + row * vocab : remade;
+    for (size_t i = 0; i < run->candidate_count; i++) {
+        if (!compare_chunk(run, head, chunk, i, original, error)) {
+            return false;
+        }
+    }
+    return true;
 }
 
 static bool compare(const struct comparison *run, const struct segment *segments, size_t count,
@@ -241,19 +263,19 @@ static bool compare(const struct comparison *run, const struct segment *segments
         /* Chunks start where their first segment does, counted from the first that is compared. */
         struct chunk chunk = list.chunks[i];
         chunk.first_row -= segments[0].first_row;
-        is_done = compare_chunk(run, &head, &chunk, error);
+        is_done = compare_chunks(run, &head, &chunk, error);
     }
     weights_release_head(model->weights);
     return is_done;
 }
 
-static bool sum_terms(const struct comparison *run, size_t first_sequence, size_t sequence_count,
-                      double *ret_terms, struct error *error)
+static bool sum_terms(const struct comparison *run, size_t candidate, size_t first_sequence,
+                      size_t sequence_count, double *ret_terms, struct error *error)
 {
     const struct head_reference *reference = run->reference;
     for (size_t s = 0; s < sequence_count; s++) {
         const struct segment *segment = &reference->segments[first_sequence + s];
-        size_t row = segment->first_row - run->reference_row;
+        size_t row = candidate * run->row_count + segment->first_row - run->reference_row;
         double sum = 0.0;
         for (size_t t = 0; t < segment->count; t++) {
             sum += run->values[row + t];
@@ -271,31 +293,65 @@ static bool sum_terms(const struct comparison *run, size_t first_sequence, size_
     return true;
 }
 
+/* The candidates' rows lie from hidden_row on. */
+static bool take_distances(struct model *model, const struct head_reference *reference,
+                           const struct hidden *hidden, size_t hidden_row, size_t candidate_count,
+                           size_t first_sequence, size_t sequence_count, double *ret_terms,
+                           struct error *error)
+{
+    const struct segment *segments = reference->segments + first_sequence;
+    size_t rows = 0;
+    CHECK(first_sequence + sequence_count <= reference->sequence_count);
+    for (size_t s = 0; s < sequence_count; s++) {
+        rows += segments[s].count;
+    }
+    if (rows == 0 || candidate_count == 0) {
+        memset(ret_terms, 0, candidate_count * sequence_count * sizeof *ret_terms);
+        return true;
+    }
+    model->work.token_heads += candidate_count * rows;
+    OWNED_MEMORY double *values =
+        memory_try_array(candidate_count * rows + 1, sizeof *values, "distances of tokens", error);
+    struct comparison run = {.model = model,
+                             .reference = reference,
+                             .hidden = hidden,
+                             .hidden_row = hidden_row,
+                             .reference_row = segments[0].first_row,
+                             .row_count = rows,
+                             .candidate_count = candidate_count,
+                             .values = values};
+    bool is_good = values != NULL && compare(&run, segments, sequence_count, error);
+    for (size_t i = 0; i < candidate_count && is_good; i++) {
+        is_good = sum_terms(&run, i, first_sequence, sequence_count, ret_terms + i * sequence_count, error);
+    }
+    return is_good;
+}
+
 bool head_distance(struct model *model, const struct head_reference *reference, const struct hidden *hidden,
                    size_t first_sequence, size_t sequence_count, double *ret_terms, struct error *error)
 {
     CHECK(first_sequence + sequence_count <= reference->sequence_count);
     bool is_whole = hidden->sequence_count == reference->sequence_count;
     CHECK(is_whole || hidden->sequence_count == sequence_count);
-    if (sequence_count == 0) {
-        return true;
-    }
-    const struct segment *segments = reference->segments + first_sequence;
-    size_t rows = 0;
     for (size_t s = 0; s < sequence_count; s++) {
-        CHECK(hidden->segments[is_whole ? first_sequence + s : s].count == segments[s].count);
-        rows += segments[s].count;
+        CHECK(hidden->segments[is_whole ? first_sequence + s : s].count ==
+              reference->segments[first_sequence + s].count);
     }
-    model->work.token_heads += rows;
-    OWNED_MEMORY double *values = memory_try_array(rows + 1, sizeof *values, "distances of tokens", error);
-    struct comparison run = {.model = model,
-                             .reference = reference,
-                             .hidden = hidden,
-                             .hidden_row = is_whole ? segments[0].first_row : 0,
-                             .reference_row = segments[0].first_row,
-                             .values = values};
-    return values != NULL && compare(&run, segments, sequence_count, error) &&
-           sum_terms(&run, first_sequence, sequence_count, ret_terms, error);
+    size_t first_row = is_whole && sequence_count > 0 ? reference->segments[first_sequence].first_row : 0;
+    return take_distances(model, reference, hidden, first_row, 1, first_sequence, sequence_count, ret_terms,
+                          error);
+}
+
+bool head_distances(struct model *model, const struct head_reference *reference, const struct hidden *hidden,
+                    size_t candidate_count, size_t first_sequence, size_t sequence_count, double *ret_terms,
+                    struct error *error)
+{
+    CHECK(hidden->sequence_count == candidate_count * sequence_count);
+    for (size_t s = 0; s < hidden->sequence_count; s++) {
+        CHECK(hidden->segments[s].count == reference->segments[first_sequence + s % sequence_count].count);
+    }
+    return take_distances(model, reference, hidden, 0, candidate_count, first_sequence, sequence_count,
+                          ret_terms, error);
 }
 
 double head_distance_total(const struct head_reference *reference, const double *terms)

@@ -47,6 +47,25 @@ bool hidden_copy(struct hidden *to, const struct hidden *from, struct error *err
             model->backend->memory_copy(model->device, to->branch, from->branch, bytes, error));
 }
 
+bool hidden_place(struct hidden *to, size_t to_row, const struct hidden *from, size_t from_row, size_t count,
+                  struct error *error)
+{
+    CHECK(to_row + count <= to->row_count && from_row + count <= from->row_count &&
+          to->hidden_size == from->hidden_size);
+    const struct model *model = to->model;
+    size_t size = to->hidden_size;
+    size_t bytes = count * size * sizeof *to->rows;
+    const float *rows = from->rows + from_row * size;
+    if (!model->backend->memory_copy(model->device, to->rows + to_row * size, rows, bytes, error)) {
+        return false;
+    }
+    if (to->branch_layer == SIZE_MAX) {
+        return true;
+    }
+    const float *branch = from->branch_layer == to->branch_layer ? from->branch + from_row * size : rows;
+    return model->backend->memory_copy(model->device, to->branch + to_row * size, branch, bytes, error);
+}
+
 bool hidden_read(const struct hidden *hidden, size_t first_row, size_t count, float *ret_rows,
                  struct error *error)
 {

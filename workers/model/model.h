@@ -91,6 +91,10 @@ bool hidden_read(const struct hidden *hidden, size_t first_row, size_t count, fl
                  struct error *error) MUST_USE;
 bool hidden_write(struct hidden *hidden, size_t first_row, size_t count, const float *rows,
                   struct error *error) MUST_USE;
+/* Device rows [from_row, from_row + count) to to_row of another batch of the same model. The branch goes with them where both
+ * have the one of the same layer; where only `to` has one, the rows are their own branch (their layer's attention did not run). */
+bool hidden_place(struct hidden *to, size_t to_row, const struct hidden *from, size_t from_row, size_t count,
+                  struct error *error) MUST_USE;
 
 /* Token ids must lie in the vocabulary (CHECKed; data/ validates). Positions start at 0 in every sequence. */
 bool model_embed(struct model *model, const struct token_batch *batch, struct hidden *ret_hidden,
@@ -155,6 +159,11 @@ OWNED_DEFINE(head_reference)
 bool head_distance(struct model *model, const struct head_reference *reference, const struct hidden *hidden,
                    size_t first_sequence, size_t sequence_count, double *ret_terms,
                    struct error *error) MUST_USE;
+/* The same of candidate_count candidates: hidden holds these sequences of the first candidate, then of the second, ... ret_terms:
+ * [candidate_count, sequence_count], the bits of head_distance. */
+bool head_distances(struct model *model, const struct head_reference *reference, const struct hidden *hidden,
+                    size_t candidate_count, size_t first_sequence, size_t sequence_count, double *ret_terms,
+                    struct error *error) MUST_USE;
 double head_distance_total(const struct head_reference *reference, const double *terms);
 
 /* ---- generation ------------------------------------------------------------------------------ */

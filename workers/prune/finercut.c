@@ -8,20 +8,20 @@
  * the alphabetically first module name).
  */
 #include "workers/prune/greedy.h"
-
-#include <string.h>
+#include "workers/prune/greedy_params.h"
 
 static const char *const granularities[] = {"sublayer", "block", NULL};
-static const char *const metrics[] = {"norm", "angular", "kl", "js", NULL};
+static const char *const metrics[] = {"norm", "angular", "kl", "js", "nll", NULL};
 static const char *const js_forms[] = {"reference", "textbook", NULL};
-static const char *const curves[] = {"target", "full", NULL};
 
 static const struct param_spec params[] = {
     {.name = "metric",
      .type = PARAM_ENUM,
      .values = metrics,
      .default_json = "\"js\"",
-     .help = "Distance between the final logits of the original and of the pruned model."},
+     .help =
+         "Distance between the final logits of the original and of the pruned model; nll: what the text's own "
+         "next tokens cost, without the original."},
     {.name = "js_form",
      .type = PARAM_ENUM,
      .values = js_forms,
@@ -39,12 +39,11 @@ static const struct param_spec params[] = {
      .max = 1,
      .default_json = "0.4",
      .help = "Share of the early blocks that are not touched until that share of all sublayers is gone."},
-    {.name = "curve",
-     .type = PARAM_ENUM,
-     .values = curves,
-     .default_json = "\"target\"",
-     .help = "How far the search goes: to the target, or on to the last sublayer, so that any other target "
-             "can be cut later."},
+    {.name = "gram_head",
+     .type = PARAM_BOOL,
+     .default_json = "true",
+     .help = "Metrics norm and angular by the head's Gram matrix in double, without logits."},
+    GREEDY_SEARCH_PARAMS,
 };
 
 static const char *const late_params[] = {"curve", NULL};
@@ -53,14 +52,13 @@ static bool finercut_decide(struct prune_run *run, const struct prune_target *ta
                             struct error *error)
 {
     double protect_ratio = json_number_value(json_object_get(run->parameters, "protect_ratio"));
-    const char *curve = json_string_value(json_object_get(run->parameters, "curve"));
     double product = (double)run->sublayer_count * protect_ratio;
     struct greedy_options options = {
         .granularity = prune_run_granularity(run),
         .protected_layers = (size_t)(product / 2) + 1,
         .release_count = (size_t)product + 1,
-        .is_full_curve = curve != NULL && strcmp(curve, "full") == 0,
     };
+    greedy_options_read(run->parameters, &options);
     /* With few or narrow layers everything can be protected; then nothing is. */
     if (options.protected_layers >= run->inventory->config.layer_count) {
         options.protected_layers = 0;

@@ -7,12 +7,16 @@
  * ends at the first point that meets the target, or, with is_full_curve, when no sublayer is left.
  */
 #include "workers/prune/greedy.h"
+#include "workers/prune/greedy_params.h"
 
 #include "base/check.h"
 #include "base/memory.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+
+const char *const greedy_rank_values[] = {"score", "score_per_parameter", "score_per_millisecond", NULL};
+const char *const greedy_curve_values[] = {"target", "full", NULL};
 
 struct search {
     struct prune_run *run;
@@ -23,6 +27,9 @@ struct search {
     size_t unit_count;
     bool *gone;     /* [unit_count] */
     double *scores; /* [unit_count], of this round; NAN: not evaluated yet */
+    double *priors; /* [unit_count], of the last round that evaluated it; NAN: none did */
+    double *costs;  /* [unit_count] */
+    bool has_costs;
     uint64_t evaluations;
     bool
         is_released; /* only protected units were left: with few layers the protected ones would never be reached */
@@ -34,8 +41,30 @@ static bool is_candidate(const struct search *search, size_t unit)
         return false;
     }
     size_t layer = search->run->sublayers[search->units[unit].first].layer;
+    size_t ends = search->options->protected_ends;
+    if (layer < ends || layer + ends >= search->run->inventory->config.layer_count) {
+        return false;
+    }
     return search->is_released || layer >= search->options->protected_layers ||
            search->plan->point_count >= search->options->release_count;
+}
+
+static json_t *format_numbers(const double *numbers, size_t count)
+{
+    json_t *array = json_array();
+    for (size_t i = 0; i < count; i++) {
+        json_t *number = isnan(numbers[i]) ? json_null() : json_real(numbers[i]);
+        CHECK(json_array_append_new(array, number) == 0);
+    }
+    return array;
+}
+
+static void parse_numbers(const json_t *array, size_t count, double *numbers)
+{
+    for (size_t i = 0; i < count; i++) {
+        const json_t *number = json_array_get(array, i);
+        numbers[i] = json_is_number(number) ? json_number_value(number) : (double)NAN;
+    }
 }
 
 static json_t *format_state(const struct search *search)
@@ -51,12 +80,11 @@ static json_t *format_state(const struct search *search)
         CHECK(json_array_append_new(removed, item) == 0);
     }
     json_put(state, "points", removed);
-    json_t *scores = json_array();
-    for (size_t i = 0; i < search->unit_count; i++) {
-        json_t *score = isnan(search->scores[i]) ? json_null() : json_real(search->scores[i]);
-        CHECK(json_array_append_new(scores, score) == 0);
+    json_put(state, "scores", format_numbers(search->scores, search->unit_count));
+    json_put(state, "priors", format_numbers(search->priors, search->unit_count));
+    if (search->has_costs) {
+        json_put(state, "costs", format_numbers(search->costs, search->unit_count));
     }
-    json_put(state, "scores", scores);
     json_put_i64(state, "evaluations", (int64_t)search->evaluations);
     return state;
 }
@@ -110,9 +138,12 @@ static bool load_state(struct search *search, struct error *error)
         add_point(search, (size_t)sublayer, json_is_number(score) ? json_number_value(score) : (double)NAN,
                   json_is_true(json_object_get(item, "is_cut")));
     }
-    for (size_t i = 0; i < search->unit_count; i++) {
-        const json_t *score = json_array_get(scores, i);
-        search->scores[i] = json_is_number(score) ? json_number_value(score) : (double)NAN;
+    parse_numbers(scores, search->unit_count, search->scores);
+    parse_numbers(json_object_get(search->run->state, "priors"), search->unit_count, search->priors);
+    const json_t *costs = json_object_get(search->run->state, "costs");
+    search->has_costs = json_array_size(costs) == search->unit_count;
+    if (search->has_costs) {
+        parse_numbers(costs, search->unit_count, search->costs);
     }
     search->evaluations = (uint64_t)json_integer_value(json_object_get(search->run->state, "evaluations"));
     return true;
@@ -173,41 +204,241 @@ static uint64_t estimate_steps(const struct search *search)
     return steps;
 }
 
-static bool run_round(struct search *search, size_t *ret_winner, struct error *error)
+/* ---- what a unit costs ------------------------------------------------------------------------------------------- */
+
+static double count_parameters(const struct search *search, const struct prune_unit *unit)
 {
-    struct prune_run *run = search->run;
-    double best = INFINITY;
-    size_t winner = search->unit_count;
-    for (size_t i = 0; i < search->unit_count; i++) {
-        if (!is_candidate(search, i)) {
-            continue;
+    OWNED(plan) plan = plan_create(search->plan->sublayer_count);
+    for (size_t i = 0; i < unit->count; i++) {
+        plan_add_point(plan, unit->first + i, NAN, i + 1 == unit->count);
+    }
+    plan_cut(plan, plan->point_count);
+    struct plan_size size;
+    plan_measure(plan, search->run->inventory, 0, &size);
+    return (double)size.removed_prunable_count;
+}
+
+/* Sublayers whose weights and attributes have the same shapes take the same time. */
+static bool is_alike(const struct search *search, size_t a, size_t b)
+{
+    const struct sublayer *left = &search->run->sublayers[a];
+    const struct sublayer *right = &search->run->sublayers[b];
+    const struct model_layer *layers = search->run->inventory->config.layers;
+    const struct model_layer *one = &layers[left->layer];
+    const struct model_layer *other = &layers[right->layer];
+    if (left->kind != right->kind) {
+        return false;
+    }
+    return left->kind == SUBLAYER_ATTENTION
+               ? one->head_count == other->head_count && one->kv_head_count == other->kv_head_count &&
+                     one->window_tokens == other->window_tokens
+               : one->intermediate_size == other->intermediate_size &&
+                     one->expert_count == other->expert_count &&
+                     one->active_expert_count == other->active_expert_count;
+}
+
+static bool time_sublayers(const struct search *search, double *ret_ms, struct error *error)
+{
+    const struct prune_run *run = search->run;
+    for (size_t i = 0; i < run->sublayer_count; i++) {
+        size_t same = 0;
+        while (same < i && !is_alike(search, same, i)) {
+            same++;
         }
-        if (isnan(search->scores[i])) {
-            if (!run->evaluator->evaluate(run->evaluator->context, &search->units[i], best,
-                                          &search->scores[i], error)) {
-                return false;
-            }
-            search->evaluations++;
-            if (!isfinite(search->scores[i])) {
-                return error_set(error, ERROR_NUMERIC,
-                                 "the distance without sublayer %zu is not a finite number",
-                                 search->units[i].first);
-            }
-            bool goes_on = cancel_check(run->cancel, error);
-            if (!save_state(search, !goes_on, goes_on ? error : NULL) || !goes_on) {
-                return false;
-            }
-        }
-        if (search->scores[i] < best) {
-            best = search->scores[i];
-            winner = i;
-        }
-        if (run->observer.progress != NULL) {
-            run->observer.progress(run->observer.context, search->evaluations, estimate_steps(search),
-                                   "candidate");
+        ret_ms[i] = same < i ? ret_ms[same] : (double)NAN;
+        if (same == i && !run->evaluator->time_sublayer(run->evaluator->context, i, &ret_ms[i], error)) {
+            return false;
         }
     }
-    *ret_winner = winner;
+    return true;
+}
+
+/* Once a search: what was measured goes with the state, so that a resume ranks by the same numbers. */
+static bool take_costs(struct search *search, struct error *error)
+{
+    bool is_timed = search->options->rank == GREEDY_BY_SCORE_PER_MILLISECOND;
+    OWNED_MEMORY double *ms = memory_create(search->run->sublayer_count + 1, sizeof *ms);
+    if (search->has_costs) {
+        return true;
+    }
+    if (is_timed && search->run->evaluator->time_sublayer == NULL) {
+        return error_set(error, ERROR_UNSUPPORTED, "this evaluator cannot time sublayers");
+    }
+    if (is_timed && !time_sublayers(search, ms, error)) {
+        return false;
+    }
+    for (size_t i = 0; i < search->unit_count; i++) {
+        const struct prune_unit *unit = &search->units[i];
+        double cost = 0;
+        for (size_t j = 0; j < unit->count && is_timed; j++) {
+            cost += ms[unit->first + j];
+        }
+        if (search->options->rank == GREEDY_BY_SCORE_PER_PARAMETER) {
+            cost = count_parameters(search, unit);
+        }
+        search->costs[i] = cost > 0 ? cost : 1;
+    }
+    search->has_costs = search->options->rank != GREEDY_BY_SCORE;
+    return true;
+}
+
+/* ---- rounds ------------------------------------------------------------------------------------------------------ */
+
+struct round_run {
+    struct search *search;
+    struct prune_round round;
+    size_t *units; /* of each candidate */
+};
+
+/* What is known so far is worth a checkpoint; false: the run stops here. */
+static bool keep_going(struct search *search, struct error *error)
+{
+    const struct prune_observer *observer = &search->run->observer;
+    bool goes_on = cancel_check(search->run->cancel, error);
+    if (!save_state(search, !goes_on, goes_on ? error : NULL) || !goes_on) {
+        return false;
+    }
+    if (observer->progress != NULL) {
+        observer->progress(observer->context, search->evaluations, estimate_steps(search), "candidate");
+    }
+    return true;
+}
+
+static void take_scores(struct round_run *run)
+{
+    for (size_t i = 0; i < run->round.count; i++) {
+        const struct prune_candidate *candidate = &run->round.candidates[i];
+        double *score = &run->search->scores[run->units[i]];
+        if (candidate->standing == PRUNE_EXACT && isnan(*score)) {
+            *score = candidate->score;
+            run->search->evaluations++;
+        }
+    }
+}
+
+static bool round_settled(void *context, struct error *error)
+{
+    struct round_run *run = context;
+    take_scores(run);
+    return keep_going(run->search, error);
+}
+
+static bool evaluate_each(struct round_run *run, struct error *error)
+{
+    const struct prune_evaluator *evaluator = run->search->run->evaluator;
+    double best = INFINITY;
+    for (size_t i = 0; i < run->round.count; i++) {
+        struct prune_candidate *candidate = &run->round.candidates[i];
+        if (candidate->standing == PRUNE_PENDING) {
+            if (!evaluator->evaluate(evaluator->context, &candidate->unit, best, &candidate->score, error)) {
+                return false;
+            }
+            if (!isfinite(candidate->score)) {
+                return error_set(error, ERROR_NUMERIC,
+                                 "the distance without sublayer %zu is not a finite number",
+                                 candidate->unit.first);
+            }
+            candidate->standing = PRUNE_EXACT;
+            if (!round_settled(run, error)) {
+                return false;
+            }
+        }
+        best = fmin(best, candidate->score);
+    }
+    return true;
+}
+
+/* The candidate with the lowest score / cost; ties: the first. count: none is evaluated. */
+static size_t find_winner(const struct prune_round *round)
+{
+    size_t winner = round->count;
+    for (size_t i = 0; i < round->count; i++) {
+        const struct prune_candidate *candidate = &round->candidates[i];
+        if (candidate->standing == PRUNE_EXACT &&
+            (winner == round->count ||
+             candidate->score / candidate->cost <
+                 round->candidates[winner].score / round->candidates[winner].cost)) {
+            winner = i;
+        }
+    }
+    return winner;
+}
+
+/* Whether the search would end with this unit. */
+static bool would_end(const struct search *search, size_t unit)
+{
+    OWNED(plan) plan = plan_create(search->plan->sublayer_count);
+    for (size_t i = 0; i < search->plan->point_count; i++) {
+        const struct plan_point *point = &search->plan->points[i];
+        plan_add_point(plan, point->sublayer, point->score, point->is_cut);
+    }
+    prune_add_unit(plan, &search->units[unit], NAN);
+    plan_cut(plan, plan->point_count);
+    return plan->point_count == plan->sublayer_count ||
+           (!search->options->is_full_curve &&
+            prune_target_reached(search->target, plan, search->run->inventory));
+}
+
+static bool evaluate_candidates(struct round_run *run, struct error *error)
+{
+    struct search *search = run->search;
+    const struct prune_evaluator *evaluator = search->run->evaluator;
+    if (evaluator->evaluate_round == NULL) {
+        return evaluate_each(run, error);
+    }
+    bool is_lazy = search->options->lazy_epsilon > 0;
+    run->round.lazy_epsilon = is_lazy ? search->options->lazy_epsilon : -1;
+    if (!evaluator->evaluate_round(evaluator->context, &run->round, error)) {
+        return false;
+    }
+    take_scores(run);
+    size_t winner = find_winner(&run->round);
+    CHECK(winner < run->round.count);
+    if (!is_lazy || !would_end(search, run->units[winner])) {
+        return true;
+    }
+    run->round.lazy_epsilon = -1;
+    bool is_verified = evaluator->evaluate_round(evaluator->context, &run->round, error);
+    take_scores(run);
+    return is_verified;
+}
+
+static void keep_priors(const struct round_run *run)
+{
+    for (size_t i = 0; i < run->round.count; i++) {
+        const struct prune_candidate *candidate = &run->round.candidates[i];
+        if (candidate->standing != PRUNE_PENDING) {
+            run->search->priors[run->units[i]] = candidate->score;
+        }
+    }
+}
+
+static bool run_round(struct search *search, size_t *ret_winner, struct error *error)
+{
+    OWNED_MEMORY struct prune_candidate *candidates = memory_create(search->unit_count, sizeof *candidates);
+    OWNED_MEMORY size_t *units = memory_create(search->unit_count, sizeof *units);
+    struct round_run run = {.search = search, .units = units};
+    run.round = (struct prune_round){
+        .candidates = candidates, .lazy_epsilon = -1, .context = &run, .settled = round_settled};
+    for (size_t i = 0; i < search->unit_count; i++) {
+        if (is_candidate(search, i)) {
+            units[run.round.count] = i;
+            candidates[run.round.count++] = (struct prune_candidate){
+                .unit = search->units[i],
+                .cost = search->costs[i],
+                .prior = search->priors[i],
+                .score = search->scores[i],
+                .standing = isnan(search->scores[i]) ? PRUNE_PENDING : PRUNE_EXACT,
+            };
+        }
+    }
+    if (!evaluate_candidates(&run, error)) {
+        return false;
+    }
+    size_t winner = find_winner(&run.round);
+    CHECK(winner < run.round.count);
+    keep_priors(&run);
+    *ret_winner = units[winner];
     return true;
 }
 
@@ -231,6 +462,9 @@ static bool search_rounds(struct search *search, struct error *error)
             break;
         }
         search->is_released = search->is_released || count_candidates(search) == 0;
+        if (count_candidates(search) == 0) {
+            break; /* what is left may not go */
+        }
         size_t winner = 0;
         if (!run_round(search, &winner, error)) {
             return false;
@@ -248,6 +482,20 @@ static bool search_rounds(struct search *search, struct error *error)
     return prune_target_cut(search->target, search->plan, run->inventory, error);
 }
 
+void greedy_options_read(const json_t *parameters, struct greedy_options *options)
+{
+    const char *curve = json_string_value(json_object_get(parameters, "curve"));
+    const char *rank = json_string_value(json_object_get(parameters, "rank_by"));
+    options->is_full_curve = curve != NULL && strcmp(curve, "full") == 0;
+    options->rank = rank == NULL                                 ? GREEDY_BY_SCORE
+                    : strcmp(rank, "score_per_parameter") == 0   ? GREEDY_BY_SCORE_PER_PARAMETER
+                    : strcmp(rank, "score_per_millisecond") == 0 ? GREEDY_BY_SCORE_PER_MILLISECOND
+                                                                 : GREEDY_BY_SCORE;
+    if (json_is_true(json_object_get(parameters, "lazy"))) {
+        options->lazy_epsilon = json_number_value(json_object_get(parameters, "lazy_epsilon"));
+    }
+}
+
 bool greedy_search(struct prune_run *run, const struct greedy_options *options,
                    const struct prune_target *target, struct plan *ret_plan, struct error *error)
 {
@@ -256,8 +504,11 @@ bool greedy_search(struct prune_run *run, const struct greedy_options *options,
     search.unit_count = prune_list_units(run, options->granularity, &search.units);
     search.gone = memory_create(search.unit_count + 1, sizeof *search.gone);
     search.scores = memory_create(search.unit_count + 1, sizeof *search.scores);
+    search.priors = memory_create(search.unit_count + 1, sizeof *search.priors);
+    search.costs = memory_create(search.unit_count + 1, sizeof *search.costs);
     for (size_t i = 0; i < search.unit_count; i++) {
         search.scores[i] = NAN;
+        search.priors[i] = NAN;
     }
     if (run->state == NULL && run->curve != NULL) {
         load_curve(&search);
@@ -267,7 +518,9 @@ bool greedy_search(struct prune_run *run, const struct greedy_options *options,
         plan_cut(ret_plan, ret_plan->point_count);
         is_good = run->evaluator->restart(run->evaluator->context, ret_plan->removed, error);
     }
-    is_good = is_good && search_rounds(&search, error);
+    is_good = is_good && take_costs(&search, error) && search_rounds(&search, error);
+    free(search.priors);
+    free(search.costs);
     free(search.units);
     free(search.gone);
     free(search.scores);

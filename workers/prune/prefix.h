@@ -1,35 +1,38 @@
 /*
- * workers/prune/prefix.h: a prune_evaluator over a model with the exact prefix cache (structured_pruning 1.6
- * A).
+ * workers/prune/prefix.h: a prune_evaluator over a model: how a round of candidates is judged with as little work as keeps the result
+ * (structured_pruning 1.6). What a sweep of candidates is, and the prefix cache, are in wave.h.
  *
- *     h_0 -> f_0 -> h_1 -> f_1 -> ... -> h_N -> head
- *
- * A candidate without sublayer i shares h_0 .. h_i with the current model, so it starts from the cached h_i
- * and runs only what comes after. The trajectory of the best candidate of a round is kept; when that
- * candidate is committed it becomes the cache. Scores equal those of a full forward bit for bit, because a
- * row's bits depend on its own sequence only (model.h).
- *
- * Memory: three trajectories (cache, best, current) when they fit; else the cache alone, and a commit
- * recomputes one suffix; else every k-th state of it, and a candidate starts at the nearest one before it.
+ * Early abort (exact). Scores are sums of terms that are not negative, so the terms of some items bound a candidate from below. The
+ * candidate that did best last round is finished first; the others take the items chunk by chunk, and go when their partial sum
+ * exceeds the best finished score. When one is ahead of the leader on the items seen so far, it is finished next. A candidate that
+ * went has a bound, not a score. Winners, their scores and their order stay what an exhaustive search finds, bit for bit. Streamed
+ * weights are swept once a round, with all candidates and items, and nobody goes early.
  */
 #ifndef WORKERS_PRUNE_PREFIX_H
 #define WORKERS_PRUNE_PREFIX_H
 
+#include "workers/prune/objective.h"
 #include "workers/prune/prune.h"
+#include "workers/prune/wave.h"
+
+struct prefix_options {
+    struct objective_options objective;
+    struct wave_options wave; /* memory, and what is switched off */
+    bool is_exhaustive;       /* no early abort */
+};
+/* From a method's parameters: metric and js_form, prefix_cache, batch_candidates, early_abort, gram_head; what is absent has the
+ * accelerated form, and without a metric the objective is the text's log-likelihood. The memory limit stays 0. */
+void prefix_options_read(const json_t *parameters, struct prefix_options *ret_options);
 
 struct prefix_evaluator;
-/* model and batch are borrowed. memory_limit_bytes: for hidden states; 0: no limit. The reference logits are
- * of the model without anything removed. */
-struct prefix_evaluator *prefix_evaluator_create(struct model *model, const struct token_batch *batch,
-                                                 enum head_metric metric, uint64_t memory_limit_bytes,
+/* model and text are borrowed. A reference is made of the model without anything removed. */
+struct prefix_evaluator *prefix_evaluator_create(struct model *model, const struct objective_text *text,
+                                                 const struct prefix_options *options,
                                                  struct error *error) MUST_USE;
 void prefix_evaluator_destroy(struct prefix_evaluator *evaluator);
 OWNED_DEFINE(prefix_evaluator)
 /* Borrowed, valid as long as the evaluator. */
 struct prune_evaluator *prefix_evaluator_interface(struct prefix_evaluator *evaluator);
-size_t prefix_evaluator_state_count(const struct prefix_evaluator *evaluator); /* hidden states it may keep */
-
-/* The metric that parameters `metric` and `js_form` name. */
-enum head_metric prune_head_metric(const json_t *parameters);
+size_t prefix_evaluator_state_count(const struct prefix_evaluator *evaluator); /* hidden states it holds */
 
 #endif

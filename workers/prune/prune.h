@@ -5,7 +5,9 @@
  *     methods.def     one line per method: the registry, and what meson compiles
  *     <method>.c      one file per method
  *     greedy.h        the greedy search that FinerCut is made of, independent of any model
- *     prefix.h        an evaluator of candidate plans over a model, with the exact prefix cache
+ *     prefix.h        an evaluator of candidate plans over a model: rounds of candidates, exact, with early abort
+ *     wave.h          candidates taken through a model together, layer by layer, from cached prefixes
+ *     objective.h     what candidates are judged by: distances of logits, log-likelihood, accuracy
  *     statistics.c    how far blocks, sublayers and spans of blocks turn the hidden states
  *     target.c        what "reached" means, the same for every method
  *
@@ -66,6 +68,30 @@ struct prune_unit {
     size_t first, count;
 };
 
+/* One candidate of a round of a greedy search. */
+enum prune_standing {
+    PRUNE_PENDING, /* not evaluated */
+    PRUNE_EXACT,   /* score is its score */
+    PRUNE_BOUND,   /* given up: its score is at least `score`, which is enough to say that another one wins */
+};
+struct prune_candidate {
+    struct prune_unit unit;
+    double cost;  /* candidates are ranked by score / cost; 1 where nothing else is asked for; > 0 */
+    double prior; /* what an earlier round made of it (a score or a bound); NAN: nothing */
+    double score;
+    enum prune_standing standing;
+};
+/* Candidates in the order that settles ties: the first wins. */
+struct prune_round {
+    struct prune_candidate *candidates; /* [count] */
+    size_t count;
+    double
+        lazy_epsilon; /* in [0, 1): candidates that an earlier round left behind may stay pending; < 0: none may */
+    void *context;
+    /* After candidates were settled: a resume point. False ends the round. */
+    bool (*settled)(void *context, struct error *error);
+};
+
 /* Judges candidates by the distance of their logits from the original's. The greedy search knows no more of a
  * model. */
 struct prune_evaluator {
@@ -78,6 +104,13 @@ struct prune_evaluator {
                      struct error *error);
     /* `unit` is gone from the current model. */
     bool (*commit)(void *context, const struct prune_unit *unit, struct error *error);
+    /* What follows may be NULL. All pending candidates of a round together: afterwards the lowest score / cost among the exact
+     * ones (ties: the first) is the lowest of all that were to be evaluated. */
+    bool (*evaluate_round)(void *context, struct prune_round *round, struct error *error);
+    /* Milliseconds of one sublayer over the calibration text: a measurement, different each time. */
+    bool (*time_sublayer)(void *context, size_t sublayer, double *ret_ms, struct error *error);
+    /* What the search cost so far, for reports: owned. */
+    json_t *(*describe)(void *context);
 };
 
 struct prune_observer { /* members may be NULL */
@@ -149,7 +182,8 @@ enum prune_need {
     PRUNE_NEED_PLAN = 1u << 3,          /* run->given: the plan.json that parameter `source` names */
     PRUNE_NEED_WIDTH = 1u << 6,         /* run->statistics */
     PRUNE_NEED_EVALUATOR =
-        1u << 2, /* run->evaluator, with the distance named by parameters `metric` and `js_form` */
+        1u << 2, /* run->evaluator, with the distance named by parameters `metric` and `js_form`; the
+                   calibration text's log-likelihood where the method has no such parameter */
     PRUNE_NEED_SUBLAYER_COSINES = 1u << 4, /* mean cosine between the stream before and after each sublayer */
     PRUNE_NEED_SPAN_ANGLES =
         1u << 5, /* mean angle between the states before and after every span of layers, of the

@@ -182,6 +182,10 @@ static json_t *format_resources(const struct recipe *recipe)
     json_put(resources, "is_resumed", json_boolean(recipe->is_resumed));
     json_put_i64(resources, "search_token_sublayers", (int64_t)recipe->work.token_sublayers);
     json_put_i64(resources, "search_token_heads", (int64_t)recipe->work.token_heads);
+    json_t *search = json_object_get(recipe->done, "search_work");
+    if (search != NULL) { /* evaluations and token-sublayers beside those of one full forward a candidate */
+        json_put(resources, "search", json_incref(search));
+    }
     json_t *seconds = json_object();
     for (size_t i = 0; i < STAGE_COUNT; i++) {
         json_put_double(seconds, recipe_stage_names[i], recipe->progress.stage_seconds[i]);

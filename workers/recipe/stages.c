@@ -438,15 +438,17 @@ static bool make_evaluator(struct recipe *recipe, const struct token_batch *batc
     if (!recipe_open_source(recipe, MEMORY_SEARCH, error)) {
         return false;
     }
-    uint64_t limit = 0;
+    struct prefix_options options;
+    prefix_options_read(recipe->parameters, &options);
     if (recipe->memory.limit_bytes > 0 || recipe->memory.is_streamed) {
         /* With little left, few states are kept. */
         size_t rows = recipe->windows->count * recipe->windows->window_tokens;
         uint64_t reference = head_reference_bytes(&recipe->inventory->config, rows);
-        limit = recipe->memory.evaluator_bytes > reference ? recipe->memory.evaluator_bytes - reference : 1;
+        options.wave.memory_limit_bytes =
+            recipe->memory.evaluator_bytes > reference ? recipe->memory.evaluator_bytes - reference : 1;
     }
-    *ret_evaluator =
-        prefix_evaluator_create(recipe->model, batch, prune_head_metric(recipe->parameters), limit, error);
+    struct objective_text text = {.batch = *batch};
+    *ret_evaluator = prefix_evaluator_create(recipe->model, &text, &options, error);
     return *ret_evaluator != NULL;
 }
 
@@ -497,6 +499,9 @@ bool recipe_decide(struct recipe *recipe, const struct prune_target *target, con
     }
     if (is_good) {
         *ret_plan = TAKE(plan);
+    }
+    if (evaluator != NULL) {
+        json_put(recipe->done, "search_work", run.evaluator->describe(run.evaluator->context));
     }
     return is_good;
 }

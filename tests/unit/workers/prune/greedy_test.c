@@ -105,7 +105,8 @@ static bool toy_commit(void *context, const struct prune_unit *unit, struct erro
 static void toy_start(struct toy *toy, enum toy_metric metric, bool uses_cache)
 {
     *toy = (struct toy){.metric = metric, .uses_cache = uses_cache};
-    toy->interface = (struct prune_evaluator){toy, toy_restart, toy_evaluate, toy_commit};
+    toy->interface = (struct prune_evaluator){
+        .context = toy, .restart = toy_restart, .evaluate = toy_evaluate, .commit = toy_commit};
     toy->original = toy_run(toy, 0, 0, TOY_COUNT);
 }
 

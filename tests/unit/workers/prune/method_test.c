@@ -109,7 +109,8 @@ static void world_start(struct world *world)
                 0.1 * (double)(to - from) + 0.01 * (double)((from + 2) % LAYERS);
         }
     }
-    world->evaluator = (struct prune_evaluator){world, world_restart, world_evaluate, world_commit};
+    world->evaluator = (struct prune_evaluator){
+        .context = world, .restart = world_restart, .evaluate = world_evaluate, .commit = world_commit};
     world->run = (struct prune_run){.inventory = &world->inventory,
                                     .sublayers = world->sublayers,
                                     .sublayer_count = SUBLAYERS,
@@ -185,9 +186,9 @@ static void every_method_stops_at_the_first_point_past_every_kind_of_target(void
     (void)state;
     static const struct prune_target targets[] = {
         {.kind = PRUNE_TARGET_SPARSITY, .ratio = 0.3},
-        {.kind = PRUNE_TARGET_PARAMS, .count = 150},
-        {.kind = PRUNE_TARGET_MEMORY_BYTES, .count = 600},
-        {.kind = PRUNE_TARGET_MEMORY_BYTES, .count = 300, .element_bytes = 2},
+        {.kind = PRUNE_TARGET_PARAMS, .count = 152},
+        {.kind = PRUNE_TARGET_MEMORY_BYTES, .count = 608},
+        {.kind = PRUNE_TARGET_MEMORY_BYTES, .count = 304, .element_bytes = 2},
         {.kind = PRUNE_TARGET_NUM_LAYERS, .count = 3},
         {.kind = PRUNE_TARGET_SUBLAYERS_REMOVED, .count = 2},
         {.kind = PRUNE_TARGET_NUM_LAYERS, .count = 2, .require_packable = true},

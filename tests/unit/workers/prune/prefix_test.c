@@ -5,6 +5,7 @@
  */
 #include "base/file.h"
 #include "base/memory.h"
+#include "workers/model/weights.h"
 #include "workers/prune/greedy.h"
 #include "workers/prune/prefix.h"
 
@@ -19,13 +20,14 @@
 
 #include <cmocka.h>
 
-enum { SEQUENCES = 3, TOKENS = 70 };
+enum { SEQUENCES = 3, TOKENS = 45 };
 
 struct world {
     struct inventory *inventory;
     struct pool *pool;
     struct model *model;
     struct token_batch batch;
+    struct objective_text text;
     struct token_sequence sequences[SEQUENCES];
     int32_t tokens[SEQUENCES][TOKENS];
     struct sublayer *sublayers;
@@ -52,9 +54,12 @@ static bool world_open(struct world *world, const char *folder, size_t threads)
             world->tokens[s][t] =
                 (int32_t)((t * t * 31 + s * 977 + t * 7 + 3) % world->inventory->config.vocab_size);
         }
-        world->sequences[s] = (struct token_sequence){world->tokens[s], TOKENS - 20 * s};
+        size_t context = world->inventory->config.context_tokens;
+        size_t most = context < TOKENS ? context : TOKENS;
+        world->sequences[s] = (struct token_sequence){world->tokens[s], most - 9 * s};
     }
     world->batch = (struct token_batch){world->sequences, SEQUENCES};
+    world->text = (struct objective_text){.batch = world->batch};
     world->count = model_sublayer_count(world->model);
     world->sublayers = memory_create(world->count, sizeof *world->sublayers);
     for (size_t i = 0; i < world->count; i++) {
@@ -73,12 +78,16 @@ static void world_finish(struct world *world)
 
 /* ---- the naive form ------------------------------------------------------------------------------------------------ */
 
+/* One full forward a candidate, with the same head. Every score is kept, by round and first sublayer. */
 struct naive {
     struct prune_evaluator interface;
     struct world *world;
-    struct head_reference *reference;
+    struct objective_text text;
+    struct objective *objective;
     struct hidden *hidden;
     bool *removed;
+    double *scores; /* [rounds][sublayers] */
+    size_t round;
 };
 
 static bool naive_restart(void *context, const bool *removed, struct error *error)
@@ -102,126 +111,248 @@ static bool naive_evaluate(void *context, const struct prune_unit *unit, double 
     (void)best;
     struct naive *naive = context;
     struct model *model = naive->world->model;
-    double terms[SEQUENCES];
+    OWNED_MEMORY double *terms = memory_create(naive->world->batch.sequence_count, sizeof *terms);
     mark(naive, unit, true);
     bool is_good = model_embed(model, &naive->world->batch, naive->hidden, error) &&
                    model_run_from(model, 0, naive->removed, naive->hidden, error) &&
-                   head_distance(model, naive->reference, naive->hidden, 0, SEQUENCES, terms, error);
+                   objective_terms(naive->objective, naive->hidden, 1, 0,
+                                   objective_item_count(naive->objective), terms, error);
     mark(naive, unit, false);
-    *ret_score = is_good ? head_distance_total(naive->reference, terms) : 0;
+    *ret_score = is_good ? objective_total(naive->objective, terms) : 0;
+    naive->scores[naive->round * naive->world->count + unit->first] = *ret_score;
     return is_good;
 }
 
 static bool naive_commit(void *context, const struct prune_unit *unit, struct error *error)
 {
     (void)error;
-    mark(context, unit, true);
+    struct naive *naive = context;
+    mark(naive, unit, true);
+    naive->round++;
     return true;
 }
 
-/* ---- recording every score ----------------------------------------------------------------------------------------- */
+static void naive_start(struct naive *naive, struct world *world, const struct objective_options *objective)
+{
+    struct error error = {0};
+    *naive = (struct naive){.world = world, .text = world->text};
+    naive->interface = (struct prune_evaluator){
+        .context = naive, .restart = naive_restart, .evaluate = naive_evaluate, .commit = naive_commit};
+    naive->removed = memory_create(world->count, sizeof *naive->removed);
+    naive->scores = memory_create(world->count * world->count, sizeof *naive->scores);
+    naive->hidden = hidden_create(world->model, &world->batch, &error);
+    assert_true(model_embed(world->model, &world->batch, naive->hidden, &error));
+    assert_true(model_run_from(world->model, 0, NULL, naive->hidden, &error));
+    naive->objective = objective_create(world->model, &naive->text, objective, naive->hidden, &error);
+    assert_non_null(naive->objective);
+}
 
-struct recorder {
+static void naive_finish(struct naive *naive)
+{
+    free(naive->removed);
+    free(naive->scores);
+    hidden_destroy(naive->hidden);
+    objective_destroy(naive->objective);
+}
+
+/* ---- checking every score ------------------------------------------------------------------------------------------ */
+
+/* Stands before the evaluator and holds what it says against the naive scores. */
+struct checker {
     struct prune_evaluator interface;
     struct prune_evaluator *inner;
-    double *scores;
-    size_t count, capacity;
+    const struct naive *naive;
+    size_t round, exact_count, bound_count, settled_count;
+    /* Of a search that is stopped: after so many resume points; 0: never. */
+    size_t stop_after;
+    struct cancel *cancel;
 };
 
-static bool record_restart(void *context, const bool *removed, struct error *error)
+static bool check_restart(void *context, const bool *removed, struct error *error)
 {
-    struct recorder *recorder = context;
-    return recorder->inner->restart(recorder->inner->context, removed, error);
+    struct checker *checker = context;
+    return checker->inner->restart(checker->inner->context, removed, error);
 }
 
-static bool record_evaluate(void *context, const struct prune_unit *unit, double best, double *ret_score,
-                            struct error *error)
+static bool check_evaluate(void *context, const struct prune_unit *unit, double best, double *ret_score,
+                           struct error *error)
 {
-    struct recorder *recorder = context;
-    if (!recorder->inner->evaluate(recorder->inner->context, unit, best, ret_score, error)) {
+    struct checker *checker = context;
+    return checker->inner->evaluate(checker->inner->context, unit, best, ret_score, error);
+}
+
+static bool check_round(void *context, struct prune_round *round, struct error *error)
+{
+    struct checker *checker = context;
+    if (!checker->inner->evaluate_round(checker->inner->context, round, error)) {
         return false;
     }
-    if (recorder->count == recorder->capacity) {
-        recorder->capacity = 2 * recorder->capacity + 64;
-        recorder->scores = memory_resize(recorder->scores, recorder->capacity, sizeof *recorder->scores);
+    double best = INFINITY;
+    for (size_t i = 0; i < round->count; i++) {
+        const struct prune_candidate *candidate = &round->candidates[i];
+        best = candidate->standing == PRUNE_EXACT ? fmin(best, candidate->score / candidate->cost) : best;
     }
-    recorder->scores[recorder->count++] = *ret_score;
+    for (size_t i = 0; i < round->count; i++) {
+        const struct prune_candidate *candidate = &round->candidates[i];
+        double should =
+            checker->naive->scores[checker->round * checker->naive->world->count + candidate->unit.first];
+        if (candidate->standing == PRUNE_EXACT) {
+            checker->exact_count++;
+            assert_memory_equal(&candidate->score, &should, sizeof should);
+        } else if (candidate->standing == PRUNE_BOUND) {
+            checker->bound_count++;
+            assert_true(candidate->score <= should && candidate->score / candidate->cost > best);
+        } else {
+            assert_true(round->lazy_epsilon >= 0);
+        }
+    }
     return true;
 }
 
-static bool record_commit(void *context, const struct prune_unit *unit, struct error *error)
+static bool check_commit(void *context, const struct prune_unit *unit, struct error *error)
 {
-    struct recorder *recorder = context;
-    return recorder->inner->commit(recorder->inner->context, unit, error);
+    struct checker *checker = context;
+    checker->round++;
+    return checker->inner->commit(checker->inner->context, unit, error);
 }
 
-/* Ranks everything (or `rounds` rounds), and says what it cost. */
-static struct plan *rank(struct world *world, struct prune_evaluator *inner,
-                         enum prune_granularity granularity, uint64_t rounds, struct recorder *ret_recorder,
-                         uint64_t *ret_token_sublayers)
+static bool check_time(void *context, size_t sublayer, double *ret_ms, struct error *error)
 {
-    *ret_recorder = (struct recorder){.inner = inner};
-    ret_recorder->interface =
-        (struct prune_evaluator){ret_recorder, record_restart, record_evaluate, record_commit};
+    struct checker *checker = context;
+    return checker->inner->time_sublayer(checker->inner->context, sublayer, ret_ms, error);
+}
+
+struct saved {
+    json_t *state;
+    size_t save_count, stop_after;
+    struct cancel *cancel;
+};
+
+static bool keep_state(void *context, const json_t *state, bool must, struct error *error)
+{
+    (void)must;
+    (void)error;
+    struct saved *saved = context;
+    json_decref(saved->state);
+    saved->state = json_deep_copy(state);
+    if (++saved->save_count == saved->stop_after) {
+        cancel_request(saved->cancel, CANCEL_DRAIN);
+    }
+    return true;
+}
+
+struct search_case {
+    struct objective_options objective;
+    struct wave_options wave;
+    bool is_exhaustive;
+    struct greedy_options greedy;
+    size_t rounds;     /* 0: the whole curve */
+    size_t stop_after; /* resume points, then the search goes on anew; 0: never */
+};
+
+static bool run_search(struct world *world, struct prune_evaluator *evaluator, const struct search_case *how,
+                       struct saved *saved, const json_t *state, struct plan *plan, struct error *error)
+{
+    struct greedy_options greedy = how->greedy;
+    greedy.is_full_curve = how->rounds == 0;
+    struct cancel cancel = {0};
+    saved->cancel = &cancel;
     struct prune_run run = {.inventory = world->inventory,
                             .sublayers = world->sublayers,
                             .sublayer_count = world->count,
-                            .evaluator = &ret_recorder->interface};
-    struct greedy_options options = {.granularity = granularity, .is_full_curve = rounds == 0};
-    struct prune_target target = {.kind = PRUNE_TARGET_SUBLAYERS_REMOVED, .count = rounds > 0 ? rounds : 1};
-    struct plan *plan = plan_create(world->count);
-    struct error error = {0};
-    uint64_t before = model_get_work(world->model).token_sublayers;
-    if (!greedy_search(&run, &options, &target, plan, &error)) {
-        fail_msg("%s", error.message);
-    }
-    *ret_token_sublayers = model_get_work(world->model).token_sublayers - before;
-    return plan;
+                            .evaluator = evaluator,
+                            .cancel = &cancel,
+                            .observer = {.context = saved, .save = keep_state},
+                            .state = state};
+    struct prune_target target = {.kind = PRUNE_TARGET_SUBLAYERS_REMOVED,
+                                  .count = how->rounds > 0 ? how->rounds : 1};
+    return greedy_search(&run, &greedy, &target, plan, error);
 }
 
-static void compare(struct world *world, enum head_metric metric, enum prune_granularity granularity,
-                    uint64_t rounds, uint64_t memory_limit_bytes, const char *label)
+/* The accelerated search, stopped and gone on with where the case says so. */
+static void search_checked(struct world *world, const struct naive *naive, const struct search_case *how,
+                           struct plan *plan, struct checker *checker)
 {
     struct error error = {0};
-    struct naive naive = {.world = world};
-    naive.interface = (struct prune_evaluator){&naive, naive_restart, naive_evaluate, naive_commit};
-    naive.removed = memory_create(world->count, sizeof *naive.removed);
-    naive.hidden = hidden_create(world->model, &world->batch, &error);
-    assert_true(model_embed(world->model, &world->batch, naive.hidden, &error));
-    assert_true(model_run_from(world->model, 0, NULL, naive.hidden, &error));
-    naive.reference = head_reference_create(world->model, naive.hidden, metric, &error);
-    assert_non_null(naive.reference);
-    OWNED(prefix_evaluator)
-    evaluator = prefix_evaluator_create(world->model, &world->batch, metric, memory_limit_bytes, &error);
-    assert_non_null(evaluator);
-    struct recorder slow;
-    struct recorder fast;
-    uint64_t slow_work = 0;
-    uint64_t fast_work = 0;
-    OWNED(plan) expected = rank(world, &naive.interface, granularity, rounds, &slow, &slow_work);
-    OWNED(plan)
-    plan = rank(world, prefix_evaluator_interface(evaluator), granularity, rounds, &fast, &fast_work);
-    assert_int_equal(fast.count, slow.count);
-    assert_memory_equal(fast.scores, slow.scores, slow.count * sizeof(double));
+    struct prefix_options options = {how->objective, how->wave, how->is_exhaustive};
+    struct saved saved = {.stop_after = how->stop_after};
+    for (size_t attempt = 0;; attempt++) {
+        OWNED(prefix_evaluator)
+        evaluator = prefix_evaluator_create(world->model, &world->text, &options, &error);
+        assert_non_null(evaluator);
+        *checker = (struct checker){.inner = prefix_evaluator_interface(evaluator), .naive = naive};
+        checker->interface = (struct prune_evaluator){.context = checker,
+                                                      .restart = check_restart,
+                                                      .evaluate = check_evaluate,
+                                                      .commit = check_commit,
+                                                      .evaluate_round = check_round,
+                                                      .time_sublayer = check_time};
+        JSON_OWNED state = json_deep_copy(saved.state);
+        size_t gone = 0; /* what the state has already removed were rounds too */
+        for (size_t i = 0; i < json_array_size(json_object_get(state, "points")); i++) {
+            gone +=
+                json_is_true(json_object_get(json_array_get(json_object_get(state, "points"), i), "is_cut"));
+        }
+        checker->round = gone;
+        saved.stop_after = attempt == 0 ? how->stop_after : 0;
+        OWNED(plan) part = plan_create(world->count);
+        bool is_done =
+            run_search(world, &checker->interface, how, &saved, state, attempt == 0 ? part : plan, &error);
+        if (attempt == 0 && is_done) {
+            for (size_t i = 0; i < part->point_count; i++) {
+                plan_add_point(plan, part->points[i].sublayer, part->points[i].score, part->points[i].is_cut);
+            }
+            plan_cut(plan, part->removed_count);
+        }
+        if (!is_done && error.code != ERROR_DRAINED) {
+            fail_msg("%s", error.message);
+        }
+        if (is_done) {
+            break;
+        }
+        assert_true(attempt == 0);
+    }
+    json_decref(saved.state);
+}
+
+static void compare(struct world *world, const struct search_case *how, const char *label)
+{
+    struct naive naive;
+    naive_start(&naive, world, &how->objective);
+    struct saved saved = {0};
+    struct error error = {0};
+    OWNED(plan) expected = plan_create(world->count);
+    OWNED(plan) plan = plan_create(world->count);
+    uint64_t start = model_get_work(world->model).token_sublayers;
+    assert_true(run_search(world, &naive.interface, how, &saved, NULL, expected, &error));
+    uint64_t slow = model_get_work(world->model).token_sublayers - start;
+    json_decref(saved.state);
+    struct checker checker;
+    start = model_get_work(world->model).token_sublayers;
+    search_checked(world, &naive, how, plan, &checker);
+    uint64_t fast = model_get_work(world->model).token_sublayers - start;
     assert_int_equal(plan->point_count, expected->point_count);
     for (size_t i = 0; i < plan->point_count; i++) {
         assert_int_equal(plan->points[i].sublayer, expected->points[i].sublayer);
         assert_memory_equal(&plan->points[i].score, &expected->points[i].score, sizeof(double));
     }
-    (void)printf("# %s: %zu candidates, %zu states kept, token-sublayers %llu of %llu naive (%.2fx fewer)\n",
-                 label, fast.count, prefix_evaluator_state_count(evaluator), (unsigned long long)fast_work,
-                 (unsigned long long)slow_work, (double)slow_work / (double)fast_work);
-    free(slow.scores);
-    free(fast.scores);
-    free(naive.removed);
-    hidden_destroy(naive.hidden);
-    head_reference_destroy(naive.reference);
+    (void)printf("# %s: %zu exact, %zu bounds, token-sublayers %llu of %llu naive (%.2fx fewer)\n", label,
+                 checker.exact_count, checker.bound_count, (unsigned long long)fast, (unsigned long long)slow,
+                 (double)slow / (double)fast);
+    naive_finish(&naive);
 }
 
 /* ---- tests --------------------------------------------------------------------------------------------------------- */
 
 #define STORIES PROJECT_ROOT "/../shared/data/models/stories260K"
 #define SKILLS  PROJECT_ROOT "/tests/skills/model"
+
+static const struct objective_options metrics[] = {
+    {.metric = HEAD_METRIC_JS}, {.metric = HEAD_METRIC_NORM},        {.metric = HEAD_METRIC_ANGULAR},
+    {.metric = HEAD_METRIC_KL}, {.metric = HEAD_METRIC_JS_TEXTBOOK}, {.kind = OBJECTIVE_NLL},
+};
+static const char *const metric_names[] = {"js", "norm", "angular", "kl", "js textbook", "nll"};
+#define METRIC_COUNT (sizeof metrics / sizeof metrics[0])
 
 static void stories260k_ranks_alike_by_every_metric(void **state)
 {
@@ -231,18 +362,33 @@ static void stories260k_ranks_alike_by_every_metric(void **state)
         (void)printf("# ../shared/data/models/stories260K is not there\n");
         skip();
     }
-    static const struct {
-        enum head_metric metric;
-        const char *label;
-    } rows[] = {{HEAD_METRIC_NORM, "norm"},
-                {HEAD_METRIC_ANGULAR, "angular"},
-                {HEAD_METRIC_KL, "kl"},
-                {HEAD_METRIC_JS, "js"},
-                {HEAD_METRIC_JS_TEXTBOOK, "js textbook"}};
-    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
-        compare(&world, rows[i].metric, PRUNE_BY_SUBLAYER, 0, 0, rows[i].label);
+    for (size_t i = 0; i < METRIC_COUNT; i++) {
+        compare(&world, &(struct search_case){.objective = metrics[i]}, metric_names[i]);
     }
-    compare(&world, HEAD_METRIC_JS, PRUNE_BY_BLOCK, 0, 0, "js, blocks");
+    compare(&world, &(struct search_case){.greedy = {.granularity = PRUNE_BY_BLOCK}, .objective = metrics[0]},
+            "js, blocks");
+}
+
+/* Parallel layers, norms around and after, experts, windows, learned positions, and the plain ones. */
+static void every_family_ranks_alike_with_every_switch(void **state)
+{
+    (void)state;
+    static const char *const families[] = {"gpt_neox",   "gpt_neox_serial", "mixtral", "qwen3_moe",
+                                           "gemma2",     "gemma3_text",     "gpt2",    "opt",
+                                           "llama_bias", "qwen2_window"};
+    for (size_t f = 0; f < sizeof families / sizeof families[0]; f++) {
+        FINISHED(world) world = {0};
+        char folder[512];
+        (void)snprintf(folder, sizeof folder, PROJECT_ROOT "/tests/golden/families/%s", families[f]);
+        assert_true(world_open(&world, folder, 1));
+        for (unsigned bits = 0; bits < 16; bits++) {
+            struct search_case how = {.objective = metrics[(bits + f) % METRIC_COUNT],
+                                      .wave = {.is_uncached = (bits & 1) != 0, .is_single = (bits & 2) != 0},
+                                      .is_exhaustive = (bits & 4) != 0};
+            how.greedy.granularity = (bits & 8) != 0 ? PRUNE_BY_BLOCK : PRUNE_BY_SUBLAYER;
+            compare(&world, &how, families[f]);
+        }
+    }
 }
 
 static void less_memory_changes_no_bit(void **state)
@@ -254,43 +400,102 @@ static void less_memory_changes_no_bit(void **state)
     OWNED(hidden) one = hidden_create(world.model, &world.batch, &error);
     uint64_t state_bytes = hidden_bytes(one);
     uint64_t states = world.count + 1;
-    compare(&world, HEAD_METRIC_JS, PRUNE_BY_SUBLAYER, 2, 0, "all trajectories");
-    compare(&world, HEAD_METRIC_JS, PRUNE_BY_SUBLAYER, 2, state_bytes * (states + 2), "the cache alone");
-    compare(&world, HEAD_METRIC_JS, PRUNE_BY_SUBLAYER, 2, state_bytes * 6, "every few states");
-    compare(&world, HEAD_METRIC_JS, PRUNE_BY_SUBLAYER, 1, 1, "the embedding alone");
-    compare(&world, HEAD_METRIC_KL, PRUNE_BY_BLOCK, 4, state_bytes * 6, "blocks, every few states");
+    struct search_case how = {.objective = metrics[0], .rounds = 2};
+    compare(&world, &how, "all trajectories");
+    static const char *const labels[] = {"the cache alone", "few states", "one sequence"};
+    const uint64_t limits[] = {state_bytes * (states + 2), state_bytes * 6, 1};
+    for (size_t i = 0; i < 3; i++) {
+        how.wave.memory_limit_bytes = limits[i];
+        compare(&world, &how, labels[i]);
+    }
+    how.greedy.granularity = PRUNE_BY_BLOCK;
+    how.rounds = 4;
+    how.wave.memory_limit_bytes = state_bytes * 6;
+    compare(&world, &how, "blocks, few states");
 }
 
-static void a_restart_in_the_middle_goes_on_with_the_same_scores(void **state)
+static void streamed_weights_change_no_bit_and_are_read_once_a_round(void **state)
+{
+    (void)state;
+    FINISHED(world) world = {0};
+    assert_true(world_open(&world, SKILLS, 2));
+    struct weights_size size;
+    weights_measure(world.inventory, NULL, DTYPE_F32, &size);
+    struct weights *weights = model_get_weights(world.model);
+    struct search_case how = {.objective = metrics[0], .rounds = 3};
+    compare(&world, &how, "resident");
+    weights_set_budget(weights, size.least_bytes);
+    assert_false(model_is_resident(world.model));
+    compare(&world, &how, "streamed");
+    struct error error = {0};
+    struct prefix_options options = {.objective = how.objective};
+    OWNED(prefix_evaluator)
+    evaluator = prefix_evaluator_create(world.model, &world.text, &options, &error);
+    assert_non_null(evaluator);
+    struct saved saved = {0};
+    OWNED(plan) plan = plan_create(world.count);
+    uint64_t before = weights_bytes_read(weights);
+    assert_true(run_search(&world, prefix_evaluator_interface(evaluator), &how, &saved, NULL, plan, &error));
+    json_decref(saved.state);
+    uint64_t whole = world.inventory->weight_bytes;
+    (void)printf("# read %.2f times the model in %zu rounds\n",
+                 (double)(weights_bytes_read(weights) - before) / (double)whole, how.rounds);
+    assert_true(weights_bytes_read(weights) - before <= (how.rounds + 1) * whole);
+}
+
+static void a_search_stopped_in_the_middle_of_a_round_goes_on_to_the_same_plan(void **state)
 {
     (void)state;
     FINISHED(world) world = {0};
     assert_true(world_open(&world, SKILLS, 1));
-    struct error error = {0};
-    OWNED(prefix_evaluator)
-    first = prefix_evaluator_create(world.model, &world.batch, HEAD_METRIC_JS, 0, &error);
-    OWNED(prefix_evaluator)
-    second = prefix_evaluator_create(world.model, &world.batch, HEAD_METRIC_JS, 0, &error);
-    struct prune_evaluator *one = prefix_evaluator_interface(first);
-    struct prune_evaluator *two = prefix_evaluator_interface(second);
-    OWNED_MEMORY bool *removed = memory_create(world.count, sizeof *removed);
-    struct prune_unit gone = {5, 1};
-    double score = 0;
-    assert_true(one->restart(one->context, removed, &error));
-    assert_true(one->evaluate(one->context, &gone, INFINITY, &score, &error));
-    assert_true(one->commit(one->context, &gone, &error));
-    removed[5] = true;
-    assert_true(two->restart(two->context, removed, &error));
-    for (size_t i = 0; i < world.count; i += 3) {
-        if (i == 5) {
-            continue;
-        }
-        struct prune_unit unit = {i, 1};
-        double again = 0;
-        assert_true(one->evaluate(one->context, &unit, INFINITY, &score, &error));
-        assert_true(two->evaluate(two->context, &unit, INFINITY, &again, &error));
-        assert_memory_equal(&score, &again, sizeof score);
+    for (size_t stop = 1; stop < 14; stop += 3) {
+        struct search_case how = {.objective = metrics[stop % METRIC_COUNT], .rounds = 4, .stop_after = stop};
+        compare(&world, &how, "stopped");
+        how.wave.is_single = true;
+        how.is_exhaustive = true;
+        how.greedy.rank = GREEDY_BY_SCORE_PER_PARAMETER;
+        compare(&world, &how, "stopped, per parameter");
     }
+}
+
+/* The plan of a lazy search, stopped after `stop` resume points or not at all. */
+static struct plan *search_lazily(struct world *world, const struct naive *naive, double epsilon, size_t stop)
+{
+    struct search_case how = {
+        .objective = metrics[0], .rounds = 5, .stop_after = stop, .greedy = {.lazy_epsilon = epsilon}};
+    struct plan *plan = plan_create(world->count);
+    struct checker checker;
+    search_checked(world, naive, &how, plan, &checker);
+    return plan;
+}
+
+/* Its choice may differ from the exhaustive one, so it is held against itself; with epsilon near 1 nobody is left out. */
+static void a_lazy_search_repeats_itself_and_is_verified_at_its_end(void **state)
+{
+    (void)state;
+    FINISHED(world) world = {0};
+    assert_true(world_open(&world, SKILLS, 2));
+    struct naive naive;
+    struct error error = {0};
+    struct saved saved = {0};
+    struct search_case how = {.objective = metrics[0], .rounds = 5};
+    naive_start(&naive, &world, &how.objective);
+    OWNED(plan) expected = plan_create(world.count);
+    assert_true(run_search(&world, &naive.interface, &how, &saved, NULL, expected, &error));
+    json_decref(saved.state);
+    OWNED(plan) all = search_lazily(&world, &naive, 0.999999, 0);
+    assert_memory_equal(all->removed, expected->removed, world.count * sizeof(bool));
+    OWNED(plan) whole = search_lazily(&world, &naive, 0.3, 0);
+    assert_memory_equal(&whole->points[0].score, &expected->points[0].score, sizeof(double));
+    for (size_t stop = 2; stop < 8; stop += 2) {
+        OWNED(plan) plan = search_lazily(&world, &naive, 0.3, stop);
+        assert_int_equal(plan->point_count, whole->point_count);
+        for (size_t i = 0; i < plan->point_count; i++) {
+            assert_int_equal(plan->points[i].sublayer, whole->points[i].sublayer);
+            assert_memory_equal(&plan->points[i].score, &whole->points[i].score, sizeof(double));
+        }
+    }
+    naive_finish(&naive);
 }
 
 static void block_cosines_lie_between_minus_one_and_one(void **state)
@@ -329,7 +534,10 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(stories260k_ranks_alike_by_every_metric),
         cmocka_unit_test(less_memory_changes_no_bit),
-        cmocka_unit_test(a_restart_in_the_middle_goes_on_with_the_same_scores),
+        cmocka_unit_test(every_family_ranks_alike_with_every_switch),
+        cmocka_unit_test(streamed_weights_change_no_bit_and_are_read_once_a_round),
+        cmocka_unit_test(a_search_stopped_in_the_middle_of_a_round_goes_on_to_the_same_plan),
+        cmocka_unit_test(a_lazy_search_repeats_itself_and_is_verified_at_its_end),
         cmocka_unit_test(block_cosines_lie_between_minus_one_and_one),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,57 @@
+/*
+ * workers/prune/objective.h: what candidates are judged by. One term per item, each at least 0, so that a sum over some of the
+ * items is a lower bound on the whole; a score is the sum of all terms, in the order of the items, over a fixed number of parts.
+ *
+ *     distance    of the logits from the original's (FinerCut); an item is a sequence (model.h: head_distance)
+ *     nll         of the text's own next tokens, in nats (SLEB, BlockPruner); an item is a sequence, parts are scored tokens
+ *     accuracy    on the choices of task records: the share of records whose likeliest choice is not the right one; an
+ *                 item is a record, that is the sequences of its choices
+ */
+#ifndef WORKERS_PRUNE_OBJECTIVE_H
+#define WORKERS_PRUNE_OBJECTIVE_H
+
+#include "base/cleanup.h"
+#include "base/error.h"
+#include "workers/model/model.h"
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum objective_kind { OBJECTIVE_DISTANCE, OBJECTIVE_NLL, OBJECTIVE_ACCURACY };
+
+/* What is judged on; all borrowed. */
+struct objective_text {
+    struct token_batch batch;
+    /* [sequence_count] of [count]: what each position should predict, -1: not scored. NULL: the sequence's own next token. */
+    const int32_t *const *targets;
+    /* ACCURACY: records in order: choice_counts[r] sequences each, golds[r] the index of the right one. */
+    const size_t *choice_counts, *golds;
+    size_t record_count;
+};
+struct objective_options {
+    enum objective_kind kind;
+    enum head_metric metric; /* DISTANCE */
+    bool
+        is_plain_head; /* DISTANCE: all distances from logits, also those that the head's Gram matrix gives */
+};
+
+struct objective;
+/* original: states of the whole batch before the final norm, of the model without anything removed; only for DISTANCE, else
+ * NULL. text's arrays are borrowed for the objective's life. */
+struct objective *objective_create(struct model *model, const struct objective_text *text,
+                                   const struct objective_options *options, const struct hidden *original,
+                                   struct error *error) MUST_USE;
+void objective_destroy(struct objective *objective);
+OWNED_DEFINE(objective)
+
+size_t objective_item_count(const struct objective *objective);
+/* Sequences of items [first, first + count). */
+void objective_sequences(const struct objective *objective, size_t first_item, size_t item_count,
+                         size_t *ret_first, size_t *ret_count);
+/* hidden: these items' sequences of the first candidate, then of the second, ... ret_terms [candidate_count, item_count]. */
+bool objective_terms(struct objective *objective, const struct hidden *hidden, size_t candidate_count,
+                     size_t first_item, size_t item_count, double *ret_terms, struct error *error) MUST_USE;
+double objective_parts(const struct objective *objective);
+double objective_total(const struct objective *objective, const double *terms); /* [item_count] */
+
+#endif
