@@ -4,7 +4,7 @@ import json
 import os
 import sys
 
-from command import load, main, run, world
+from command import load, main, pruning, run, world
 
 HELPERS = ("main", "evaluation", "write")
 
@@ -51,6 +51,64 @@ def a_fault_names_file_and_line(folder):
         task = {"name": "t", "source": good, "kind": "language_modeling", member: value}
         _, errors = run(evaluation(w, tasks=[task]), os.path.join(folder, "out-" + member), expect=2)
         assert "/evaluation/tasks/0/" + member in errors, errors
+
+
+def divergence_positions_and_continuations_are_reported(folder):
+    w = world(folder)
+    reports = {}
+    for layout in ("identity", "heterogeneous"):
+        spec = pruning(w, output={"layout": layout})
+        spec["evaluation"].update(divergence_tokens=200, prompts=["the cat", "and the"])
+        result, _ = run(spec, os.path.join(folder, layout))
+        reports[layout] = load(os.path.join(folder, layout), "report.json")["evaluation"]
+        assert result["after"]["divergence"]["kl_mean"] == reports[layout]["after"]["divergence"]["kl_mean"]
+    before, after = reports["identity"]["before"], reports["identity"]["after"]
+    assert after["divergence"] == reports["heterogeneous"]["after"]["divergence"] and "divergence" not in before
+    divergence = after["divergence"]
+    assert divergence["windows"] == 4 and divergence["tokens"] == 4 * 63 and divergence["kl_mean"] > 0
+    agreement = divergence["agreement"]
+    assert 0 <= agreement["top_1"] <= agreement["top_5"] <= agreement["top_10"] <= 1
+    for side in (before, after):
+        for protocol, most in (("gptq", 63), ("rolling", 64)):
+            measured = side["perplexity"][protocol]
+            buckets = measured["by_position"]
+            assert [b["first"] for b in buckets] == [2 ** i for i in range(len(buckets))] and buckets[-1]["last"] == most
+            assert sum(b["tokens"] for b in buckets) == measured["tokens_scored"]
+            mean = sum(b["tokens"] * b["nll_mean"] for b in buckets) / measured["tokens_scored"]
+            assert abs(mean / measured["nll_mean"] - 1) < 1e-12
+        written = side["continuations"]
+        assert [c["prompt"] for c in written] == ["the cat", "and the"]
+        assert all(isinstance(c["text"], str) and isinstance(c["is_degenerate"], bool) and c["tokens"] <= 48 for c in written)
+
+
+def an_empty_plan_diverges_from_nothing(folder):
+    w = world(folder)
+    out = os.path.join(folder, "out")
+    result, _ = run(pruning(w, target={"sparsity": 0}), out)
+    assert result["after"]["divergence"]["kl_mean"] == 0 and set(result["after"]["divergence"]["agreement"].values()) == {1}
+
+
+def what_is_not_wanted_is_not_measured(folder):
+    w = world(folder)
+    spec = pruning(w)
+    spec["evaluation"].update(divergence_tokens=0, prompts=[])
+    run(spec, os.path.join(folder, "out"))
+    after = load(os.path.join(folder, "out"), "report.json")["evaluation"]["after"]
+    assert "divergence" not in after and "continuations" not in after and "memory" not in after
+
+
+def speed_comes_with_memory_and_how_it_was_measured(folder):
+    w = world(folder)
+    spec = pruning(w, output={"layout": "identity"})
+    spec["evaluation"]["speed"] = True
+    run(spec, os.path.join(folder, "out"))
+    evaluation = load(os.path.join(folder, "out"), "report.json")["evaluation"]
+    for side, names in (("before", ("",)), ("after", ("", "_skipped"))):
+        for name in names:
+            speed, memory = evaluation[side]["speed" + name], evaluation[side]["memory" + name]
+            assert speed["prefill_tokens_per_second"] > 0 and speed["decode_tokens_per_second"] > 0 and speed["runs"] == 5
+            assert memory["peak_bytes"] == memory["process_peak_bytes"] - memory["process_before_bytes"] and "VmHWM" in memory["how"]
+            assert evaluation[side]["peak_rss_bytes"] >= memory["process_peak_bytes"]
 
 
 if __name__ == "__main__":

@@ -102,14 +102,46 @@ static bool list_rolling(const struct corpus *corpus, const struct tokenizer *to
     return ok;
 }
 
+static void resume_windows(const struct evaluate_control *control, struct perplexity *result,
+                           size_t *ret_done)
+{
+    const json_t *buckets = json_object_get(control->resume, "buckets");
+    *ret_done = (size_t)score_resume_count(control, "done");
+    result->token_count = score_resume_count(control, "tokens");
+    result->nll_sum = json_number_value(json_object_get(control->resume, "nll_sum"));
+    for (size_t i = 0; i < SCORE_BUCKETS; i++) {
+        result->bucket_nll[i] = json_number_value(json_array_get(buckets, i));
+    }
+}
+
+static void keep_windows(const struct evaluate_control *control, const struct perplexity *result, size_t done)
+{
+    if (control->resume == NULL) {
+        return;
+    }
+    json_t *buckets = json_array();
+    for (size_t i = 0; i < SCORE_BUCKETS; i++) {
+        (void)json_array_append_new(buckets, json_real(result->bucket_nll[i]));
+    }
+    json_put(control->resume, "buckets", buckets);
+    json_put_double(control->resume, "nll_sum", result->nll_sum);
+    score_keep_count(control, "tokens", result->token_count);
+    score_keep_count(control, "done", done);
+}
+
 static bool score_windows(struct model *model, struct window_list *list,
                           const struct evaluate_control *control, struct perplexity *result,
                           struct error *error)
 {
     const char *what = perplexity_protocol_name(result->protocol);
-    size_t done = (size_t)score_resume_count(control, "done");
-    result->token_count = score_resume_count(control, "tokens");
-    result->nll_sum = json_number_value(json_object_get(control->resume, "nll_sum"));
+    size_t done = 0;
+    resume_windows(control, result, &done);
+    for (size_t i = 0; i < list->count; i++) {
+        list->items[i].bucket_sums = result->bucket_nll;
+        for (size_t t = list->items[i].first_scored; t < list->items[i].count; t++) {
+            result->bucket_tokens[score_bucket(t + 1)]++;
+        }
+    }
     while (done < list->count) {
         size_t size = score_batch_size(list->items + done, list->count - done, control);
         if (!score_batch(model, list->items + done, size, control, error)) {
@@ -120,11 +152,7 @@ static bool score_windows(struct model *model, struct window_list *list,
             result->token_count += list->items[i].count;
         }
         done += size;
-        score_keep_count(control, "done", done);
-        score_keep_count(control, "tokens", result->token_count);
-        if (control->resume != NULL) {
-            json_put_double(control->resume, "nll_sum", result->nll_sum);
-        }
+        keep_windows(control, result, done);
         score_progress(control, what, done, list->count, "windows");
     }
     return true;
@@ -180,5 +208,19 @@ json_t *perplexity_format(const struct perplexity *perplexity)
     json_put_i64(json, "tokens", (int64_t)perplexity->text_tokens);
     json_put_i64(json, "windows", (int64_t)perplexity->window_count);
     json_put_i64(json, "window_tokens", (int64_t)perplexity->window_tokens);
+    json_t *buckets = json_array();
+    for (size_t i = 0; i < SCORE_BUCKETS && perplexity->bucket_tokens[i] > 0; i++) {
+        double mean = perplexity->bucket_nll[i] / (double)perplexity->bucket_tokens[i];
+        int64_t last = ((int64_t)2 << i) - 1,
+                most = (int64_t)perplexity->window_tokens - (perplexity->protocol == PERPLEXITY_GPTQ ? 1 : 0);
+        json_t *bucket = json_object();
+        json_put_i64(bucket, "first", (int64_t)1 << i);
+        json_put_i64(bucket, "last", last < most ? last : most);
+        json_put_i64(bucket, "tokens", (int64_t)perplexity->bucket_tokens[i]);
+        json_put_double(bucket, "nll_mean", mean);
+        json_put_double(bucket, "perplexity", exp(mean));
+        (void)json_array_append_new(buckets, bucket);
+    }
+    json_put(json, "by_position", buckets);
     return json;
 }

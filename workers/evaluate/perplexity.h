@@ -12,6 +12,9 @@
  *
  * Bits per byte: nll_sum / ln 2 over the bytes the scored tokens stand for, taken as the text's bytes times
  * scored tokens over all its tokens (exact for rolling).
+ *
+ * By position: the same by what a prediction could see, in buckets of 1, 2 to 3, 4 to 7, ... tokens of context. A model that lost its
+ * long memory shows it there, and a short window hides it.
  */
 #ifndef WORKERS_EVALUATE_PERPLEXITY_H
 #define WORKERS_EVALUATE_PERPLEXITY_H
@@ -20,6 +23,7 @@
 #include "base/json.h"
 #include "workers/data/corpus.h"
 #include "workers/evaluate/control.h"
+#include "workers/evaluate/score.h"
 #include "workers/model/model.h"
 #include "workers/model/tokenizer.h"
 #include <stddef.h>
@@ -39,6 +43,8 @@ struct perplexity {
     double nll_sum;  /* nats, summed in token order */
     double nll_mean; /* nats per scored token */
     double perplexity, bits_per_byte;
+    double bucket_nll[SCORE_BUCKETS]; /* sums; bucket b: contexts of 2^b to 2^(b+1) - 1 tokens */
+    uint64_t bucket_tokens[SCORE_BUCKETS];
 };
 /* TEXT_TOO_SHORT (gptq: not one window), TOKENIZER_MISMATCH, OUT_OF_RANGE (window_tokens < 2), NUMERIC,
  * CANCELLED, OUT_OF_MEMORY. */
@@ -47,7 +53,7 @@ bool perplexity_measure(struct model *model, const struct tokenizer *tokenizer, 
                         const struct evaluate_control *control, struct perplexity *ret_perplexity,
                         struct error *error) MUST_USE;
 /* {"protocol", "perplexity", "nll_mean", "bits_per_byte", "tokens_scored", "tokens", "windows",
- * "window_tokens"}. Owned. */
+ * "window_tokens", "by_position": [{"first", "last" (tokens of context), "tokens", "nll_mean", "perplexity"}]}. Owned. */
 json_t *perplexity_format(const struct perplexity *perplexity) MUST_USE;
 
 #endif

@@ -148,7 +148,7 @@ json_t *speed_format(const struct speed *speed)
     return json;
 }
 
-uint64_t speed_peak_rss_bytes(void)
+static uint64_t read_status(const char *label)
 {
     FILE *status = fopen("/proc/self/status", "re");
     if (status == NULL) {
@@ -157,7 +157,7 @@ uint64_t speed_peak_rss_bytes(void)
     char line[256];
     uint64_t kibibytes = 0;
     while (fgets(line, sizeof line, status) != NULL) {
-        if (text_starts_with(line, "VmHWM:")) {
+        if (text_starts_with(line, label)) {
             const char *digits = line + strcspn(line, "0123456789");
             (void)text_parse_u64(digits, strspn(digits, "0123456789"), &kibibytes);
             break;
@@ -165,4 +165,14 @@ uint64_t speed_peak_rss_bytes(void)
     }
     (void)fclose(status);
     return kibibytes * 1024;
+}
+
+uint64_t speed_peak_rss_bytes(void)
+{
+    return read_status("VmHWM:");
+}
+
+uint64_t speed_rss_bytes(void)
+{
+    return read_status("VmRSS:");
 }

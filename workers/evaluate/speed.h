@@ -35,5 +35,6 @@ json_t *speed_format(const struct speed *speed) MUST_USE;
 
 /* Highest resident set of this process so far (VmHWM); 0 where /proc has none. */
 uint64_t speed_peak_rss_bytes(void);
+uint64_t speed_rss_bytes(void); /* resident now (VmRSS) */
 
 #endif

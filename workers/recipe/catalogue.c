@@ -126,6 +126,8 @@ static const struct param_spec task_item = {.type = PARAM_OBJECT,
                                             .members = task_members,
                                             .member_count = COUNT_OF(task_members),
                                             .help = "One task."};
+static const struct param_spec prompt_item = {
+    .type = PARAM_TEXT, .min = 0, .max = 4096, .help = "A text to continue."};
 static const struct param_spec evaluation_members[] = {
     {.name = "text",
      .type = PARAM_OBJECT,
@@ -156,7 +158,28 @@ static const struct param_spec evaluation_members[] = {
      .member_count = 1,
      .default_json = "[]",
      .help = "Tasks to measure accuracy on."},
-    {.name = "speed", .type = PARAM_BOOL, .default_json = "true", .help = "Measure tokens per second."},
+    {.name = "divergence_tokens",
+     .type = PARAM_INTEGER,
+     .min = 0,
+     .max = 9007199254740991.0,
+     .default_json = "8192",
+     .unit = "tokens",
+     .help =
+         "Of the text, how many to compare the result's predictions with the original's on (KL divergence, agreement of "
+         "the likeliest tokens); 0: not compared. Pruning only."},
+    {.name = "prompts",
+     .type = PARAM_ARRAY,
+     .flags = PARAM_NULLABLE,
+     .min = 0,
+     .max = 16,
+     .members = &prompt_item,
+     .member_count = 1,
+     .help =
+         "Texts that each model continues greedily in the report; three of ours unless given, none for []."},
+    {.name = "speed",
+     .type = PARAM_BOOL,
+     .default_json = "true",
+     .help = "Measure tokens per second, and what the model takes in memory by itself."},
 };
 
 static const struct param_spec format_item = {

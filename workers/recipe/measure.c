@@ -2,14 +2,14 @@
  * workers/recipe/measure.c: the evaluate stage. A pruning job measures the source before and the written folder after, through the
  * same code and options as an evaluation job, so an evaluation of the downloaded folder gives the same digits.
  *
- * It goes in parts (each protocol, each task, speed), each a resume point.
+ * It goes in parts (each protocol, each task, divergence, continuations, speed), each a resume point; inside a part the place is kept
+ * after every batch and saved now and then. (measure_parts.c has the parts that need more than evaluate_model.)
  */
-#include "workers/recipe/recipe_internal.h"
+#include "workers/recipe/measure.h"
 
 #include "base/check.h"
 #include "base/memory.h"
 #include "base/rng.h"
-#include "workers/evaluate/evaluate.h"
 #include "workers/tensor/backend.h"
 #include <math.h>
 #include <stdlib.h>
@@ -100,13 +100,6 @@ bool measure_exported_logits(struct recipe *recipe, const struct logit_sample *s
 
 /* ---- parts of an evaluation -------------------------------------------------------------------------------------- */
 
-struct side {         /* one model being measured */
-    const char *name; /* "before", "after", "model" */
-    struct model *model;
-    const struct inventory *inventory;
-    json_t *result; /* borrowed from recipe->done */
-};
-
 /* Now and then the place inside a long measurement is saved; a save that fails stops it. */
 static void part_progress(void *context, const char *what, uint64_t done, uint64_t total, const char *unit)
 {
@@ -124,8 +117,7 @@ static void part_progress(void *context, const char *what, uint64_t done, uint64
     }
 }
 
-/* Cancelled by the deadline is TIME_LIMIT, by a drain DRAINED. */
-static bool explain_stop(struct recipe *recipe, struct error *error)
+bool measure_explain_stop(struct recipe *recipe, struct error *error)
 {
     if (error != NULL && error->code == ERROR_CANCELLED) {
         struct error reason = recipe->save_error;
@@ -136,9 +128,8 @@ static bool explain_stop(struct recipe *recipe, struct error *error)
     return false;
 }
 
-/* part_name: the place inside the part is kept and taken up again; NULL: it is not worth it (speed). */
-static bool measure_part(struct recipe *recipe, struct side *side, const struct evaluation *evaluation,
-                         const char *part_name, const bool *removed, json_t **ret_json, struct error *error)
+struct evaluate_control measure_control(struct recipe *recipe, struct side *side, const char *part_name,
+                                        const bool *removed)
 {
     json_t *place = NULL;
     if (part_name != NULL) {
@@ -149,14 +140,20 @@ static bool measure_part(struct recipe *recipe, struct side *side, const struct 
         }
         place = json_object_get(side->result, "place");
     }
-    struct evaluate_control control = {.resume = place,
-                                       .removed = removed,
-                                       .batch_tokens = recipe->memory.batch_tokens,
-                                       .cancel = &recipe->local_cancel,
-                                       .context = recipe,
-                                       .progress = part_progress};
+    return (struct evaluate_control){.resume = place,
+                                     .removed = removed,
+                                     .batch_tokens = recipe->memory.batch_tokens,
+                                     .cancel = &recipe->local_cancel,
+                                     .context = recipe,
+                                     .progress = part_progress};
+}
+
+static bool measure_part(struct recipe *recipe, struct side *side, const struct evaluation *evaluation,
+                         const char *part_name, json_t **ret_json, struct error *error)
+{
+    struct evaluate_control control = measure_control(recipe, side, part_name, NULL);
     return evaluate_model(side->model, recipe->tokenizer, evaluation, &control, ret_json, error) ||
-           explain_stop(recipe, error);
+           measure_explain_stop(recipe, error);
 }
 
 /* Files {"perplexity": {p: ...}, "dataset", "tasks", "speed"} of a part into the side's result. */
@@ -177,8 +174,8 @@ static void merge_part(json_t *result, const json_t *part)
     }
 }
 
-static bool finish_part(struct recipe *recipe, struct side *side, const json_t *part, const char *part_name,
-                        struct error *error)
+bool measure_finish_part(struct recipe *recipe, struct side *side, const json_t *part, const char *part_name,
+                         struct error *error)
 {
     merge_part(side->result, part);
     (void)json_object_del(side->result, "place");
@@ -188,7 +185,7 @@ static bool finish_part(struct recipe *recipe, struct side *side, const json_t *
     return recipe_save(recipe, error) && recipe_check(recipe, error);
 }
 
-static bool is_finished(const struct side *side, const char *part_name)
+bool measure_is_finished(const struct side *side, const char *part_name)
 {
     return json_object_get(json_object_get(side->result, "parts"), part_name) != NULL;
 }
@@ -201,12 +198,12 @@ static bool measure_text(struct recipe *recipe, struct side *side, size_t index,
     CHECK(perplexity_protocol_parse(json_string_value(json_array_get(protocols, index)),
                                     &evaluation.protocols[0]));
     const char *name = perplexity_protocol_name(evaluation.protocols[0]);
-    if (is_finished(side, name)) {
+    if (measure_is_finished(side, name)) {
         return true;
     }
     JSON_OWNED part = NULL;
-    return measure_part(recipe, side, &evaluation, name, NULL, &part, error) &&
-           finish_part(recipe, side, part, name, error);
+    return measure_part(recipe, side, &evaluation, name, &part, error) &&
+           measure_finish_part(recipe, side, part, name, error);
 }
 
 static bool measure_task(struct recipe *recipe, struct side *side, size_t index, struct error *error)
@@ -214,54 +211,15 @@ static bool measure_task(struct recipe *recipe, struct side *side, size_t index,
     struct evaluation evaluation = {.tasks = &recipe->tasks[index], .task_count = 1};
     char name[32];
     (void)snprintf(name, sizeof name, "task %zu", index);
-    if (is_finished(side, name)) {
+    if (measure_is_finished(side, name)) {
         return true;
     }
     JSON_OWNED part = NULL;
-    if (!measure_part(recipe, side, &evaluation, name, NULL, &part, error)) {
+    if (!measure_part(recipe, side, &evaluation, name, &part, error)) {
         return false;
     }
     (void)json_object_del(part, "task_accuracy_mean"); /* of one task; the whole mean follows */
-    return finish_part(recipe, side, part, name, error);
-}
-
-/* Speed is measured as a stock runtime loads the folder, and with sublayers skipped whose projection is zero. */
-static bool measure_speed(struct recipe *recipe, struct side *side, struct error *error)
-{
-    if (is_finished(side, "speed")) {
-        return true;
-    }
-    JSON_OWNED part = NULL;
-    if (!model_is_resident(side->model)) { /* it would be the disk's */
-        recipe_warn(recipe,
-                    "the speed of the model %s is not measured: its weights do not fit the memory of the job",
-                    side->name);
-        part = json_object();
-        return finish_part(recipe, side, part, "speed", error);
-    }
-    struct speed_options speed = SPEED_DEFAULTS;
-    speed.threads = recipe->job->threads;
-    speed.backend = recipe->machine.backend;
-    speed.dtype = recipe->compute.dtype_name;
-    struct evaluation evaluation = {.speed = &speed};
-    if (!measure_part(recipe, side, &evaluation, NULL, NULL, &part, error)) {
-        return false;
-    }
-    size_t count = model_sublayer_count(side->model);
-    OWNED_MEMORY bool *removed = memory_create(count + 1, sizeof *removed);
-    size_t skipped = 0;
-    for (size_t i = 0; i < count; i++) {
-        removed[i] = model_sublayer(side->model, i)->is_identity;
-        skipped += removed[i] ? 1 : 0;
-    }
-    if (skipped > 0) {
-        JSON_OWNED second = NULL;
-        if (!measure_part(recipe, side, &evaluation, NULL, removed, &second, error)) {
-            return false;
-        }
-        json_put(part, "speed_skipped", json_deep_copy(json_object_get(second, "speed")));
-    }
-    return finish_part(recipe, side, part, "speed", error);
+    return measure_finish_part(recipe, side, part, name, error);
 }
 
 static void put_task_mean(json_t *result)
@@ -276,60 +234,105 @@ static void put_task_mean(json_t *result)
     }
 }
 
+enum part_kind { PART_TEXT, PART_DIVERGENCE, PART_TASK, PART_CONTINUATIONS, PART_SPEED };
+struct part {
+    enum part_kind kind;
+    size_t index;
+};
+
+/* Speed comes last of the first model and first of the second: the two are measured next to each other. */
+static size_t list_parts(const struct recipe *recipe, bool is_second, struct part *parts)
+{
+    const json_t *spec = json_object_get(recipe->spec, "evaluation");
+    bool has_speed = json_is_true(json_object_get(spec, "speed"));
+    size_t texts = recipe->evaluation != NULL ? json_array_size(json_object_get(spec, "protocols")) : 0;
+    size_t count = 0;
+    if (has_speed && is_second) {
+        parts[count++] = (struct part){PART_SPEED, 0};
+    }
+    for (size_t i = 0; i < texts; i++) {
+        parts[count++] = (struct part){PART_TEXT, i};
+    }
+    if (measure_has_divergence(recipe)) {
+        parts[count++] = (struct part){PART_DIVERGENCE, 0};
+    }
+    for (size_t i = 0; i < recipe->task_count; i++) {
+        parts[count++] = (struct part){PART_TASK, i};
+    }
+    if (measure_has_continuations(recipe)) {
+        parts[count++] = (struct part){PART_CONTINUATIONS, 0};
+    }
+    if (has_speed && !is_second) {
+        parts[count++] = (struct part){PART_SPEED, 0};
+    }
+    return count;
+}
+
+static bool run_part(struct recipe *recipe, struct side *side, const struct part *part, struct error *error)
+{
+    switch (part->kind) {
+    case PART_TEXT:
+        return measure_text(recipe, side, part->index, error);
+    case PART_DIVERGENCE:
+        return measure_divergence(recipe, side, error);
+    case PART_TASK:
+        return measure_task(recipe, side, part->index, error);
+    case PART_CONTINUATIONS:
+        return measure_continuations(recipe, side, error);
+    case PART_SPEED:
+        break;
+    }
+    return measure_speed(recipe, side, error);
+}
+
 static bool measure_side(struct recipe *recipe, struct side *side, double start, double end,
                          struct error *error)
 {
-    const json_t *spec = json_object_get(recipe->spec, "evaluation");
-    size_t text_parts = recipe->evaluation != NULL ? json_array_size(json_object_get(spec, "protocols")) : 0;
-    bool has_speed = json_is_true(json_object_get(spec, "speed"));
-    size_t parts = text_parts + recipe->task_count + (has_speed ? 1 : 0);
-    bool is_second = strcmp(side->name, "after") == 0;
-    bool is_good = true;
-    for (size_t i = 0; i < parts && is_good; i++) {
-        double width = (end - start) / (double)parts;
+    struct part parts[RECIPE_TASKS_MAX + 8];
+    size_t count = list_parts(recipe, strcmp(side->name, "after") == 0, parts);
+    double width = (end - start) / (double)(count > 0 ? count : 1);
+    for (size_t i = 0; i < count; i++) {
         progress_part(recipe, start + width * (double)i, start + width * (double)(i + 1));
-        /* Speed comes last of the first model and first of the second: the two are measured next to each other. */
-        size_t part = has_speed && is_second ? (i + parts - 1) % parts : i;
-        if (part < text_parts) {
-            is_good = measure_text(recipe, side, part, error);
-        } else if (part < text_parts + recipe->task_count) {
-            is_good = measure_task(recipe, side, part - text_parts, error);
-        } else {
-            is_good = measure_speed(recipe, side, error);
+        if (!run_part(recipe, side, &parts[i], error)) {
+            return false;
         }
     }
-    if (is_good) {
-        put_task_mean(side->result);
-        json_put(side->result, "is_complete", json_true());
-    }
-    return is_good && recipe_save(recipe, error);
+    put_task_mean(side->result);
+    json_put(side->result, "is_complete", json_true());
+    return recipe_save(recipe, error);
 }
 
 static bool measure_folder(struct recipe *recipe, const char *name, const struct inventory *inventory,
                            const char *folder, double start, double end, struct error *error)
 {
-    struct side side = {.name = name, .inventory = inventory, .result = json_object_get(recipe->done, name)};
+    struct side side = {.name = name,
+                        .folder = folder,
+                        .inventory = inventory,
+                        .result = json_object_get(recipe->done, name)};
     if (side.result == NULL) {
         json_put(recipe->done, name, json_object());
         side.result = json_object_get(recipe->done, name);
         json_put(side.result, "parts", json_object());
     }
+    if (strcmp(name, "before") == 0 && !measure_has_states(recipe)) { /* lost since: made again */
+        (void)json_object_del(json_object_get(side.result, "parts"), "states");
+        (void)json_object_del(side.result, "is_complete");
+        const char *place = json_string_value(json_object_get(side.result, "place_part"));
+        if (place != NULL && strcmp(place, "states") == 0) {
+            (void)json_object_del(side.result, "place_part");
+        }
+    }
     if (json_object_get(side.result, "is_complete") != NULL) {
         return true;
     }
-    uint64_t peak = speed_peak_rss_bytes();
-    recipe->peak_rss_bytes = peak > recipe->peak_rss_bytes ? peak : recipe->peak_rss_bytes;
-    bool is_reset = machine_reset_peak();
+    bool is_reset = measure_reset_peak(recipe, NULL);
     side.model = recipe_open_model(recipe, inventory, folder, MEMORY_MEASURE, error);
     bool is_good = side.model != NULL && measure_side(recipe, &side, start, end, error);
     recipe_close_model(recipe, side.model);
-    if (!is_good) {
-        return false;
+    if (is_good && is_reset) {
+        (void)measure_reset_peak(recipe, &side);
     }
-    if (is_reset) {
-        json_put_i64(side.result, "peak_rss_bytes", (int64_t)speed_peak_rss_bytes());
-    }
-    return true;
+    return is_good;
 }
 
 bool stage_evaluate(struct recipe *recipe, struct error *error)

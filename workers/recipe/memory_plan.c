@@ -18,6 +18,7 @@
 #include "base/file.h"
 #include "base/memory.h"
 #include "base/text.h"
+#include "workers/evaluate/divergence.h"
 #include "workers/model/sweep.h"
 #include "workers/model/weights.h"
 #include "workers/prune/width.h"
@@ -43,7 +44,7 @@ struct needs {
     const struct prune_method *method; /* NULL: an evaluation */
     const json_t *gate;                /* NULL: none */
     size_t calibration_rows, calibration_window, longest_tokens;
-    bool has_generation, has_choices;
+    bool has_generation, has_choices, has_divergence;
     uint64_t fixed_bytes;
     struct weights_size weights;
 };
@@ -129,6 +130,8 @@ static void read_needs(const struct inventory *inventory, const json_t *spec, si
         needs.has_generation = needs.has_generation || (kind != NULL && strcmp(kind, "generate") == 0);
         needs.has_choices = needs.has_choices || (kind != NULL && strcmp(kind, "choice") == 0);
     }
+    needs.has_divergence =
+        needs.method != NULL && has_text && get_integer(evaluation, "divergence_tokens", 0) > 0;
     struct recipe_compute compute;
     recipe_read_compute(spec, &compute);
     struct model_size model;
@@ -165,7 +168,11 @@ static uint64_t measure_bytes(const struct needs *needs, size_t batch_tokens)
     uint64_t rows = larger(batch_tokens, needs->longest_tokens);
     uint64_t generated = needs->has_generation ? rows : 512; /* speed decodes a few tokens */
     uint64_t shared = needs->has_choices ? model_shared_bytes(config, rows) : 0;
-    return state_bytes(needs, rows) + 64 * rows + generated * kept_bytes_per_token(config) + shared;
+    /* Of the original its head alone is there beside the pruned model (divergence.h). */
+    uint64_t divergence =
+        needs->has_divergence ? needs->weights.head_bytes + divergence_bytes(config, rows) : 0;
+    return state_bytes(needs, rows) + 64 * rows + generated * kept_bytes_per_token(config) +
+           larger(shared, divergence);
 }
 
 /* Two samples of logits, and what the writer holds. */

@@ -303,6 +303,7 @@ static void finish_recipe(struct recipe *recipe)
     plan_destroy(recipe->given);
     model_destroy(recipe->model);
     windows_destroy(recipe->windows);
+    windows_destroy(recipe->divergence_windows);
     corpus_destroy(recipe->calibration);
     corpus_destroy(recipe->evaluation);
     for (size_t i = 0; i < recipe->task_count; i++) {

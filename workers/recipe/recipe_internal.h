@@ -8,7 +8,7 @@
  *     layers.c        what the request says of single layers
  *     curve.c         the results of several targets side by side
  *     width.c         what narrowing needs besides: statistics, compensation, the pruned model's inventory
- *     measure.c       evaluate: the models before and after
+ *     measure*.c      evaluate: the models before and after (measure.h)
  *     progress.c      how far the whole job is, how fast, how long still
  *     checkpoint.c    what is finished, on disk
  *     work_plan.c     recipe_plan: what the job will cost, before it runs
@@ -135,6 +135,7 @@ struct recipe {
     struct pool *pool;
     struct corpus *calibration, *evaluation;
     struct windows *windows;
+    struct windows *divergence_windows; /* of the evaluation text; NULL: not made yet */
     struct windows_options windows_options;
     json_t *calibration_json, *overlap_json;
     struct task_set *tasks[RECIPE_TASKS_MAX];

@@ -113,6 +113,8 @@ static json_t *format_measured(const struct recipe *recipe, const char *side, bo
     if (!is_timed) {
         (void)json_object_del(copy, "speed");
         (void)json_object_del(copy, "speed_skipped");
+        (void)json_object_del(copy, "memory");
+        (void)json_object_del(copy, "memory_skipped");
         (void)json_object_del(copy, "peak_rss_bytes");
     }
     return copy;
@@ -270,11 +272,10 @@ static json_t *sum_side(const json_t *measured)
                  json_incref(json_object_get(value, "accuracy")));
     }
     json_put(side, "tasks", tasks);
-    json_put(side, "task_accuracy_mean", json_incref(json_object_get(measured, "task_accuracy_mean")));
-    static const char *const speeds[] = {"speed", "speed_skipped"};
-    for (size_t i = 0; i < 2; i++) {
-        json_t *speed = json_object_get(measured, speeds[i]);
-        json_put(side, speeds[i], json_incref(speed));
+    static const char *const copied[] = {"task_accuracy_mean", "divergence", "speed", "speed_skipped",
+                                         "memory"};
+    for (size_t i = 0; i < sizeof copied / sizeof copied[0]; i++) {
+        json_put(side, copied[i], json_incref(json_object_get(measured, copied[i])));
     }
     return side;
 }
