@@ -65,6 +65,7 @@ static json_t *format_point(const struct recipe *recipe, size_t index)
     json_put_text(item, "layout", export_layout_name(draft->layout));
     json_put(item, "check", json_incref((json_t *)(uintptr_t)recipe_point_member(recipe, index, "check")));
     json_put(item, "perplexity", sum_perplexity(after));
+    json_put(item, "kl", json_incref(json_object_get(json_object_get(after, "divergence"), "kl_mean")));
     json_put(item, "task_accuracy_mean", json_incref(json_object_get(after, "task_accuracy_mean")));
     json_put(item, "speed", json_incref(json_object_get(after, "speed")));
     json_put(item, "knee", json_false());

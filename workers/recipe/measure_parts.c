@@ -140,10 +140,13 @@ static bool find_windows(struct recipe *recipe, const struct windows **ret_windo
 
 bool measure_has_states(const struct recipe *recipe)
 {
-    const json_t *parts = json_object_get(json_object_get(recipe->done, "after"), "parts");
     OWNED_MEMORY char *path = states_path(recipe);
-    return !measure_has_divergence(recipe) || json_object_get(parts, "divergence") != NULL ||
-           file_exists(path);
+    bool are_needed = false;
+    for (size_t i = 0; i < recipe->points.count; i++) {
+        const json_t *parts = json_object_get(recipe_point_member(recipe, i, "after"), "parts");
+        are_needed = are_needed || json_object_get(parts, "divergence") == NULL;
+    }
+    return !measure_has_divergence(recipe) || !are_needed || file_exists(path);
 }
 
 static bool compare_sides(struct recipe *recipe, struct side *side, const struct windows *windows,
