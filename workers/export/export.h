@@ -37,7 +37,7 @@ bool export_dtype_parse(const char *text, bool *ret_keep, enum dtype *ret_dtype)
 
 struct export_options {
     enum export_layout layout;
-    bool is_stock; /* AUTO takes no layout that needs our modelling file (a GGUF file has no such) */
+    bool is_stock; /* a GGUF file goes with it: AUTO takes no layout that this cannot hold */
     bool is_dtype_kept;
     enum dtype dtype; /* of all weights unless kept */
     uint64_t max_shard_bytes;

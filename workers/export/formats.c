@@ -154,6 +154,30 @@ static bool check_once(const json_t *formats, struct error *error)
     return true;
 }
 
+/* Said before there is a plan. */
+static bool check_heterogeneous(const struct inventory *inventory, const json_t *formats,
+                                const struct export_options *options, struct error *error)
+{
+    const json_t *format = NULL;
+    size_t index = 0;
+    enum dtype dtype = DTYPE_F32;
+    json_array_foreach(formats, index, format)
+    {
+        if (options->layout == EXPORT_HETEROGENEOUS && parse_format(format, &dtype) &&
+            !gguf_can_differ(inventory->config.model_type)) {
+            char field[64];
+            (void)snprintf(field, sizeof field, "/output/formats/%zu", index);
+            return error_set_field(
+                error, ERROR_UNSUPPORTED, field,
+                "format %.20s: GGUF has layers that differ in its architecture deci alone, which "
+                "computes as Llama does; models of type %s do not. Ask for layout uniform, padded, "
+                "identity or auto",
+                json_string_value(format), inventory->config.model_type);
+        }
+    }
+    return true;
+}
+
 bool export_check_formats(const struct export_draft *draft, const struct inventory *inventory,
                           const json_t *formats, const struct export_options *options, uint64_t *ret_bytes,
                           struct error *error)
@@ -162,12 +186,7 @@ bool export_check_formats(const struct export_draft *draft, const struct invento
     size_t index = 0;
     uint64_t bytes = 0;
     struct feed feed;
-    if (options->layout == EXPORT_HETEROGENEOUS && export_formats_have_gguf(formats)) {
-        return error_set_field(
-            error, ERROR_UNSUPPORTED, "/output/formats",
-            "a GGUF file cannot hold layout heterogeneous; ask for uniform, identity or auto");
-    }
-    if (!check_once(formats, error)) {
+    if (!check_once(formats, error) || !check_heterogeneous(inventory, formats, options, error)) {
         return false;
     }
     feed_open(draft, inventory, &feed);

@@ -28,6 +28,7 @@ struct item {
     size_t part_count; /* experts; 1 for everything else */
     size_t *sources;   /* [part_count]: index into the caller's tensors; owned */
     const float *made; /* instead of a source: borrowed from the metadata */
+    bool is_zero;      /* zeros instead of a source */
     uint64_t bytes, offset_bytes;
 };
 struct plan {
@@ -178,6 +179,10 @@ static bool describe(struct plan *plan, struct item *item, const struct gguf_exp
     bool is_kv = item->place.row->is_kv;
     item->layout = gguf_place_layout(&item->place);
     item->heads = (size_t)(is_kv ? plan->metadata.kv_head_count : plan->metadata.head_count);
+    if (plan->metadata.layers != NULL && item->place.layer < plan->metadata.layer_count) {
+        const struct gguf_layer *layer = &plan->metadata.layers[item->place.layer];
+        item->heads = (size_t)(is_kv ? layer->kv_head_count : layer->head_count);
+    }
     item->rank = tensor->rank;
     bool is_swapped = item->layout == LAYOUT_TRANSPOSED;
     if (tensor->rank < 1 || tensor->rank > 2 || (is_swapped && tensor->rank != 2)) {
@@ -221,15 +226,39 @@ static bool add_tensor(struct plan *plan, size_t index)
     return describe(plan, item, tensor);
 }
 
+/* Of tensors that are made here. */
+static const struct gguf_name made_row = {.gguf = ""};
+
+static void add_zeros_and_ones(struct plan *plan)
+{
+    for (size_t i = 0; plan->metadata.layers != NULL && i < plan->metadata.layer_count; i++) {
+        struct gguf_added added[GGUF_ADDED_MAX];
+        size_t count = gguf_layers_list_added(&plan->metadata, i, added);
+        for (size_t a = 0; a < count; a++) {
+            struct item *item = add_item(plan);
+            FINISHED(text) name = {0};
+            text_append_format(&name, "blk.%zu.%s.weight", i, added[a].name);
+            item->place = (struct gguf_place){.row = &made_row, .layer = i};
+            item->name = text_take(&name);
+            item->made = added[a].ones;
+            item->is_zero = added[a].ones == NULL;
+            item->rank = item->is_zero ? 2 : 1;
+            memcpy(item->shape, added[a].shape, sizeof item->shape);
+            item->dtype = choose_dtype(item, plan->model->dtype);
+            item->bytes = dtype_size_bytes(item->dtype,
+                                           (size_t)(item->shape[0] * (item->is_zero ? item->shape[1] : 1)));
+        }
+    }
+}
+
 static void add_factors(struct plan *plan)
 {
-    static const struct gguf_name row = {0};
     for (size_t i = 0; i < GGUF_FACTORS_COUNT; i++) {
         if (plan->metadata.factors[i] == NULL) {
             continue;
         }
         struct item *item = add_item(plan);
-        item->place = (struct gguf_place){.row = &row, .layer = SIZE_MAX};
+        item->place = (struct gguf_place){.row = &made_row, .layer = SIZE_MAX};
         item->name = memory_copy_text(gguf_factor_names[i]);
         item->made = plan->metadata.factors[i];
         item->rank = 1;
@@ -261,8 +290,8 @@ static void finish_item(struct item *item)
 static bool stack_experts(struct plan *plan, size_t first, size_t count)
 {
     struct item *item = &plan->items[first];
-    if (item->made != NULL) {
-        return true;
+    if (item->made != NULL || item->is_zero) {
+        return count == 1 ? true : mismatch(plan, item->name, "is there, and absent");
     }
     size_t wanted = item->place.row->is_expert ? (size_t)plan->metadata.expert_count : 1;
     if (count != wanted) {
@@ -350,6 +379,7 @@ static bool make_plan(struct plan *plan)
         }
     }
     add_factors(plan);
+    add_zeros_and_ones(plan);
     return stack_all(plan) && place_all(plan) && put_general(plan);
 }
 
@@ -381,7 +411,7 @@ static void format_header(const struct plan *plan, struct text *header)
     text_append_bytes(header, plan->pairs.bytes.bytes, plan->pairs.bytes.length);
     for (size_t i = 0; i < plan->count; i++) {
         const struct item *item = &plan->items[i];
-        bool is_stacked = item->made == NULL && item->place.row->is_expert;
+        bool is_stacked = item->place.row->is_expert;
         gguf_append_text(header, item->name, strlen(item->name));
         gguf_append_integer(header, item->rank + (is_stacked ? 1 : 0), 4);
         for (size_t d = item->rank; d-- > 0;) {
@@ -513,6 +543,20 @@ static bool write_part(struct writer *writer, const struct item *item, size_t so
     return true;
 }
 
+/* Zero bits are zeros in every type that is written. */
+static bool write_zeros(struct writer *writer, const struct item *item)
+{
+    OWNED_MEMORY unsigned char *zeros = memory_create(WINDOW_BYTES, 1);
+    for (uint64_t done = 0; done < item->bytes; done += WINDOW_BYTES) {
+        size_t count = item->bytes - done < WINDOW_BYTES ? (size_t)(item->bytes - done) : WINDOW_BYTES;
+        if (!file_append(writer->fd, zeros, count, writer->error)) {
+            return false;
+        }
+        writer->done_bytes += count;
+    }
+    return cancel_check_now(writer->plan->model->cancel, writer->error);
+}
+
 static bool write_item(struct writer *writer, const struct item *item)
 {
     static const unsigned char zeros[ALIGNMENT];
@@ -523,7 +567,10 @@ static bool write_item(struct writer *writer, const struct item *item)
         }
         writer->done_bytes += item->bytes;
     }
-    for (size_t i = 0; item->made == NULL && i < item->part_count; i++) {
+    if (item->is_zero && !write_zeros(writer, item)) {
+        return false;
+    }
+    for (size_t i = 0; item->made == NULL && !item->is_zero && i < item->part_count; i++) {
         if (!write_part(writer, item, item->sources[i])) {
             return false;
         }

@@ -3,6 +3,7 @@
  *
  *     gguf.c              the file: tensors planned, header, weights streamed (this header)
  *     gguf_metadata.c     config.json -> the architecture's keys
+ *     gguf_deci.c         layers that differ ("pruned_llama")
  *     gguf_vocabulary.c   tokenizer.json -> tokenizer.ggml.*
  *
  * The caller yields rows of the canonical tensors, those of the family's Hugging Face checkpoint, as fp32; names, order of
@@ -55,6 +56,9 @@ bool gguf_export_plan(const struct gguf_export *model, uint64_t *ret_bytes, stru
 /* Writes a new file at `path`, synced; the folder is the caller's to sync. NUMERIC: a value that is no number or does not
  * fit dtype, naming the tensor. On failure what was written stays, as with every export. */
 bool gguf_export_write(const struct gguf_export *model, const char *path, struct error *error) MUST_USE;
+
+/* Whether layers of a model of this (stock) type may differ: absent sublayers, widths of their own. */
+bool gguf_can_differ(const char *model_type);
 
 /* "f32", "f16", "bf16", "q8_0", as in the format "gguf:q8_0". */
 bool gguf_export_dtype_parse(const char *text, enum dtype *ret_dtype);

@@ -6,6 +6,8 @@
 #include "workers/export/gguf_internal.h"
 
 #include "base/memory.h"
+#include "base/text.h"
+#include "workers/model/config.h"
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -317,11 +319,14 @@ static void shorten_context(struct maker *maker)
 static bool make_plain(struct maker *maker)
 {
     const struct gguf_metadata *metadata = maker->metadata;
-    put_size(maker, ".attention.head_count_kv", metadata->kv_head_count);
+    if (metadata->layers == NULL) {
+        put_size(maker, ".attention.head_count_kv", metadata->kv_head_count);
+    }
     gguf_pairs_put_f32(maker->pairs, ".attention.layer_norm_rms_epsilon",
                        number_or(maker->config, "rms_norm_eps", NULL, 1e-6));
     bool is_explicit = member(maker->config, "head_dim", NULL) != NULL;
-    if (is_explicit || maker->head_size * metadata->head_count != metadata->hidden_size) {
+    if (is_explicit || metadata->layers != NULL ||
+        maker->head_size * metadata->head_count != metadata->hidden_size) {
         put_size(maker, ".attention.key_length", maker->head_size);
         put_size(maker, ".attention.value_length", maker->head_size);
     }
@@ -366,10 +371,17 @@ static bool read_sizes(struct maker *maker)
     if (maker->head_size == 0 || metadata->kv_head_count == 0) {
         return unsupported(maker, "head_dim", "or num_key_value_heads is 0");
     }
+    metadata->head_size = maker->head_size;
     /* transformers' own defaults */
     bool ties = is_gpt2 || is_gemma(maker);
     metadata->has_tied_head = bool_or(maker->config, "tie_word_embeddings", ties);
     return true;
+}
+
+bool gguf_can_differ(const char *model_type)
+{
+    const struct gguf_family *family = gguf_family_of(model_type);
+    return family != NULL && strcmp(family->architecture, "llama") == 0 && !family->has_experts;
 }
 
 bool gguf_metadata_write(const json_t *config, struct gguf_pairs *pairs, struct gguf_metadata *ret_metadata,
@@ -378,13 +390,22 @@ bool gguf_metadata_write(const json_t *config, struct gguf_pairs *pairs, struct 
     struct gguf_metadata metadata = {0};
     struct maker maker = {.config = config, .pairs = pairs, .metadata = &metadata, .error = error};
     const char *type = json_string_value(json_object_get(config, "model_type"));
-    metadata.family = type != NULL ? gguf_family_of(type) : NULL;
+    bool is_layered = type != NULL && text_starts_with(type, MODEL_HETEROGENEOUS_PREFIX);
+    const char *stock = is_layered ? type + strlen(MODEL_HETEROGENEOUS_PREFIX) : type;
+    metadata.family = type != NULL ? gguf_family_of(stock) : NULL;
+    if (is_layered && !gguf_can_differ(stock)) {
+        return error_set_field(
+            error, ERROR_UNSUPPORTED, "config.json/model_type",
+            "GGUF has layers that differ in its architecture deci alone, which computes as Llama "
+            "does; models of type %.60s do not",
+            stock);
+    }
     if (metadata.family == NULL) {
         return error_set_field(error, ERROR_UNSUPPORTED, "config.json/model_type",
                                "GGUF is not written for models of type \"%.60s\"", type != NULL ? type : "");
     }
     maker.type = metadata.family->model_type;
-    pairs->architecture = metadata.family->architecture;
+    pairs->architecture = is_layered ? "deci" : metadata.family->architecture;
     uint64_t ffn = 0;
     if (!read_sizes(&maker) || !check_activation(&maker)) {
         return false;
@@ -392,13 +413,21 @@ bool gguf_metadata_write(const json_t *config, struct gguf_pairs *pairs, struct 
     ffn = size_or(config, "intermediate_size", "n_inner",
                   is_type(&maker, "gpt2") ? 4 * metadata.hidden_size : 0);
     shorten_context(&maker);
-    gguf_pairs_put_text(pairs, "general.architecture", metadata.family->architecture);
+    if (is_layered && !gguf_layers_read(config, &metadata, maker.head_size, ffn, error)) {
+        gguf_metadata_finish(&metadata);
+        return false;
+    }
+    gguf_pairs_put_text(pairs, "general.architecture", pairs->architecture);
     gguf_pairs_put_text(pairs, "general.type", "model");
     put_size(&maker, ".block_count", metadata.layer_count);
     put_size(&maker, ".context_length", maker.context_tokens);
     put_size(&maker, ".embedding_length", metadata.hidden_size);
-    put_size(&maker, ".feed_forward_length", ffn);
-    put_size(&maker, ".attention.head_count", metadata.head_count);
+    if (is_layered) {
+        gguf_layers_put(&metadata, pairs);
+    } else {
+        put_size(&maker, ".feed_forward_length", ffn);
+        put_size(&maker, ".attention.head_count", metadata.head_count);
+    }
     bool is_older = is_type(&maker, "gpt2") || is_type(&maker, "gpt_neox");
     bool is_good = is_older ? make_older(&maker) : make_plain(&maker);
     if (!is_good) {
@@ -414,5 +443,7 @@ void gguf_metadata_finish(struct gguf_metadata *metadata)
     for (size_t i = 0; i < GGUF_FACTORS_COUNT; i++) {
         free(metadata->factors[i]);
     }
+    free(metadata->layers);
+    free(metadata->ones);
     *metadata = (struct gguf_metadata){0};
 }

@@ -15,6 +15,7 @@
 #include "base/check.h"
 #include "base/memory.h"
 #include "base/text.h"
+#include "workers/export/gguf.h"
 #include "workers/export/padding.h"
 #include "workers/model/architecture.h"
 #include <math.h>
@@ -335,9 +336,10 @@ static bool choose_layout(const struct plan *plan, const struct plan_blocks *pac
         bool has_modelling_file = export_check_layout(layout->config, EXPORT_HETEROGENEOUS, NULL);
         layout->kind = EXPORT_UNIFORM;
         if (!(judgement.is_complete && judgement.is_equal && check_stock(layout, NULL))) {
-            layout->kind = has_modelling_file && !options->is_stock ? EXPORT_HETEROGENEOUS
-                           : judgement.is_complete                  ? EXPORT_PADDED
-                                                                    : EXPORT_IDENTITY;
+            bool has_loader = !options->is_stock || gguf_can_differ(layout->config->model_type);
+            layout->kind = has_modelling_file && has_loader ? EXPORT_HETEROGENEOUS
+                           : judgement.is_complete          ? EXPORT_PADDED
+                                                            : EXPORT_IDENTITY;
         }
     }
     if (layout->kind == EXPORT_IDENTITY) {

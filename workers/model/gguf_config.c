@@ -25,6 +25,7 @@ struct converter {
     struct error_list *faults;
     uint64_t layer_count, hidden_size, head_count, kv_head_count, head_size, rotary_size, context_tokens;
     double rope_base;
+    struct gguf_layer_sizes *layers; /* [layer_count], owned; NULL: all alike */
 };
 
 static const char *const known_keys[] = {
@@ -81,7 +82,7 @@ const struct gguf_family *gguf_family_read(const struct gguf *gguf, struct error
         (void)error_set_field(
             error, ERROR_UNSUPPORTED, "general.architecture",
             "GGUF architecture \"%.60s\"%s is not known; llama, qwen2, qwen3, qwen3moe, gemma2, "
-            "gemma3, phi3, gpt2, gptneox and bert are",
+            "gemma3, phi3, gpt2, gptneox, bert and deci are",
             gguf->architecture, experts > 0 ? " with experts" : "");
     }
     return family;
@@ -268,7 +269,7 @@ static void convert_freqs(struct converter *converter)
     if (is_plain) {
         return;
     }
-    bool is_llama = strcmp(converter->family->architecture, "llama") == 0;
+    bool is_llama = strcmp(converter->family->model_type, "llama") == 0;
     json_t *scaling = is_llama ? llama3_scaling(converter, factors) : NULL;
     if (scaling == NULL || json_object_get(converter->config, "rope_scaling") != NULL) {
         json_decref(scaling);
@@ -424,7 +425,9 @@ static void convert_experts(struct converter *converter)
 static void convert_sizes(struct converter *converter)
 {
     const struct gguf_tensor *embedding = gguf_find_tensor(converter->gguf, "token_embd.weight");
-    uint64_t ffn = get_size(converter, "feed_forward_length", !converter->family->has_experts);
+    uint64_t ffn = converter->layers != NULL
+                       ? gguf_widest_layer(converter->layers, (size_t)converter->layer_count).ffn
+                       : get_size(converter, "feed_forward_length", !converter->family->has_experts);
     if (embedding == NULL || embedding->rank != 2) {
         (void)error_list_add(converter->faults, ERROR_CORRUPT_FILE, "token_embd.weight",
                              "GGUF tensor token_embd.weight is missing or no matrix");
@@ -442,6 +445,19 @@ static void convert_sizes(struct converter *converter)
     }
 }
 
+/* In any layer. */
+static bool has_tensor(const struct converter *converter, const char *name)
+{
+    for (size_t i = 0; i < converter->layer_count; i++) {
+        char full[64];
+        (void)snprintf(full, sizeof full, "blk.%zu.%s", i, name);
+        if (gguf_find_tensor(converter->gguf, full) != NULL) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static void convert_plain(struct converter *converter)
 {
     const char *type = converter->family->model_type;
@@ -456,10 +472,8 @@ static void convert_plain(struct converter *converter)
         json_put_text(converter->config, "hidden_act", "silu");
     }
     if (strcmp(type, "llama") == 0) {
-        const struct gguf *gguf = converter->gguf;
-        json_put(converter->config, "attention_bias",
-                 json_boolean(gguf_find_tensor(gguf, "blk.0.attn_q.bias")));
-        json_put(converter->config, "mlp_bias", json_boolean(gguf_find_tensor(gguf, "blk.0.ffn_up.bias")));
+        json_put(converter->config, "attention_bias", json_boolean(has_tensor(converter, "attn_q.bias")));
+        json_put(converter->config, "mlp_bias", json_boolean(has_tensor(converter, "ffn_up.bias")));
     }
     if (strcmp(type, "qwen2") == 0) {
         json_put(converter->config, "use_sliding_window", json_false());
@@ -576,7 +590,16 @@ static bool read_shape(struct converter *converter)
     converter->layer_count = get_size(converter, "block_count", true);
     converter->hidden_size = get_size(converter, "embedding_length", true);
     converter->context_tokens = get_size(converter, "context_length", true);
-    if (!gguf_read_heads(converter->gguf, &heads, &kv_heads, &error)) {
+    size_t count = 0;
+    if (converter->family->has_layers) {
+        if (gguf_read_layers(converter->gguf, &converter->layers, &count, &error)) {
+            struct gguf_layer_sizes widest = gguf_widest_layer(converter->layers, count);
+            heads = widest.head_count > 0 ? widest.head_count : 1;
+            kv_heads = widest.kv_head_count > 0 ? widest.kv_head_count : 1;
+        } else {
+            note(converter, &error);
+        }
+    } else if (!gguf_read_heads(converter->gguf, &heads, &kv_heads, &error)) {
         note(converter, &error);
     }
     converter->head_count = heads;
@@ -595,6 +618,14 @@ static bool read_shape(struct converter *converter)
     return converter->faults->count == before;
 }
 
+static void convert_layers(struct converter *converter)
+{
+    json_t *pruning = json_object();
+    json_put_text(converter->config, "model_type", "pruned_llama");
+    json_put(pruning, "layers", gguf_format_layers(converter->layers, (size_t)converter->layer_count));
+    json_put(converter->config, "pruning", pruning);
+}
+
 json_t *gguf_config(const struct gguf *gguf, struct error_list *faults)
 {
     struct error error = {0};
@@ -606,6 +637,7 @@ json_t *gguf_config(const struct gguf *gguf, struct error_list *faults)
         return NULL;
     }
     if (!read_shape(&converter)) {
+        free(converter.layers);
         return NULL;
     }
     JSON_OWNED config = json_object();
@@ -624,7 +656,11 @@ json_t *gguf_config(const struct gguf *gguf, struct error_list *faults)
     } else {
         convert_plain(&converter);
     }
+    if (converter.layers != NULL) {
+        convert_layers(&converter);
+    }
     convert_tokens(&converter);
     refuse_unknown_keys(&converter);
+    free(converter.layers);
     return faults->count == before ? json_incref(config) : NULL;
 }

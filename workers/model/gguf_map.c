@@ -13,6 +13,8 @@ struct mapper {
     const struct gguf_family *family;
     struct gguf_map *map;
     size_t head_count, kv_head_count;
+    struct gguf_layer_sizes *layers; /* [layer_count], owned; NULL: all alike */
+    size_t layer_count;
     struct error *error;
 };
 
@@ -56,7 +58,10 @@ static bool describe(const struct mapper *mapper, const struct gguf_tensor *tens
                                       .layout = gguf_place_layout(place)};
     memcpy(entry->shape, tensor->shape + skip, entry->rank * sizeof entry->shape[0]);
     if (entry->layout == LAYOUT_ROPE_PAIRS || entry->layout == LAYOUT_QKV_CONCATENATED) {
-        entry->layout_heads = place->row->is_kv ? mapper->kv_head_count : mapper->head_count;
+        bool is_layer = mapper->layers != NULL && place->layer < mapper->layer_count;
+        size_t heads = is_layer ? mapper->layers[place->layer].head_count : mapper->head_count,
+               kv_heads = is_layer ? mapper->layers[place->layer].kv_head_count : mapper->kv_head_count;
+        entry->layout_heads = place->row->is_kv ? kv_heads : heads;
     }
     if (!layout_fits(entry->layout, entry->layout_heads, (size_t)entry->shape[0])) {
         return refuse(mapper, ERROR_CORRUPT_FILE, tensor->name, "has rows that its heads do not divide");
@@ -132,7 +137,9 @@ bool gguf_map(const struct gguf *gguf, struct gguf_map *ret_map, struct error *e
     size_t capacity = 0;
     mapper.family = gguf_family_read(gguf, error);
     bool is_good = mapper.family != NULL &&
-                   gguf_read_heads(gguf, &mapper.head_count, &mapper.kv_head_count, error) &&
+                   (mapper.family->has_layers
+                        ? gguf_read_layers(gguf, &mapper.layers, &mapper.layer_count, error)
+                        : gguf_read_heads(gguf, &mapper.head_count, &mapper.kv_head_count, error)) &&
                    count_entries(&mapper, &capacity);
     if (is_good) {
         map.tensors = arena_allocate(map.arena, capacity + 1, sizeof *map.tensors);
@@ -140,6 +147,7 @@ bool gguf_map(const struct gguf *gguf, struct gguf_map *ret_map, struct error *e
     for (size_t i = 0; is_good && i < gguf->tensor_count; i++) {
         is_good = add_tensor(&mapper, &gguf->tensors[i], &capacity);
     }
+    free(mapper.layers);
     if (!is_good) {
         gguf_map_finish(&map);
         return false;

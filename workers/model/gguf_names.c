@@ -144,6 +144,8 @@ static const struct gguf_name bert_layer[] = {
 static const struct gguf_family families[] = {
     {"llama", "llama", "LlamaForCausalLM", MODEL, .model = plain_model,
      .layer = {llama_attention, gated_ffn}},
+    {"deci", "llama", "LlamaForCausalLM", MODEL, .has_layers = true, .model = plain_model,
+     .layer = {llama_attention, gated_ffn}},
     {"llama", "mixtral", "MixtralForCausalLM", MODEL, .has_experts = true, .model = plain_model,
      .layer = {llama_attention, mixtral_ffn}},
     {"qwen2", "qwen2", "Qwen2ForCausalLM", MODEL, .model = plain_model, .layer = {qwen_attention, gated_ffn}},

@@ -28,6 +28,7 @@ struct gguf_family {
     const char *prefix;       /* "model." */
     const char *layers;       /* "layers." */
     bool has_experts;
+    bool has_layers;                  /* layers differ: gguf_layers.c */
     const struct gguf_name *model;    /* ends with a row of NULLs, as do the next */
     const struct gguf_name *layer[3]; /* lists one after another; NULL: none */
 };

@@ -312,6 +312,79 @@ static void heterogeneous_computes_the_same_in_every_family(void **state)
     }
 }
 
+/* What llama.cpp would lose is written round with zeros, which change no number: blocks without FFN, a first block without
+ * attention. */
+static void deci_computes_the_same(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"llama", "llama_headdim", "llama3", "llama_bf16"};
+    static const struct {
+        int removed[4];
+        size_t heads[2], ffns[2];
+    } cases[] = {{{0, 3, -1}, {1, 4}, {44, 32}}, {{1, -1}, {4, 4}, {32, 44}}, {{2, -1}, {4, 0}, {44, 44}}};
+    JSON_OWNED formats = json_pack("[s]", "gguf:f32");
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        for (size_t r = 0; r < sizeof cases / sizeof cases[0]; r++) {
+            struct source source = open_source(names[i]);
+            OWNED(plan) plan = make_plan(source.inventory, cases[r].removed);
+            struct export_options options = {
+                .layout = EXPORT_AUTO, .is_stock = true, .is_dtype_kept = true, .max_shard_bytes = 1u << 30};
+            FINISHED(export_draft) draft = {0};
+            FINISHED(error_list) faults = {0};
+            struct error error = {0};
+            uint64_t bytes = 0;
+            OWNED_MEMORY char *folder = make_folder();
+            OWNED_MEMORY char *path = file_join(folder, "model-F32.gguf");
+            if (!export_draft_make(plan, source.inventory, &options, &draft, &error) ||
+                !export_check_formats(&draft, source.inventory, formats, &options, &bytes, &error) ||
+                !export_write(&draft, source.inventory, source.folder, folder, &options, &error) ||
+                !export_write_formats(&draft, source.inventory, source.folder, folder, formats, &options,
+                                      &error)) {
+                fail_msg("%s: %s", names[i], error.message);
+            }
+            OWNED(inventory) written = inventory_inspect(path, false, NULL, &faults);
+            if (written == NULL) {
+                fail_msg("%s: %s", names[i], faults.items[0].message);
+            }
+            assert_int_equal(draft.layout, EXPORT_HETEROGENEOUS);
+            assert_true(written->config.is_heterogeneous);
+            for (size_t b = 0; i == 0 && b < 2; b++) {
+                const struct model_layer *layer = &written->config.layers[b];
+                assert_int_equal(layer->has_attention ? layer->head_count : 0, cases[r].heads[b]);
+                assert_int_equal(layer->intermediate_size, cases[r].ffns[b]);
+            }
+            expect_the_same_states(&source, plan, written, path, names[i]);
+            assert_true(file_remove_tree(folder, NULL));
+            close_source(&source);
+        }
+    }
+}
+
+static void deci_refuses_what_its_biases_cannot_hold(void **state)
+{
+    (void)state;
+    static const int removed[] = {1, -1};
+    JSON_OWNED formats = json_pack("[s, s]", "hf", "gguf:f32");
+    struct source source = open_source("llama_bias");
+    OWNED(plan) plan = make_plan(source.inventory, removed);
+    struct export_options options = {
+        .layout = EXPORT_HETEROGENEOUS, .is_dtype_kept = true, .max_shard_bytes = 1u << 30};
+    FINISHED(export_draft) draft = {0};
+    struct error error = {0};
+    uint64_t bytes = 0;
+    assert_true(export_draft_make(plan, source.inventory, &options, &draft, &error));
+    bool is_whole = source.inventory->config.head_count * source.inventory->config.head_size ==
+                    source.inventory->config.hidden_size;
+    assert_true(export_check_formats(&draft, source.inventory, formats, &options, &bytes, &error) ==
+                is_whole);
+    json_t *layer = json_array_get(json_object_get(json_object_get(draft.config, "pruning"), "layers"), 1);
+    json_put_i64(json_object_get(layer, "attention"), "num_attention_heads", 2);
+    assert_false(export_check_formats(&draft, source.inventory, formats, &options, &bytes, &error));
+    assert_string_equal(error.field, "/output/formats/1");
+    assert_non_null(strstr(error.message, "biases as long as the hidden size"));
+    close_source(&source);
+}
+
 static void lists_by_layer_are_written_where_a_rule_would_shift(void **state)
 {
     (void)state;
@@ -357,6 +430,8 @@ int main(void)
         cmocka_unit_test(all_experts_of_a_removed_sublayer_become_zero),
         cmocka_unit_test(what_a_layout_cannot_say_is_refused),
         cmocka_unit_test(heterogeneous_computes_the_same_in_every_family),
+        cmocka_unit_test(deci_computes_the_same),
+        cmocka_unit_test(deci_refuses_what_its_biases_cannot_hold),
         cmocka_unit_test(lists_by_layer_are_written_where_a_rule_would_shift),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
