@@ -21,6 +21,7 @@
 #include "workers/evaluate/divergence.h"
 #include "workers/model/sweep.h"
 #include "workers/model/weights.h"
+#include "workers/prune/compensation.h"
 #include "workers/prune/width.h"
 #include <string.h>
 
@@ -37,6 +38,7 @@
 /* Of the states of all layers, where the batch has more: with less, streamed weights are read more often. */
 #define ANGLE_BYTES        ((uint64_t)512 << 20)
 #define LITTLE_ANGLE_BYTES ((uint64_t)64 << 20)
+#define LITTLE_GRAM_BYTES  ((uint64_t)256 << 20) /* of one pass, where a sublayer has many experts */
 
 struct needs {
     const struct inventory *inventory;
@@ -203,7 +205,7 @@ struct way {
     bool is_streamed, is_spilled;
     uint64_t weights[MEMORY_PHASES], states[MEMORY_PHASES];
     size_t chunk_rows, batch_tokens;
-    uint64_t sweep_bytes, angle_bytes, gate_rows;
+    uint64_t sweep_bytes, gram_bytes, angle_bytes, gate_rows;
 };
 
 /* States of all layers: a copy of what a chunk was before for each cosine that is asked for; the rows that angles are made of. */
@@ -254,6 +256,19 @@ static void take_way(const struct needs *needs, bool is_streamed, bool is_spille
         has_search = true;
         way.states[MEMORY_SEARCH] += width_judge_bytes(&needs->inventory->config, needs->calibration_rows);
     }
+    bool has_repair =
+        needs->method != NULL && strcmp(recipe_compensation(needs->method, needs->spec), "none") != 0;
+    if (has_repair) {
+        sweep_measure(&needs->inventory->config, needs->calibration_rows, needs->calibration_window,
+                      way.chunk_rows, &held, &least);
+        way.sweep_bytes = is_spilled ? least : held;
+        way.gram_bytes = is_spilled ? LITTLE_GRAM_BYTES : 0;
+        way.states[MEMORY_REPAIR] =
+            2 * way.sweep_bytes +
+            prune_compensation_bytes(&needs->inventory->config,
+                                     (size_t)larger(way.chunk_rows, needs->calibration_window),
+                                     way.gram_bytes);
+    }
     way.states[MEMORY_CHECK] = needs->method != NULL ? check_bytes(needs) : 0;
     way.states[MEMORY_MEASURE] = measure_bytes(needs, way.batch_tokens);
     if (needs->gate != NULL) {
@@ -261,12 +276,13 @@ static void take_way(const struct needs *needs, bool is_streamed, bool is_spille
         way.states[MEMORY_MEASURE] = larger(way.states[MEMORY_MEASURE], gate_bytes(needs, way.gate_rows));
     }
     for (size_t i = 0; i < MEMORY_PHASES; i++) {
-        way.weights[i] = !is_streamed        ? needs->weights.resident_bytes
-                         : i == MEMORY_SCORE ? needs->weights.least_headless_bytes
-                                             : needs->weights.least_bytes;
+        way.weights[i] = !is_streamed                              ? needs->weights.resident_bytes
+                         : i == MEMORY_SCORE || i == MEMORY_REPAIR ? needs->weights.least_headless_bytes
+                                                                   : needs->weights.least_bytes;
     }
     way.weights[MEMORY_SCORE] = has_score ? way.weights[MEMORY_SCORE] : 0;
     way.weights[MEMORY_SEARCH] = has_search ? way.weights[MEMORY_SEARCH] : 0;
+    way.weights[MEMORY_REPAIR] = has_repair ? 2 * way.weights[MEMORY_REPAIR] : 0; /* of two models */
     way.weights[MEMORY_CHECK] = needs->method != NULL ? way.weights[MEMORY_CHECK] : 0;
     *ret_way = way;
 }
@@ -349,7 +365,8 @@ static void share_rest(const struct needs *needs, const struct way *way, uint64_
         uint64_t weights = way->weights[i];
         if (way->is_streamed) {
             weights = room > states[i] ? room - states[i] : 0;
-            weights = smaller(larger(weights, way->weights[i]), needs->weights.resident_bytes);
+            weights = smaller(larger(weights, way->weights[i]),
+                              (i == MEMORY_REPAIR ? 2 : 1) * needs->weights.resident_bytes);
             plan->weights_bytes[i] = weights > 0 ? weights : 1;
         }
         peak = larger(peak, weights + states[i]);
@@ -381,11 +398,12 @@ void memory_plan_make(const struct inventory *inventory, const json_t *spec, siz
     }
     plan.fits = choose(&needs, limit, &way);
     plan.is_streamed = way.is_streamed;
-    plan.is_spilled = way.is_spilled && way.states[MEMORY_SCORE] > 0;
+    plan.is_spilled = way.is_spilled && (way.states[MEMORY_SCORE] > 0 || way.states[MEMORY_REPAIR] > 0);
     plan.chunk_rows = way.chunk_rows;
     plan.batch_tokens = way.batch_tokens;
     plan.sweep_bytes = way.sweep_bytes;
     plan.angle_bytes = way.angle_bytes;
+    plan.gram_bytes = way.gram_bytes;
     plan.gate_rows = way.gate_rows;
     share_rest(&needs, &way, limit, &plan);
     *ret_plan = plan;

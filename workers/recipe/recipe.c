@@ -293,7 +293,6 @@ static void finish_recipe(struct recipe *recipe)
     export_draft_finish(&recipe->draft);
     inventory_destroy(recipe->derived);
     width_statistics_destroy(recipe->statistics);
-    json_decref(recipe->compensation_json);
     plan_destroy(recipe->plan);
     recipe_points_finish(&recipe->points);
     recipe_free_layers(recipe->layers);

@@ -50,7 +50,7 @@ struct recipe_compute {
 };
 void recipe_read_compute(const json_t *spec, struct recipe_compute *ret_compute);
 
-enum memory_phase { MEMORY_SCORE, MEMORY_SEARCH, MEMORY_CHECK, MEMORY_MEASURE, MEMORY_PHASES };
+enum memory_phase { MEMORY_SCORE, MEMORY_SEARCH, MEMORY_REPAIR, MEMORY_CHECK, MEMORY_MEASURE, MEMORY_PHASES };
 struct memory_plan {
     uint64_t limit_bytes;   /* that the peak must keep; 0: none */
     uint64_t planned_bytes; /* the expected peak, at most the limit where the job fits */
@@ -61,7 +61,8 @@ struct memory_plan {
     uint64_t sweep_bytes;                  /* of the states of a sweep */
     uint64_t angle_bytes;                  /* of the states of all layers that angles are made of */
     size_t chunk_rows, batch_tokens;       /* of a sweep; of an evaluation */
-    uint64_t gate_rows;                    /* of one pass of the quality gate */
+    uint64_t gram_bytes; /* of a compensation's sums, where a sublayer has many experts; 0: no limit */
+    uint64_t gate_rows;  /* of one pass of the quality gate */
 };
 /* text_bytes: of all sources together. Arithmetic; without a limit the machine's free memory decides too. */
 void memory_plan_make(const struct inventory *inventory, const json_t *spec, size_t threads,
@@ -152,7 +153,6 @@ struct recipe {
     struct plan *plan;
     struct width_statistics *statistics; /* of methods that narrow */
     struct inventory *derived;           /* of the pruned model, where the plan has widths */
-    json_t *compensation_json;           /* owned; NULL: none */
     struct export_options export_options;
     struct export_draft draft;
     char model_sha256[65];
@@ -282,6 +282,16 @@ struct recipe_width_run {
 bool recipe_open_widths(struct recipe *recipe, const struct prune_target *target,
                         struct recipe_width_run *width, struct prune_run *run, struct error *error) MUST_USE;
 void recipe_width_run_finish(struct recipe_width_run *width);
+/* Repairs what stays of a plan's widths, as the request asks for: its patch. */
+bool recipe_repair(struct recipe *recipe, const struct prune_target *target, struct plan *plan,
+                   struct error *error) MUST_USE;
+const json_t *
+recipe_repair_report(const struct recipe *recipe); /* of the current point; borrowed, NULL: none */
+/* Plans that took long to make stand in the checkpoint as soon as they are made; *ret_plan NULL: this one does not. */
+bool recipe_keep_plan(struct recipe *recipe, const struct prune_target *target, const struct plan *plan,
+                      struct error *error) MUST_USE;
+bool recipe_find_plan(const struct recipe *recipe, const struct prune_target *target, struct plan **ret_plan,
+                      struct error *error) MUST_USE;
 /* Where the patch of a target's plan lies: owned (free). */
 char *recipe_plan_folder(const struct recipe *recipe, const struct prune_target *target) MUST_USE;
 /* Of a plan that the checkpoint had. */

@@ -210,8 +210,8 @@ static void put_pruning(const struct recipe *recipe, json_t *report)
     json_put(report, "curve", curve_format(recipe));
     json_put(report, "quality_gate", json_incref(json_object_get(recipe->done, "gate")));
     json_put(report, "layers", recipe_format_widths(recipe));
-    if (recipe->compensation_json != NULL) {
-        json_put(report, "compensation", json_incref(recipe->compensation_json));
+    if (recipe_repair_report(recipe) != NULL) {
+        json_put(report, "compensation", json_incref((json_t *)(uintptr_t)recipe_repair_report(recipe)));
     }
     json_t *output = json_object();
     json_put_text(output, "layout", export_layout_name(recipe->draft.layout));

@@ -456,6 +456,9 @@ bool recipe_decide(struct recipe *recipe, const struct prune_target *target, con
                    struct plan **ret_plan, struct error *error)
 {
     size_t count = 0;
+    if (!recipe_find_plan(recipe, target, ret_plan, error) || *ret_plan != NULL) {
+        return *ret_plan != NULL;
+    }
     OWNED_MEMORY struct sublayer *sublayers = list_sublayers(recipe, &count);
     size_t layers = recipe->inventory->config.layer_count;
     const json_t *turns = json_object_get(recipe->done, "turns");
@@ -497,6 +500,10 @@ bool recipe_decide(struct recipe *recipe, const struct prune_target *target, con
     if (recipe->model != NULL) {
         recipe->work = model_get_work(recipe->model);
     }
+    prefix_evaluator_destroy(evaluator); /* it holds states of the model, which a repair closes */
+    evaluator = NULL;
+    is_good = is_good && recipe_repair(recipe, target, plan, error) &&
+              recipe_keep_plan(recipe, target, plan, error);
     if (is_good) {
         *ret_plan = TAKE(plan);
     }

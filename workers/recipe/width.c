@@ -11,6 +11,7 @@
 #include "base/file.h"
 #include "base/memory.h"
 #include "workers/model/patch.h"
+#include "workers/prune/compensation.h"
 #include "workers/prune/width.h"
 #include <math.h>
 #include <stdlib.h>
@@ -223,6 +224,122 @@ bool recipe_reopen_patch(const struct recipe *recipe, const struct prune_target 
 {
     OWNED_MEMORY char *folder = recipe_plan_folder(recipe, target);
     return plan_open_patch(plan, saved, folder, error);
+}
+
+/* ---- compensation ------------------------------------------------------------------------------------------------ */
+
+static const char *point_name(const char *folder)
+{
+    const char *slash = strrchr(folder, '/');
+    return slash != NULL ? slash + 1 : folder;
+}
+
+/* A member of a member of the checkpoint; NULL: absent. */
+static json_t *get_of_point(const struct recipe *recipe, const char *member, const char *name)
+{
+    return json_object_get(json_object_get(recipe->done, member), name);
+}
+
+static void put_of_point(struct recipe *recipe, const char *member, const char *name, json_t *value)
+{
+    json_t *all = json_object_get(recipe->done, member);
+    if (all == NULL) {
+        all = json_object();
+        json_put(recipe->done, member, all);
+    }
+    json_put(all, name, value);
+}
+
+static bool save_repair(void *context, const json_t *state, bool must, struct error *error)
+{
+    struct recipe *recipe = context;
+    double seconds = (double)(clock_boot_ns(&clock_system) - recipe->saved_ns) / 1e9;
+    if (!must && seconds < RECIPE_SAVE_SECONDS) {
+        return recipe_check(recipe, error);
+    }
+    json_put(recipe->done, "repair", json_deep_copy(state));
+    return recipe_save(recipe, error) && recipe_check(recipe, error);
+}
+
+bool recipe_repair(struct recipe *recipe, const struct prune_target *target, struct plan *plan,
+                   struct error *error)
+{
+    enum least_squares_mode mode;
+    const char *name = recipe_compensation(recipe->method, recipe->spec);
+    OWNED_MEMORY char *folder = recipe_plan_folder(recipe, target);
+    if (strcmp(name, "none") == 0 || !plan_has_widths(plan)) {
+        return true;
+    }
+    CHECK(recipe->windows != NULL);
+    OWNED_MEMORY char *patch_path = file_join(folder, PATCH_FILE);
+    struct token_batch batch = {recipe->windows->sequences, recipe->windows->count};
+    uint64_t budget = recipe->memory.weights_bytes[MEMORY_REPAIR];
+    struct prune_compensation options = {
+        .inventory = recipe->inventory,
+        .folder = recipe->job->model_folder,
+        .model = {.backend = recipe->compute.backend,
+                  .dtype = recipe->compute.dtype,
+                  .weights_budget_bytes = budget > 1 ? budget / 2 : budget,
+                  .pool = recipe->pool,
+                  .cancel = recipe->job->cancel},
+        .batch = &batch,
+        .gram_bytes = recipe->memory.gram_bytes,
+        .allows_new_biases = true,
+        .patch_path = patch_path,
+        .observer = {recipe, tell_progress, save_repair},
+        .state = plan->patch == NULL ? json_object_get(recipe->done, "repair") : NULL,
+    };
+    if (!least_squares_parse(name, &mode, error)) {
+        return false;
+    }
+    options.mode = mode;
+    fill_sweep(recipe, &options.sweep);
+    recipe_close_model(recipe, recipe->model); /* its memory goes to the two that follow */
+    recipe->model = NULL;
+    JSON_OWNED report = NULL;
+    if (!prune_compensate(&options, plan, &report, error)) {
+        return false;
+    }
+    put_of_point(recipe, "compensation", point_name(folder), json_incref(report));
+    (void)json_object_del(recipe->done, "repair");
+    return true;
+}
+
+const json_t *recipe_repair_report(const struct recipe *recipe)
+{
+    OWNED_MEMORY char *folder = recipe_plan_folder(recipe, &recipe->target);
+    return get_of_point(recipe, "compensation", point_name(folder));
+}
+
+bool recipe_keep_plan(struct recipe *recipe, const struct prune_target *target, const struct plan *plan,
+                      struct error *error)
+{
+    OWNED_MEMORY char *folder = recipe_plan_folder(recipe, target);
+    if ((recipe->method->traits & (PRUNE_TRAIT_WIDTH | PRUNE_TRAIT_REPLACE)) == 0) {
+        return true;
+    }
+    if (plan->patch != NULL && !patch_sync(plan->patch, error)) {
+        return false;
+    }
+    put_of_point(recipe, "made", point_name(folder), plan_format(plan, recipe->inventory));
+    return recipe_save(recipe, error);
+}
+
+bool recipe_find_plan(const struct recipe *recipe, const struct prune_target *target, struct plan **ret_plan,
+                      struct error *error)
+{
+    OWNED_MEMORY char *folder = recipe_plan_folder(recipe, target);
+    const json_t *saved = get_of_point(recipe, "made", point_name(folder));
+    *ret_plan = NULL;
+    if (saved == NULL) {
+        return true;
+    }
+    OWNED(plan) plan = plan_parse(saved, error);
+    if (plan == NULL || !plan_open_patch(plan, saved, folder, error)) {
+        return false;
+    }
+    *ret_plan = TAKE(plan);
+    return true;
 }
 
 /* ---- the pruned model -------------------------------------------------------------------------------------------- */
