@@ -80,6 +80,13 @@ static void resolve_file(const struct resolver *resolver, const char *uri, const
     }
 }
 
+static void put_blob(const struct resolver *resolver, const char *uri, const char *hex)
+{
+    FINISHED(text) path = {0};
+    text_append_format(&path, "%s/blobs/%.2s/%s", storage_folder(resolver->storage), hex, hex);
+    json_put_text(resolver->sources->inputs, uri, path.bytes);
+}
+
 static void resolve_blob(const struct resolver *resolver, const char *uri, const char *pointer)
 {
     const char *hex = uri + strlen("sha256:");
@@ -90,10 +97,69 @@ static void resolve_blob(const struct resolver *resolver, const char *uri, const
     } else if (!storage_find_blob(resolver->storage, hex, &bytes)) {
         error_list_add(resolver->faults, ERROR_NOT_FOUND, pointer, "the blob %s was not uploaded", uri);
     } else {
-        FINISHED(text) path = {0};
-        text_append_format(&path, "%s/blobs/%.2s/%s", storage_folder(resolver->storage), hex, hex);
-        json_put_text(resolver->sources->inputs, uri, path.bytes);
+        put_blob(resolver, uri, hex);
     }
+}
+
+/* NULL with a fault: only a finished job has files. Acquired. */
+static struct job *find_result(const struct resolver *resolver, const char *job_id, const char *pointer)
+{
+    struct job *job = storage_peek_job(resolver->storage, resolver->tenant_id, job_id);
+    if (job == NULL) {
+        error_list_add(resolver->faults, ERROR_NOT_FOUND, pointer, "there is no job %.60s", job_id);
+        return NULL;
+    }
+    if (job->state != JOB_STATE_SUCCEEDED || job->files == NULL) {
+        error_list_add(resolver->faults, ERROR_CONFLICT, pointer, "the job %s is %s; it has no result to use",
+                       job->id, job_state_slug(job->state));
+        job_release(job);
+        return NULL;
+    }
+    return job;
+}
+
+static const char *find_digest(const json_t *files, const char *path)
+{
+    size_t index;
+    const json_t *file;
+    json_array_foreach((json_t *)(uintptr_t)files, index, file)
+    {
+        const char *name = json_string_value(json_object_get(file, "path"));
+        if (name != NULL && strcmp(name, path) == 0) {
+            return json_string_value(json_object_get(file, "sha256"));
+        }
+    }
+    return NULL;
+}
+
+/* job:<id>/<path>. With a plan come the weights it tells of, under their own name. */
+static void resolve_result_file(const struct resolver *resolver, const char *uri, const char *pointer)
+{
+    static const char plan_name[] = "plan.json";
+    static const char weights_name[] = "plan.weights";
+    const char *name = uri + strlen("job:");
+    const char *slash = strchr(name, '/');
+    FINISHED(text) job_id = {0};
+    text_append_bytes(&job_id, name, slash != NULL ? (size_t)(slash - name) : strlen(name));
+    struct job *job = find_result(resolver, job_id.bytes, pointer);
+    const char *path = slash != NULL ? slash + 1 : "";
+    const char *hex = job != NULL ? find_digest(job->files, path) : NULL;
+    if (hex != NULL) {
+        put_blob(resolver, uri, hex);
+    } else if (job != NULL) {
+        error_list_add(resolver->faults, ERROR_NOT_FOUND, pointer,
+                       "the result of job %s has no file \"%.200s\"", job->id, path);
+    }
+    if (hex != NULL && text_ends_with(uri, plan_name)) {
+        FINISHED(text) beside = {0};
+        text_append_bytes(&beside, uri, strlen(uri) - strlen(plan_name));
+        text_append(&beside, weights_name);
+        const char *weights = find_digest(job->files, beside.bytes + (path - uri));
+        if (weights != NULL) {
+            put_blob(resolver, beside.bytes, weights);
+        }
+    }
+    job_release(job);
 }
 
 static void resolve_source(void *context, const char *uri, const char *pointer)
@@ -103,22 +169,21 @@ static void resolve_source(void *context, const char *uri, const char *pointer)
         resolve_file(resolver, uri, pointer);
     } else if (text_starts_with(uri, "sha256:")) {
         resolve_blob(resolver, uri, pointer);
+    } else if (text_starts_with(uri, "job:")) {
+        resolve_result_file(resolver, uri, pointer);
     } else {
         error_list_add(resolver->faults, ERROR_UNSUPPORTED, pointer,
-                       "\"%.200s\": a source is file:///path or sha256:<hex> of an uploaded blob", uri);
+                       "\"%.200s\": a source is file:///path, sha256:<hex> of an uploaded blob or "
+                       "job:<id>/<file> of an earlier result",
+                       uri);
     }
 }
 
 static void resolve_result(const struct resolver *resolver, const char *job_id)
 {
     struct sources *sources = resolver->sources;
-    struct job *job = storage_peek_job(resolver->storage, resolver->tenant_id, job_id);
-    if (job == NULL) {
-        error_list_add(resolver->faults, ERROR_NOT_FOUND, "/model", "there is no job %.60s", job_id);
-    } else if (job->state != JOB_STATE_SUCCEEDED || job->files == NULL) {
-        error_list_add(resolver->faults, ERROR_CONFLICT, "/model",
-                       "the job %s is %s; it has no result to use", job->id, job_state_slug(job->state));
-    } else {
+    struct job *job = find_result(resolver, job_id, "/model");
+    if (job != NULL) {
         OWNED_MEMORY char *models = file_join(storage_folder(resolver->storage), "models");
         char *folder = file_join(models, job->id);
         if (file_is_folder(folder)) {

@@ -74,6 +74,9 @@ bool file_walk(const char *path,
                bool (*visit)(const char *relative, const struct stat *status, void *context,
                              struct error *error),
                void *context, struct error *error) MUST_USE;
+/* Removes the regular files below `path` that were modified (or touched) longest ago until the others have at most limit_bytes
+ * together. An absent folder is fine, and so are others that remove files at the same time. */
+bool file_trim_folder(const char *path, uint64_t limit_bytes, struct error *error) MUST_USE;
 /* Free and total bytes of the file system that holds the path. */
 bool file_free_bytes(const char *path, uint64_t *ret_free_bytes, uint64_t *ret_total_bytes,
                      struct error *error) MUST_USE;

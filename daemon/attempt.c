@@ -12,6 +12,7 @@
  */
 #include "base/cleanup.h"
 #include "base/file.h"
+#include "base/hash.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "daemon/attempt_internal.h"
@@ -69,6 +70,9 @@ static void send_job(struct attempt *attempt)
     json_put(message, "model", model);
     json_put(message, "inputs", json_incref(attempt->sources.inputs));
     json_put_text(message, "work_folder", attempt->work_folder);
+    if (attempt->cache_folder != NULL) {
+        json_put_text(message, "cache_folder", attempt->cache_folder);
+    }
     planner_allow(attempt->daemon, attempt->job->spec, message);
     json_put_i64(message, "heartbeat_ms", config->lease_ms / 6);
     attempt_send_frame(attempt, message);
@@ -129,6 +133,36 @@ static void run(struct attempt *attempt)
 
 /* ---- prepare ------------------------------------------------------------------------------------------- */
 
+/* Scores of a model are kept in a folder of the model's own: a worker that its model has taken over can forge what later jobs find for
+ * that very model, and nothing else. Without a folder the job does without; here the cache is also cut to its size. */
+static void prepare_cache(struct attempt *attempt)
+{
+    const struct config *config = attempt->daemon->config;
+    if (config->score_cache_bytes == 0) {
+        return;
+    }
+    const json_t *model = json_object_get(attempt->job->spec, "model");
+    FINISHED(text) owner = {0};
+    text_append_format(&owner, "%s\n", attempt->job->tenant_id);
+    if (attempt->sources.inventory != NULL) {
+        OWNED_MEMORY char *inventory = json_format(attempt->sources.inventory, false);
+        text_append(&owner, inventory);
+    } else {
+        text_append(&owner, json_string_value(model));
+    }
+    char name[65];
+    sha256_hex_of(owner.bytes, owner.length, name);
+    struct error error;
+    OWNED_MEMORY char *all = file_join(storage_folder(attempt->daemon->storage), "scores");
+    OWNED_MEMORY char *folder = file_join(all, name);
+    if (file_trim_folder(all, config->score_cache_bytes, &error) && file_make_folders(folder, 0700, &error)) {
+        attempt->cache_folder = TAKE(folder);
+    } else {
+        log_warning("scores will not be kept", LOG_TEXT("job_id", attempt->job->id),
+                    LOG_TEXT("cause", error.message));
+    }
+}
+
 /* libuv's pool. */
 static void prepare(uv_work_t *work)
 {
@@ -151,7 +185,9 @@ static void prepare(uv_work_t *work)
     attempt->work_folder = storage_make_work_folder(storage, attempt->job->id, attempt->epoch, &error);
     if (attempt->work_folder == NULL) {
         error_list_add_error(&attempt->faults, &error);
+        return;
     }
+    prepare_cache(attempt);
 }
 
 static void prepared(struct attempt *attempt)

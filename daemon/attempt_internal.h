@@ -32,7 +32,8 @@ struct attempt {
 
     /* prepare */
     uv_work_t work;
-    char *work_folder; /* owned */
+    char *work_folder;  /* owned */
+    char *cache_folder; /* owned; where its scores are kept, NULL: nowhere */
     struct sources sources;
     struct error_list faults; /* why it could not be prepared */
 

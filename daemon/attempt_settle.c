@@ -240,6 +240,7 @@ void attempt_settle(struct attempt *attempt)
 static void attempt_free(struct attempt *attempt)
 {
     free(attempt->work_folder);
+    free(attempt->cache_folder);
     sources_finish(&attempt->sources);
     error_list_finish(&attempt->faults);
     protocol_reader_finish(&attempt->reader);

@@ -52,6 +52,9 @@ static const struct config_key keys[CONFIG_COUNT] = {
     [CONFIG_STORAGE_DATABASE_QUOTA_BYTES] = {"storage", "database_quota_bytes", "database-quota-bytes",
                                              CONFIG_BYTES, 0, 16 * TIB, NULL, "0",
                                              "largest size of the database; 0: none"},
+    [CONFIG_STORAGE_SCORE_CACHE_BYTES] = {"storage", "score_cache_bytes", "score-cache-bytes", CONFIG_BYTES,
+                                          0, 16 * TIB, NULL, "1G",
+                                          "scores kept for later jobs on the same data; 0: none"},
     [CONFIG_MODELS_ROOTS] = {"models", "roots", "root", CONFIG_LIST, 0, 0, NULL, "",
                              "folders that models and texts may be read from"},
     [CONFIG_WORKERS_SLOTS] = {"workers", "slots", "slots", CONFIG_INTEGER, 1, 64, NULL, "1",
@@ -516,6 +519,7 @@ static void check_values(struct config *config, struct error_list *faults)
     config->max_upload_bytes = check_number(config, CONFIG_SERVER_MAX_UPLOAD_BYTES, faults);
     config->reserve_bytes = check_number(config, CONFIG_STORAGE_RESERVE_BYTES, faults);
     config->database_quota_bytes = check_number(config, CONFIG_STORAGE_DATABASE_QUOTA_BYTES, faults);
+    config->score_cache_bytes = check_number(config, CONFIG_STORAGE_SCORE_CACHE_BYTES, faults);
     config->slots = (size_t)check_number(config, CONFIG_WORKERS_SLOTS, faults);
     config->threads = (size_t)check_number(config, CONFIG_WORKERS_THREADS, faults);
     config->memory_bytes = check_number(config, CONFIG_WORKERS_MEMORY_BYTES, faults);

@@ -31,6 +31,7 @@ enum config_index {
     CONFIG_STORAGE_STATE,
     CONFIG_STORAGE_RESERVE_BYTES,
     CONFIG_STORAGE_DATABASE_QUOTA_BYTES,
+    CONFIG_STORAGE_SCORE_CACHE_BYTES,
     CONFIG_MODELS_ROOTS,
     CONFIG_WORKERS_SLOTS,
     CONFIG_WORKERS_THREADS,
@@ -58,6 +59,7 @@ struct config {
     char *state;       /* folder */
     char *worker_path; /* absolute */
     uint64_t reserve_bytes, database_quota_bytes, max_upload_bytes, memory_bytes;
+    uint64_t score_cache_bytes; /* 0: scores are not kept */
     size_t slots, threads;
     int64_t lease_ms, drain_ms;
     enum log_level log_level;

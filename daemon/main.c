@@ -3,7 +3,7 @@
  *
  *     pruned serve [flags]            the service
  *     pruned check-config [flags]     every setting and where it comes from; exit 2 on a fault
- *     pruned run SPEC.json --out DIR [--threads N] [--resume]
+ *     pruned run SPEC.json --out DIR [--threads N] [--resume] [--cache DIR [--cache-bytes N]]
  *                                     one job in the foreground, by pruned-worker
  */
 #include "base/cleanup.h"
@@ -25,6 +25,7 @@ static int usage(FILE *stream)
                   "usage: pruned serve [flags]\n"
                   "       pruned check-config [flags]\n"
                   "       pruned run SPEC.json --out DIR [--threads N] [--resume]\n"
+                  "                  [--cache DIR [--cache-bytes N]]\n"
                   "       pruned version\n\n"
                   "flags of serve and check-config (default < file < PRUNED_SECTION_KEY < flag):\n%s",
                   flags.bytes);

@@ -23,8 +23,12 @@
 #define WORK_NAME   ".work"
 #define MOVING_NAME "moving" /* in .work: the results are on their way up */
 
+#define CACHE_BYTES ((uint64_t)4 << 30)
+
 struct options {
     const char *spec, *out;
+    const char *cache; /* NULL: none */
+    uint64_t cache_bytes;
     size_t threads;
     bool is_resume;
 };
@@ -179,7 +183,7 @@ static bool move_results(const char *work, const char *out, const json_t *files,
 
 static bool parse_options(int argc, char **argv, struct options *ret_options)
 {
-    struct options options = {.threads = 0};
+    struct options options = {.cache_bytes = CACHE_BYTES};
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
     uint64_t threads = cores > 0 ? (uint64_t)cores : 1;
     for (int i = 0; i < argc && argv[i] != NULL; i++) {
@@ -188,6 +192,13 @@ static bool parse_options(int argc, char **argv, struct options *ret_options)
             options.is_resume = true;
         } else if (strcmp(argv[i], "--out") == 0 && value != NULL) {
             options.out = argv[++i];
+        } else if (strcmp(argv[i], "--cache") == 0 && value != NULL) {
+            options.cache = argv[++i];
+        } else if (strcmp(argv[i], "--cache-bytes") == 0 && value != NULL) {
+            if (!text_parse_u64(value, strlen(value), &options.cache_bytes)) {
+                return false;
+            }
+            i++;
         } else if (strcmp(argv[i], "--threads") == 0 && value != NULL) {
             if (!text_parse_u64(value, strlen(value), &threads) || threads < 1 || threads > 1024) {
                 return false;
@@ -212,6 +223,9 @@ static int run(const struct recipe_job *job, const struct options *options)
     const char *stage = NULL;
     bool is_done = recipe_run(job, &files, &result, &stage, &error);
     end_line(job->observer.context);
+    if (options->cache != NULL && !file_trim_folder(options->cache, options->cache_bytes, NULL)) {
+        (void)fprintf(stderr, "warning: the cache %s could not be cut to its size\n", options->cache);
+    }
     if (!is_done && (error.code == ERROR_DRAINED || error.code == ERROR_CANCELLED)) {
         (void)fprintf(stderr, "pruned run: interrupted; --resume continues from here\n");
         return 3;
@@ -234,7 +248,8 @@ int foreground_main(int argc, char **argv)
 {
     struct options options;
     if (!parse_options(argc, argv, &options)) {
-        (void)fprintf(stderr, "usage: pruned run SPEC.json --out DIR [--threads N] [--resume]\n");
+        (void)fprintf(stderr, "usage: pruned run SPEC.json --out DIR [--threads N] [--resume]\n"
+                              "                  [--cache DIR [--cache-bytes N]]\n");
         return 2;
     }
     struct error error = {0};
@@ -256,6 +271,7 @@ int foreground_main(int argc, char **argv)
                              .model_folder = model,
                              .inputs = inputs,
                              .work_folder = work,
+                             .cache_folder = options.cache,
                              .threads = options.threads,
                              .cancel = &interrupt,
                              .observer = {&display, on_stage, on_progress, NULL, on_message}};

@@ -46,6 +46,7 @@ int main(int argc, char **argv)
     }
     (void)fprintf(stderr, "usage: pruned-worker --describe | --inspect | --plan\n"
                           "       pruned-worker --run SPEC.json --out DIR [--threads N] [--resume]\n"
+                          "                            [--cache DIR [--cache-bytes N]]\n"
                           "without arguments it serves one job of the daemon on descriptor 3\n");
     return 2;
 }

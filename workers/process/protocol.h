@@ -6,7 +6,7 @@
  *
  * daemon -> worker
  *   job       {version, job_id, epoch, spec, model: {folder, inventory}, inputs: {"<uri>": "<absolute path>"},
- *              work_folder, threads, memory_limit_bytes, heartbeat_ms}    sent once, first
+ *              work_folder, cache_folder (may be absent), threads, memory_limit_bytes, heartbeat_ms}    sent once, first
  *   cancel    {}      stop now
  *   drain     {}      stop at the next resume point
  * worker -> daemon

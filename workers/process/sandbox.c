@@ -150,6 +150,9 @@ static bool enter_landlock(const struct sandbox_paths *paths, struct error *erro
     if (is_fine && paths->writable != NULL) {
         is_fine = allow_path(&ruleset, paths->writable, LANDLOCK_WRITE | ruleset.extra, error);
     }
+    if (is_fine && paths->cache != NULL) {
+        is_fine = allow_path(&ruleset, paths->cache, LANDLOCK_WRITE | ruleset.extra, error);
+    }
     if (is_fine && syscall(SYS_landlock_restrict_self, ruleset.fd, 0) != 0) {
         is_fine = error_set_errno(error, errno, "landlock_restrict_self");
     }

@@ -4,7 +4,7 @@
  * No privilege is needed. In order: the process dies with its parent, never gains privileges, writes no core,
  * holds no descriptor it was not given, is the first to go when memory ends, and yields the CPU to everyone
  * else. Then Landlock (Linux 5.13; silently absent where the kernel has none) leaves reading of the system,
- * of the given inputs, and writing below the work folder alone; seccomp takes away sockets, exec, ptrace,
+ * of the given inputs, and writing below the work folder and the folder of kept scores alone; seccomp takes away sockets, exec, ptrace,
  * new processes, signals to others (the service runs as the same user) and the kernel's doors.
  *
  * One worker serves one attempt, so nothing is ever given back.
@@ -24,6 +24,7 @@ struct sandbox_paths {
     const char *const *readable; /* files and folders, [readable_count]; NULL entries are skipped */
     size_t readable_count;
     const char *writable; /* one folder; NULL: none */
+    const char *cache;    /* another one; NULL: none */
     uint64_t
         memory_limit_bytes; /* 0: none; the address space is capped well above it, against runaways only */
     /* The job computes on a GPU: its device nodes can be written, the program's folder can be read (the backend lies there as a

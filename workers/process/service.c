@@ -194,6 +194,7 @@ static void *compute(void *context)
         .inventory = json_is_object(inventory) ? inventory : NULL,
         .inputs = json_object_get(order, "inputs"),
         .work_folder = json_string_value(json_object_get(order, "work_folder")),
+        .cache_folder = json_string_value(json_object_get(order, "cache_folder")),
         .threads = (size_t)json_integer_value(json_object_get(order, "threads")),
         .memory_limit_bytes = (uint64_t)json_integer_value(json_object_get(order, "memory_limit_bytes")),
         .cancel = &service->cancel,
@@ -241,6 +242,7 @@ static bool confine(const json_t *order, struct error *error)
         .readable = readable,
         .readable_count = count,
         .writable = json_string_value(json_object_get(order, "work_folder")),
+        .cache = json_string_value(json_object_get(order, "cache_folder")),
         .memory_limit_bytes = (uint64_t)json_integer_value(json_object_get(order, "memory_limit_bytes")),
         .uses_gpu = uses_gpu(order),
     };
@@ -261,7 +263,8 @@ static bool check_order(const json_t *order, struct error *error)
            json_get_object(order, "", "model", &model, error) &&
            json_get_text(model, "/model", "folder", &text, error) &&
            json_get_object(order, "", "inputs", &object, error) &&
-           json_get_text(order, "", "work_folder", &text, error);
+           json_get_text(order, "", "work_folder", &text, error) &&
+           json_find_text(order, "", "cache_folder", &text, error);
 }
 
 static void start_job(struct service *service, json_t *order)

@@ -340,6 +340,7 @@ static bool search_all(struct recipe *recipe, struct error *error)
         }
     }
     if (curve != NULL) {
+        scores_keep_curve(recipe, curve);
         share_curve(recipe, curve);
     }
     return true;
@@ -393,6 +394,7 @@ bool stage_search(struct recipe *recipe, struct error *error)
     json_put_i64(recipe->done, "head", (int64_t)recipe->points.head);
     (void)json_object_del(recipe->done, "search");
     (void)json_object_del(recipe->done, "curve");
+    json_put(recipe->done, "scores", scores_format(recipe));
     start_points(recipe);
     return recipe_save(recipe, error);
 }

@@ -195,6 +195,18 @@ static bool run_rewrite(struct recipe *recipe, struct error *error)
     return recipe_for_points(recipe, stage_rewrite, share, error) && check_disk(recipe, error);
 }
 
+static bool run_score(struct recipe *recipe, struct error *error)
+{
+    if (json_object_get(recipe->done, "plans") != NULL) {
+        return true; /* an earlier attempt got past the search */
+    }
+    if (!scores_take(recipe, error) || !stage_score(recipe, error)) {
+        return false;
+    }
+    scores_keep_members(recipe);
+    return true;
+}
+
 static bool run_export(struct recipe *recipe, struct error *error)
 {
     return recipe_for_points(recipe, stage_export, 1 / (double)recipe->points.count, error);
@@ -268,7 +280,7 @@ static bool run_stages(struct recipe *recipe, const char **ret_stage, struct err
         bool is_pruning_only;
     } stages[] = {
         {STAGE_INSPECT, run_inspect, false},   {STAGE_CALIBRATE, run_calibrate, false},
-        {STAGE_SCORE, stage_score, true},      {STAGE_SEARCH, stage_search, true},
+        {STAGE_SCORE, run_score, true},        {STAGE_SEARCH, stage_search, true},
         {STAGE_REWRITE, run_rewrite, true},    {STAGE_EXPORT, run_export, true},
         {STAGE_EVALUATE, run_evaluate, false},
     };
@@ -295,6 +307,7 @@ static void finish_recipe(struct recipe *recipe)
     width_statistics_destroy(recipe->statistics);
     plan_destroy(recipe->plan);
     recipe_points_finish(&recipe->points);
+    scores_finish(&recipe->scores);
     recipe_free_layers(recipe->layers);
     windows_destroy(recipe->gate_windows);
     corpus_destroy(recipe->gate_corpus);

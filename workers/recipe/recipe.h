@@ -38,6 +38,7 @@ struct recipe_job {
     const json_t *inventory;  /* NULL: inspect now */
     const json_t *inputs;     /* {"<uri>": "<absolute path>"} for every source in the spec */
     const char *work_folder;  /* exists */
+    const char *cache_folder; /* where scores are kept and found again; NULL: nowhere */
     size_t threads;
     uint64_t memory_limit_bytes; /* 0: none */
     const struct cancel *cancel;

@@ -6,6 +6,7 @@
  *     points.c        search; one job's several targets
  *     gate.c          whether what was found is good enough
  *     layers.c        what the request says of single layers
+ *     scores.c        scores that are kept for other jobs
  *     curve.c         the results of several targets side by side
  *     width.c         what narrowing needs besides: statistics, compensation, the pruned model's inventory
  *     measure*.c      evaluate: the models before and after (measure.h)
@@ -120,6 +121,16 @@ struct recipe_points {
     bool has_target;             /* the first is `target`, the others are of `sweep` */
 };
 
+/* ---- scores.c ---- */
+struct scores {
+    json_t *key;     /* owned; NULL: scores are not kept */
+    char sha256[65]; /* of the key */
+    json_t *before;  /* owned: the checkpoint before scoring, shallow */
+    json_t *members; /* owned: what of the checkpoint is kept */
+    size_t kept_points;
+    bool has_members, is_file_found, is_written; /* is_file_found: scores_path's file was of use */
+};
+
 struct recipe {
     const struct recipe_job *job;
     json_t *spec; /* owned: resolved, without "_" members */
@@ -145,6 +156,7 @@ struct recipe {
     struct plan *given;  /* PRUNE_NEED_PLAN */
     struct model *model; /* the source, open from score to rewrite */
     struct recipe_points points;
+    struct scores scores;
     struct prune_layers *layers; /* owned; pruning jobs */
     struct corpus *gate_corpus;
     struct windows *gate_windows; /* NULL: no quality gate */
@@ -259,6 +271,18 @@ bool gate_cut_windows(struct recipe *recipe, struct error *error) MUST_USE; /* T
 double gate_search_share(const struct recipe *recipe); /* of the search stage: what is no judging */
 /* Judges the plans of the points: which is the head, and how far its plan goes. QUALITY_GATE_FAILED. */
 bool gate_choose(struct recipe *recipe, struct error *error) MUST_USE;
+
+/* ---- scores.c: nothing happens without job->cache_folder ----------------------------------------------------------- */
+/* Before scoring: what is known enters the checkpoint. */
+bool scores_take(struct recipe *recipe, struct error *error) MUST_USE;
+/* After scoring and after the search: what is new is kept. A failure is a warning. */
+void scores_keep_members(struct recipe *recipe);
+void scores_keep_curve(struct recipe *recipe, const struct plan *curve);
+/* For statistics too large for JSON: where their file is kept; owned, NULL: nowhere. The file guards itself. */
+char *scores_path(const struct recipe *recipe, const char *suffix) MUST_USE;
+/* {"cache": "off", "miss", "hit" or "extended", "key", "seconds"}. Owned. */
+json_t *scores_format(const struct recipe *recipe) MUST_USE;
+void scores_finish(struct scores *scores);
 
 /* ---- curve.c ----------------------------------------------------------------------------------------------------- */
 /* report.json's "curve": [{name, path, requested, achieved, perplexity, ...}], least removed first; NULL without a sweep. Owned. */

@@ -182,6 +182,9 @@ static json_t *format_resources(const struct recipe *recipe)
     json_put_text(resources, "dtype", recipe->compute.dtype_name);
     json_put_text(resources, "version", PRUNED_VERSION);
     json_put(resources, "is_resumed", json_boolean(recipe->is_resumed));
+    if (recipe->is_pruning) {
+        json_put(resources, "scores", scores_format(recipe));
+    }
     json_put_i64(resources, "search_token_sublayers", (int64_t)recipe->work.token_sublayers);
     json_put_i64(resources, "search_token_heads", (int64_t)recipe->work.token_heads);
     json_t *search = json_object_get(recipe->done, "search_work");

@@ -25,7 +25,7 @@
 #include <unistd.h>
 
 static char folder[] = "/tmp/pruned_sandbox_XXXXXX";
-static char readable[64], writable[64], secret[64];
+static char readable[64], writable[64], cache[64], secret[64];
 static bool uses_gpu; /* of the next confined() */
 
 static int make_folders(void **state)
@@ -34,10 +34,12 @@ static int make_folders(void **state)
     assert_non_null(mkdtemp(folder));
     (void)snprintf(readable, sizeof readable, "%s/readable", folder);
     (void)snprintf(writable, sizeof writable, "%s/work", folder);
+    (void)snprintf(cache, sizeof cache, "%s/cache", folder);
     (void)snprintf(secret, sizeof secret, "%s/secret", folder);
     struct error error;
     assert_true(file_make_folders(readable, 0700, &error));
     assert_true(file_make_folders(writable, 0700, &error));
+    assert_true(file_make_folders(cache, 0700, &error));
     assert_true(file_save(secret, "secret", 6, 0600, &error));
     char path[96];
     (void)snprintf(path, sizeof path, "%s/a", readable);
@@ -60,7 +62,8 @@ static int confined(int (*body)(void))
         sandbox_start(-1, true);
         const char *paths[] = {readable, NULL};
         struct error error;
-        if (!sandbox_enter(&(struct sandbox_paths){paths, 2, writable, 1ull << 30, uses_gpu}, &error)) {
+        if (!sandbox_enter(&(struct sandbox_paths){paths, 2, writable, cache, 1ull << 30, uses_gpu},
+                           &error)) {
             _exit(100);
         }
         _exit(body());
@@ -82,6 +85,18 @@ static int spill_into_the_work_folder(void)
                    posix_fadvise(fd, 0, 8192, POSIX_FADV_WILLNEED) == 0;
     (void)close(fd);
     return is_kept && open(readable, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600) < 0 ? 0 : 2;
+}
+
+/* Scores are kept by a temporary and a rename, and marked as used. */
+static int keep_in_the_cache(void)
+{
+    char path[96];
+    struct error error;
+    (void)snprintf(path, sizeof path, "%s/entry", cache);
+    return file_save(path, "x", 1, 0600, &error) && file_system->touch(path) == 0 &&
+                   file_system->unlink(path) == 0
+               ? 0
+               : 1;
 }
 
 static bool has_landlock(void)
@@ -233,6 +248,7 @@ static void only_inputs_can_be_read_and_only_the_work_folder_written(void **stat
     if (has_landlock()) {
         assert_int_equal(confined(read_secret), EACCES);
         assert_int_equal(confined(write_input), EACCES);
+        assert_int_equal(confined(keep_in_the_cache), 0);
     }
 }
 
