@@ -42,11 +42,48 @@ def a_job_leaves_a_folder_that_checks_out(folder):
 
 def every_method_runs(folder):
     w = world(folder)
-    for method in ("finercut", "shortgpt", "llm_drop", "angular_span", "random", "last_blocks"):
+    for method in ("finercut", "shortgpt", "llm_drop", "angular_span", "replaceme", "random", "last_blocks"):
         out = os.path.join(folder, method)
         result, _ = run(pruning(w, method), out)
         assert result["method"] == method and result["target"]["sublayers_removed"] == 2
         sums(out)
+
+
+def rotation_leaves_a_plain_narrower_model(folder):
+    w = world(folder)
+    for layout in ("auto", "uniform", "padded", "identity", "heterogeneous"):
+        out = os.path.join(folder, layout)
+        result, _ = run(pruning(w, "slicegpt", target={"sparsity": 0.25}, output={"layout": layout}), out)
+        config = load(out, "config.json")
+        assert config["hidden_size"] == 24 and config["head_dim"] == 8 and not config["tie_word_embeddings"], config
+        assert abs(config["rms_norm_eps"] / 1e-5 - 32 / 24) < 1e-9, config
+        assert result["target"]["achieved"] == 0.25 and load(out, "report.json")["check"]["logit_difference_max"] == 0
+        header = read_header(os.path.join(out, "model.safetensors"))
+        assert header["lm_head.weight"]["shape"][1] == 24 and header["model.layers.3.mlp.down_proj.weight"]["shape"][0] == 24
+        again, _ = run({"type": "evaluation", "model": out, "evaluation": pruning(w)["evaluation"]}, out + "-e")
+        assert again["model"]["perplexity"] == result["after"]["perplexity"]
+    copy = os.path.join(folder, "copy")
+    run(pruning(w, "slicegpt", target={"sparsity": 0}), copy)
+    assert digest(os.path.join(copy, "model.safetensors")) == digest(os.path.join(w["model"], "model.safetensors"))
+    _, errors = run(pruning(w, "slicegpt", target={"num_layers": 3}), os.path.join(folder, "refused"), expect=None)
+    assert "/target/num_layers" in errors and "hidden size" in errors, errors
+
+
+def a_span_is_replaced_by_a_map(folder):
+    w = world(folder)
+    after = {}
+    for method, parameters in (("angular_span", {"tokens": "all"}), ("replaceme", {"fit": "ridge"}), ("replaceme", {})):
+        out = os.path.join(folder, method + str(len(parameters)))
+        spec = pruning(w, method, parameters, target={"num_layers": 3})
+        spec["calibration"]["num_samples"] = 8
+        result, _ = run(spec, out)
+        assert load(out, "config.json")["num_hidden_layers"] == 3
+        assert load(out, "report.json")["check"]["logit_difference_max"] == 0
+        plan = load(out, "plan.json")
+        assert method == "angular_span" or [p["name"].split(".", 3)[3] for p in plan["patch"]] == ["mlp.down_proj.weight"], plan["patch"]
+        after[out] = result["after"]["perplexity"]["gptq"]
+        sums(out)
+    assert len(set(after.values())) == 3, after
 
 
 def every_metric_and_granularity_runs(folder):

@@ -122,6 +122,14 @@ def angles_of_all_tokens_keep_their_limit(folder):
     check_method(folder, "angular_span", parameters={"tokens": "all"})
 
 
+def a_replaced_span_keeps_its_limit(folder):
+    check_method(folder, "replaceme", parameters={"fit": "ridge"})
+
+
+def a_rotation_keeps_its_limit(folder):
+    check_method(folder, "slicegpt", target={"sparsity": 0.25})
+
+
 def finercut_keeps_its_limit(folder):
     check_method(folder, "finercut", parameters={"granularity": "block"}, target={"sublayers_removed": 4})
 

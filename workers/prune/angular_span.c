@@ -31,14 +31,37 @@ static const struct param_spec params[] = {
      .help = "The span of least angle, or the deepest blocks but the last one."},
 };
 
+size_t angular_span_list(const struct prune_run *run, struct prune_unit **ret_blocks)
+{
+    struct prune_run all = *run;
+    all.layers = NULL;
+    return prune_list_units(&all, PRUNE_BY_BLOCK, ret_blocks);
+}
+
+static bool qualifies(const struct prune_run *run, const struct prune_unit *blocks, size_t first,
+                      size_t count, enum angular_span_rule rule)
+{
+    size_t begin = blocks[first].first;
+    for (size_t i = first; i < first + count; i++) {
+        if (prune_is_skipped(run, run->sublayers[blocks[i].first].layer)) {
+            return false;
+        }
+    }
+    return rule != ANGULAR_SPAN_AFTER_FFN || (begin > 0 && run->sublayers[begin - 1].kind == SUBLAYER_FFN);
+}
+
 bool angular_span_choose(const struct prune_run *run, const struct prune_unit *blocks, size_t block_count,
-                         size_t count, bool is_deepest, struct angular_span *ret_span, struct error *error)
+                         size_t count, enum angular_span_rule rule, struct angular_span *ret_span,
+                         struct error *error)
 {
     size_t layer_count = run->inventory->config.layer_count;
-    size_t first = is_deepest && count < block_count ? block_count - 1 - count : 0;
-    size_t last = is_deepest ? first : block_count - count;
+    bool is_deepest = rule == ANGULAR_SPAN_DEEPEST;
+    size_t end = block_count - count + (is_deepest ? 0 : 1); /* of first blocks */
     struct angular_span best = {.angle = INFINITY};
-    for (size_t i = first; i <= last; i++) {
+    for (size_t i = 0; i < end; i++) {
+        if (!qualifies(run, blocks, i, count, rule)) {
+            continue;
+        }
         size_t from = run->sublayers[blocks[i].first].layer;
         size_t to = run->sublayers[blocks[i + count - 1].first].layer + 1;
         double angle = run->span_angles[prune_span_index(layer_count, from, to)];
@@ -46,7 +69,7 @@ bool angular_span_choose(const struct prune_run *run, const struct prune_unit *b
             return error_set(error, ERROR_NUMERIC,
                              "the angle between layers %zu and %zu is not a finite number", from, to);
         }
-        if (angle < best.angle) { /* ties: lower index */
+        if (is_deepest || angle < best.angle) { /* ties: lower index */
             best = (struct angular_span){.first = i, .count = count, .angle = angle};
         }
     }
@@ -69,17 +92,21 @@ void angular_span_put(struct plan *plan, const struct prune_unit *blocks, const 
 static bool angular_span_decide(struct prune_run *run, const struct prune_target *target,
                                 struct plan *ret_plan, struct error *error)
 {
-    const char *rule = json_string_value(json_object_get(run->parameters, "rule"));
-    bool is_deepest = rule != NULL && strcmp(rule, "deepest") == 0;
+    const char *text = json_string_value(json_object_get(run->parameters, "rule"));
+    enum angular_span_rule rule =
+        text != NULL && strcmp(text, "deepest") == 0 ? ANGULAR_SPAN_DEEPEST : ANGULAR_SPAN_LEAST;
     OWNED_MEMORY struct prune_unit *blocks = NULL;
-    size_t count = prune_list_units(run, PRUNE_BY_BLOCK, &blocks);
+    size_t count = angular_span_list(run, &blocks);
     if (prune_target_reached(target, ret_plan, run->inventory)) {
         return true; /* without removing anything */
     }
     for (size_t n = 1; n < count; n++) {
         struct angular_span span;
-        if (!angular_span_choose(run, blocks, count, n, is_deepest, &span, error)) {
+        if (!angular_span_choose(run, blocks, count, n, rule, &span, error)) {
             return false;
+        }
+        if (span.count == 0) {
+            continue;
         }
         angular_span_put(ret_plan, blocks, &span);
         if (prune_target_reached(target, ret_plan, run->inventory)) {

@@ -34,7 +34,7 @@ static bool llm_drop_decide(struct prune_run *run, const struct prune_target *ta
     OWNED_MEMORY bool *gone = memory_create(run->sublayer_count + 1, sizeof *gone);
     size_t left = 0;
     for (size_t i = 0; i < run->sublayer_count; i++) {
-        gone[i] = !is_candidate(&run->sublayers[i], kind);
+        gone[i] = !is_candidate(&run->sublayers[i], kind) || prune_is_skipped(run, run->sublayers[i].layer);
         left += gone[i] ? 0 : 1;
         if (!gone[i] && !isfinite(run->sublayer_cosines[i])) {
             return error_set(error, ERROR_NUMERIC, "the importance of sublayer %zu is not a finite number",

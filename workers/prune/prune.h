@@ -157,7 +157,11 @@ struct prune_run {
     const json_t *allocation;                  /* the body's member, resolved; NULL: the method's default */
     const struct source *weights;              /* of the inventory, for scores that read weights themselves */
     struct pool *pool;
-    const char *work_folder;     /* for files of the plan (patch.h) */
+    const char *work_folder; /* for files of the plan (patch.h) */
+    /* PRUNE_NEED_MODEL: for passes of the method's own, over the calibration batch, with this for states: */
+    struct model *model;
+    const struct token_batch *batch;
+    struct sweep_options sweep;
     const struct cancel *cancel; /* may be NULL */
     struct prune_observer observer;
     const json_t *state; /* of an earlier attempt, from observer.save; NULL: none */
@@ -181,6 +185,7 @@ enum prune_need {
     PRUNE_NEED_BLOCK_COSINES = 1u << 1, /* mean cosine between the input and the output of each block */
     PRUNE_NEED_PLAN = 1u << 3,          /* run->given: the plan.json that parameter `source` names */
     PRUNE_NEED_WIDTH = 1u << 6,         /* run->statistics */
+    PRUNE_NEED_MODEL = 1u << 7,         /* run->model, batch and sweep, weights, pool, work_folder */
     PRUNE_NEED_EVALUATOR =
         1u << 2, /* run->evaluator, with the distance named by parameters `metric` and `js_form`; the
                    calibration text's log-likelihood where the method has no such parameter */
@@ -198,6 +203,13 @@ enum prune_trait {
     PRUNE_TRAIT_REPLACE = 1u << 3, /* leaves weights that are not the source's, whatever the compensation */
 };
 
+/* A pass over the calibration batch that decide() makes itself. */
+struct prune_pass {
+    uint64_t rows;       /* tokens */
+    uint64_t chunk_rows; /* of the sweep, at most */
+    bool is_spilled;     /* states are */
+};
+
 struct prune_method {
     const char *name;      /* API identifier, snake_case, never renamed */
     const char *summary;   /* one sentence for GET /v1/methods */
@@ -213,6 +225,8 @@ struct prune_method {
      * UNREACHABLE. */
     bool (*decide)(struct prune_run *run, const struct prune_target *target, struct plan *ret_plan,
                    struct error *error);
+    /* PRUNE_NEED_MODEL: what decide() takes at most beside weights, the sweep and the forward pass. */
+    uint64_t (*pass_bytes)(const struct inventory *inventory, const struct prune_pass *pass);
     /* Width methods (width.h). decide is width_decide, which calls score and then the allocation. */
     unsigned statistics;            /* bits of width_statistic; those of the parameters are in `choose` */
     bool ranks_within_groups;       /* heads: equally many of every KV group go, else whole groups */

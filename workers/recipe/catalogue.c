@@ -405,8 +405,9 @@ static json_t *format_methods(void)
         json_put_text(item, "summary", (*method)->summary);
         json_put_text(item, "reference", (*method)->reference);
         json_t *needs = json_array();
-        static const char *const need_names[] = {"calibration", "block_cosines",    "evaluator",
-                                                 "plan",        "sublayer_cosines", "span_angles"};
+        static const char *const need_names[] = {
+            "calibration",      "block_cosines", "evaluator",        "plan",
+            "sublayer_cosines", "span_angles",   "width_statistics", "model"};
         for (size_t i = 0; i < COUNT_OF(need_names); i++) {
             if (((*method)->needs & 1u << i) != 0) {
                 CHECK(json_array_append_new(needs, json_string(need_names[i])) == 0);

@@ -239,11 +239,14 @@ static void take_way(const struct needs *needs, bool is_streamed, bool is_spille
     way.batch_tokens = is_spilled ? needs->longest_tokens : is_streamed ? STREAMED_TOKENS : HELD_TOKENS;
     unsigned wanted = needs->method != NULL ? recipe_width_wanted(needs->method, needs->spec) : 0;
     bool has_score = (asked & PRUNE_NEEDS_TURNS) != 0 || (wanted & WIDTH_NEEDS_DATA) != 0;
+    bool has_pass = (asked & PRUNE_NEED_MODEL) != 0; /* the method's own, while it searches */
     bool has_search = (asked & PRUNE_NEED_EVALUATOR) != 0;
-    if (has_score) {
+    if (has_score || has_pass) {
         sweep_measure(&needs->inventory->config, needs->calibration_rows, needs->calibration_window,
                       way.chunk_rows, &held, &least);
         way.sweep_bytes = is_spilled ? least : held;
+    }
+    if (has_score) {
         way.states[MEMORY_SCORE] = way.sweep_bytes + turn_bytes(needs, &way);
         if ((wanted & WIDTH_ANGLES) != 0) {
             way.states[MEMORY_SCORE] += state_bytes(needs, larger(way.chunk_rows, needs->calibration_window));
@@ -269,6 +272,11 @@ static void take_way(const struct needs *needs, bool is_streamed, bool is_spille
                                      (size_t)larger(way.chunk_rows, needs->calibration_window),
                                      way.gram_bytes);
     }
+    if (has_pass) {
+        struct prune_pass pass = {needs->calibration_rows, larger(way.chunk_rows, needs->calibration_window),
+                                  is_spilled};
+        way.states[MEMORY_SEARCH] += way.sweep_bytes + needs->method->pass_bytes(needs->inventory, &pass);
+    }
     way.states[MEMORY_CHECK] = needs->method != NULL ? check_bytes(needs) : 0;
     way.states[MEMORY_MEASURE] = measure_bytes(needs, way.batch_tokens);
     if (needs->gate != NULL) {
@@ -281,8 +289,8 @@ static void take_way(const struct needs *needs, bool is_streamed, bool is_spille
                                                                    : needs->weights.least_bytes;
     }
     way.weights[MEMORY_SCORE] = has_score ? way.weights[MEMORY_SCORE] : 0;
-    way.weights[MEMORY_SEARCH] = has_search ? way.weights[MEMORY_SEARCH] : 0;
     way.weights[MEMORY_REPAIR] = has_repair ? 2 * way.weights[MEMORY_REPAIR] : 0; /* of two models */
+    way.weights[MEMORY_SEARCH] = has_search || has_pass ? way.weights[MEMORY_SEARCH] : 0;
     way.weights[MEMORY_CHECK] = needs->method != NULL ? way.weights[MEMORY_CHECK] : 0;
     *ret_way = way;
 }
@@ -352,7 +360,8 @@ static void share_rest(const struct needs *needs, const struct way *way, uint64_
                                       : 0; /* of weights and states */
     uint64_t states[MEMORY_PHASES];
     memcpy(states, way->states, sizeof states);
-    if (states[MEMORY_SEARCH] > 0) {
+    bool has_search = needs->method != NULL && (needs->method->needs & PRUNE_NEED_EVALUATOR) != 0;
+    if (has_search) {
         uint64_t least = states[MEMORY_SEARCH] + way->weights[MEMORY_SEARCH];
         uint64_t rest = room > least ? room - least : 0;
         uint64_t best = search_bytes(needs, false);
@@ -398,7 +407,7 @@ void memory_plan_make(const struct inventory *inventory, const json_t *spec, siz
     }
     plan.fits = choose(&needs, limit, &way);
     plan.is_streamed = way.is_streamed;
-    plan.is_spilled = way.is_spilled && (way.states[MEMORY_SCORE] > 0 || way.states[MEMORY_REPAIR] > 0);
+    plan.is_spilled = way.is_spilled && way.sweep_bytes > 0;
     plan.chunk_rows = way.chunk_rows;
     plan.batch_tokens = way.batch_tokens;
     plan.sweep_bytes = way.sweep_bytes;

@@ -350,6 +350,16 @@ static double *get_numbers(const json_t *object, const char *name, size_t count)
     return numbers;
 }
 
+static struct sweep_options sweep_options(const struct recipe *recipe)
+{
+    struct sweep_options options = {.chunk_rows = recipe->memory.chunk_rows};
+    if (recipe->memory.is_spilled) {
+        options.memory_bytes = recipe->memory.sweep_bytes;
+        options.spill_folder = recipe->job->work_folder;
+    }
+    return options;
+}
+
 static bool gather_turns(struct recipe *recipe, struct error *error)
 {
     unsigned needs = recipe->method->needs;
@@ -357,14 +367,10 @@ static bool gather_turns(struct recipe *recipe, struct error *error)
     size_t spans = prune_span_count(layers);
     struct token_batch batch = {recipe->windows->sequences, recipe->windows->count};
     struct prune_turn_options options = {
-        .sweep = {.chunk_rows = recipe->memory.chunk_rows},
+        .sweep = sweep_options(recipe),
         .angles_of_all_tokens = prune_angles_of_all_tokens(recipe->parameters),
         .angle_memory_bytes = recipe->memory.angle_bytes,
     };
-    if (recipe->memory.is_spilled) {
-        options.sweep.memory_bytes = recipe->memory.sweep_bytes;
-        options.sweep.spill_folder = recipe->job->work_folder;
-    }
     OWNED_MEMORY double *block_cosines = memory_create(layers + 1, sizeof *block_cosines);
     OWNED_MEMORY double *sublayer_cosines = memory_create(2 * layers + 1, sizeof *sublayer_cosines);
     OWNED_MEMORY double *span_angles = memory_create(spans + 1, sizeof *span_angles);
@@ -474,6 +480,10 @@ bool recipe_decide(struct recipe *recipe, const struct prune_target *target, con
         !make_evaluator(recipe, &batch, &evaluator, error)) {
         return false;
     }
+    if ((recipe->method->needs & PRUNE_NEED_MODEL) != 0 &&
+        !recipe_open_source(recipe, MEMORY_SEARCH, error)) {
+        return false;
+    }
     struct prune_run run = {
         .method = recipe->method,
         .inventory = recipe->inventory,
@@ -488,6 +498,9 @@ bool recipe_decide(struct recipe *recipe, const struct prune_target *target, con
         .given = recipe->given,
         .layers = recipe->layers,
         .curve = curve,
+        .model = recipe->model,
+        .batch = &batch,
+        .sweep = sweep_options(recipe),
         .cancel = recipe->job->cancel,
         .observer = {recipe, search_progress, search_save},
         .state = json_object_get(recipe->done, "search"),

@@ -121,18 +121,20 @@ static void world_start(struct world *world)
                                     .evaluator = &world->evaluator};
 }
 
-/* Width methods need a model with weights: width_methods_test.c. */
+/* Those that a world without weights can run. The others are tested on real models (pass_test.c, width_methods_test.c). */
 static size_t list_methods(const struct prune_method **ret_methods)
 {
     size_t count = 0;
     for (const struct prune_method *const *method = prune_methods(); *method != NULL; method++) {
-        if (((*method)->traits & PRUNE_TRAIT_WIDTH) == 0) {
+        if (((*method)->needs & PRUNE_NEED_MODEL) == 0 && ((*method)->traits & PRUNE_TRAIT_WIDTH) == 0) {
             ret_methods[count++] = *method;
         }
     }
     ret_methods[count++] = &prune_method_skeleton;
     return count;
 }
+
+static const struct prune_layers *world_layers; /* of the runs that follow */
 
 /* given: its parameters, or NULL for all its defaults. */
 static bool run_method_with(const struct prune_method *method, const json_t *given_parameters,
@@ -148,6 +150,7 @@ static bool run_method_with(const struct prune_method *method, const json_t *giv
     JSON_OWNED empty = json_object();
     JSON_OWNED parameters = param_resolve(&spec, given_parameters != NULL ? given_parameters : empty);
     world.run.parameters = parameters;
+    world.run.layers = world_layers;
     world.run.seed = seed;
     OWNED(plan) given = plan_create(SUBLAYERS); /* for methods that read one: from the end backwards */
     for (size_t i = SUBLAYERS; i-- > 0;) {
@@ -166,18 +169,19 @@ static bool run_method(const struct prune_method *method, const struct prune_tar
 static void every_method_has_what_the_catalogue_prints(void **state)
 {
     (void)state;
-    const struct prune_method *methods[METHODS_MAX];
-    size_t count = list_methods(methods);
-    assert_true(count >= 5);
-    for (size_t i = 0; i < count; i++) {
-        assert_true(strlen(methods[i]->name) > 0 && strlen(methods[i]->summary) > 20 &&
-                    strlen(methods[i]->reference) > 0);
-        assert_non_null(methods[i]->decide);
-        for (size_t p = 0; p < methods[i]->param_count; p++) {
-            assert_non_null(methods[i]->params[p].help);
+    size_t count = 0;
+    for (const struct prune_method *const *item = prune_methods(); *item != NULL; item++, count++) {
+        const struct prune_method *method = *item;
+        assert_true(strlen(method->name) > 0 && strlen(method->summary) > 20 &&
+                    strlen(method->reference) > 0);
+        assert_non_null(method->decide);
+        assert_int_equal((method->needs & PRUNE_NEED_MODEL) != 0, method->pass_bytes != NULL);
+        for (size_t p = 0; p < method->param_count; p++) {
+            assert_non_null(method->params[p].help);
         }
-        assert_ptr_equal(i + 1 < count ? prune_method_find(methods[i]->name) : methods[i], methods[i]);
+        assert_ptr_equal(prune_method_find(method->name), method);
     }
+    assert_true(count >= 5);
     assert_null(prune_method_find("no_such_method"));
 }
 
@@ -238,6 +242,31 @@ static void every_method_repeats_itself_for_the_same_seed(void **state)
         }
         assert_int_equal(differs, (methods[i]->traits & PRUNE_TRAIT_SEEDED) != 0);
     }
+}
+
+static void every_method_leaves_skipped_layers_alone(void **state)
+{
+    (void)state;
+    const struct prune_method *methods[METHODS_MAX];
+    size_t count = list_methods(methods);
+    for (size_t layer = 0; layer < LAYERS; layer++) {
+        bool skip[LAYERS] = {false};
+        double ratio[LAYERS] = {0};
+        skip[layer] = true;
+        world_layers = &(struct prune_layers){LAYERS, skip, ratio};
+        for (size_t i = 0; i + 1 < count; i++) { /* the skeleton is the last */
+            for (size_t removed = 1; removed < SUBLAYERS; removed++) {
+                struct prune_target target = {.kind = PRUNE_TARGET_SUBLAYERS_REMOVED, .count = removed};
+                OWNED(plan) plan = plan_create(SUBLAYERS);
+                struct error error = {0};
+                bool is_made = run_method(methods[i], &target, 7, plan, &error);
+                assert_true(is_made || error.code == ERROR_UNREACHABLE);
+                assert_true(is_made || removed > 1);
+                assert_false(plan->removed[2 * layer] || plan->removed[2 * layer + 1]);
+            }
+        }
+    }
+    world_layers = NULL;
 }
 
 static void every_method_refuses_to_remove_everything(void **state)
@@ -382,6 +411,7 @@ int main(void)
         cmocka_unit_test(every_method_has_what_the_catalogue_prints),
         cmocka_unit_test(every_method_stops_at_the_first_point_past_every_kind_of_target),
         cmocka_unit_test(every_method_repeats_itself_for_the_same_seed),
+        cmocka_unit_test(every_method_leaves_skipped_layers_alone),
         cmocka_unit_test(every_method_refuses_to_remove_everything),
         cmocka_unit_test(a_target_of_nothing_removes_nothing),
         cmocka_unit_test(shortgpt_removes_the_blocks_that_turn_least),

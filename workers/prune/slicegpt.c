@@ -1,0 +1,153 @@
+/*
+ * workers/prune/slicegpt.c: SliceGPT (Ashkboos et al., arXiv 2401.15024) with one rotation for the whole residual stream, so that the result
+ * is a plain model of a smaller hidden size that loads everywhere (structured_pruning 8, export). The basis: eigenvectors of the
+ * sum over all signals of C / trace C, largest eigenvalue first. The original gives each signal its own basis and pays with a matrix on
+ * every residual connection, which no stock runtime has.
+ *
+ * The width d' is the largest multiple of `round_to` that meets the target. A tied head comes apart, so a small model may grow before
+ * it shrinks: where no width is enough the answer is UNREACHABLE.
+ */
+#include "workers/prune/rotation.h"
+
+#include "base/file.h"
+#include "base/memory.h"
+#include <stdlib.h>
+#include <string.h>
+
+static const char *const signal_kinds[] = {"normed", "residual", NULL};
+static const struct param_spec params[] = {
+    {.name = "round_to",
+     .type = PARAM_INTEGER,
+     .flags = PARAM_NULLABLE,
+     .min = 1,
+     .max = 4096,
+     .unit = "channels",
+     .help = "The hidden size that is left is a multiple of it. Default: 8, and for Llama also the number of "
+             "query heads, as stock loaders demand."},
+    {.name = "signals",
+     .type = PARAM_ENUM,
+     .values = signal_kinds,
+     .default_json = "\"normed\"",
+     .help = "What the rotation is fitted to: rows as norms leave them, or the residual stream as it is."},
+};
+
+static bool is_reached(struct plan *plan, const struct prune_run *run, const struct prune_target *target,
+                       size_t count)
+{
+    plan->is_rotated = true;
+    plan->hidden_count = count;
+    return prune_target_reached(target, plan, run->inventory);
+}
+
+/* The largest width that is enough: what is left shrinks with it, so halving finds it. */
+static bool choose_width(struct plan *plan, const struct prune_run *run, const struct prune_target *target,
+                         size_t step, struct error *error)
+{
+    size_t size = run->inventory->config.hidden_size;
+    size_t enough = 1;
+    size_t more = size / step + 1; /* in steps; not enough, or too wide */
+    if (more < 2 || !is_reached(plan, run, target, step)) {
+        struct plan_size smallest;
+        plan_measure(plan, run->inventory, target->element_bytes, &smallest);
+        plan_clear_widths(plan);
+        char field[64];
+        (void)snprintf(field, sizeof field, "/target/%s", prune_target_name(target->kind));
+        return error_set_field(error, ERROR_UNREACHABLE, field,
+                               "the target cannot be reached by a smaller hidden size; the smallest, %zu of "
+                               "%zu channels, reaches %.10g",
+                               step, size, prune_target_achieved(target, &smallest));
+    }
+    while (more - enough > 1) {
+        size_t middle = enough + (more - enough) / 2;
+        *(is_reached(plan, run, target, middle * step) ? &enough : &more) = middle;
+    }
+    return is_reached(plan, run, target, enough * step);
+}
+
+static bool put_weights(struct prune_run *run, const double *basis, struct plan *plan, struct error *error)
+{
+    OWNED_MEMORY char *path = file_join(run->work_folder, PATCH_FILE);
+    plan->patch = patch_create(path, error);
+    struct mixing mixing = {run->inventory, run->weights, plan->patch, {run->pool, run->cancel}};
+    return plan->patch != NULL && rotation_put(&mixing, basis, plan->hidden_count, &run->observer, error) &&
+           patch_sync(plan->patch, error);
+}
+
+static bool rotate(struct prune_run *run, struct plan *plan, struct error *error)
+{
+    size_t size = run->inventory->config.hidden_size;
+    const char *signals = json_string_value(json_object_get(run->parameters, "signals"));
+    struct rotation_gathering gathering = {.model = run->model,
+                                           .batch = run->batch,
+                                           .sweep = run->sweep,
+                                           .is_normed = signals == NULL || strcmp(signals, "normed") == 0,
+                                           .observer = &run->observer};
+    struct dense_threads threads = {run->pool, run->cancel};
+    OWNED_MEMORY double *values = memory_create(size, sizeof *values);
+    OWNED_MEMORY double *basis =
+        memory_try_array(size * size, sizeof *basis, "a basis of the residual stream", error);
+    return basis != NULL && rotation_gather(&gathering, basis, error) &&
+           dense_eigen(&threads, size, basis, values, error) && put_weights(run, basis, plan, error);
+}
+
+/* LlamaConfig of transformers refuses a hidden size that the number of query heads does not divide, whatever head_dim says. */
+static size_t choose_step(const json_t *round_to, const struct model_config *config)
+{
+    if (json_is_integer(round_to)) {
+        return (size_t)json_integer_value(round_to);
+    }
+    size_t heads = strcmp(config->model_type, "llama") == 0 ? config->head_count : 1;
+    size_t step = 8;
+    while (step % heads != 0) {
+        step += 8;
+    }
+    return step;
+}
+
+static bool slicegpt_decide(struct prune_run *run, const struct prune_target *target, struct plan *ret_plan,
+                            struct error *error)
+{
+    size_t step = choose_step(json_object_get(run->parameters, "round_to"), &run->inventory->config);
+    if (prune_target_reached(target, ret_plan, run->inventory)) {
+        return true; /* without removing anything */
+    }
+    for (size_t layer = 0; layer < run->inventory->config.layer_count; layer++) {
+        if (prune_is_skipped(run, layer)) {
+            return error_set_field(error, ERROR_UNSUPPORTED, "/layers/skip",
+                                   "method slicegpt changes every layer, so none can be skipped");
+        }
+    }
+    if (!rotation_check(&run->inventory->config, error) ||
+        !choose_width(ret_plan, run, target, step, error)) {
+        return false;
+    }
+    if (!rotate(run, ret_plan, error)) {
+        plan_clear_widths(ret_plan);
+        return false;
+    }
+    return true;
+}
+
+/* The basis, three matrices of its size while eigenvectors are made; or Gram matrices, or weights beside it. */
+static uint64_t slicegpt_bytes(const struct inventory *inventory, const struct prune_pass *pass)
+{
+    (void)pass;
+    uint64_t size = inventory->config.hidden_size;
+    uint64_t matrix = size * size * sizeof(double);
+    uint64_t gather = matrix + 2 * DENSE_BLOCK_ROWS * size * sizeof(float);
+    uint64_t put = rotation_put_bytes(&inventory->config);
+    uint64_t most = 2 * matrix > gather ? 2 * matrix : gather;
+    return matrix + (most > put ? most : put);
+}
+
+const struct prune_method prune_method_slicegpt = {
+    .name = "slicegpt",
+    .summary = "Rotates the residual stream onto its principal axes and slices the hidden size.",
+    .reference = "Ashkboos et al. 2024, SliceGPT, arXiv 2401.15024, with a single rotation",
+    .needs = PRUNE_NEED_CALIBRATION | PRUNE_NEED_MODEL,
+    .traits = PRUNE_TRAIT_REPLACE,
+    .params = params,
+    .param_count = sizeof params / sizeof params[0],
+    .decide = slicegpt_decide,
+    .pass_bytes = slicegpt_bytes,
+};
