@@ -183,4 +183,5 @@ const struct prune_method prune_method_adapt_pruner = {
     .default_compensation = "none",
     .choose = choose,
     .score = adapt_pruner_score,
+    .standardises = true,
 };

@@ -125,4 +125,5 @@ const struct prune_method prune_method_cfsp = {
     .default_compensation = "none",
     .choose = choose,
     .score = cfsp_score,
+    .standardises = true,
 };

@@ -41,4 +41,5 @@ const struct prune_method prune_method_magnitude_sp = {
     .default_compensation = "none",
     .choose = choose,
     .score = magnitude_sp_score,
+    .standardises = true,
 };

@@ -170,5 +170,6 @@ const struct prune_method prune_method_minitron = {
     .default_compensation = "none",
     .choose = choose,
     .score = minitron_score,
+    .standardises = true,
     .ranks_within_groups = true,
 };

@@ -13,7 +13,7 @@ static const struct param_spec params[] = {
      .flags = PARAM_OPEN_MIN,
      .min = 0,
      .max = 1000,
-     .default_json = "1",
+     .default_json = "0.01",
      .help = "lambda of the leverage, as a multiple of the mean of the Gram matrix's diagonal."},
 };
 

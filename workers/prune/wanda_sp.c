@@ -42,4 +42,5 @@ const struct prune_method prune_method_wanda_sp = {
     .default_compensation = "none",
     .choose = choose,
     .score = wanda_sp_score,
+    .standardises = true,
 };

@@ -18,7 +18,7 @@
 #include <string.h>
 
 #define STATISTICS_FILE "statistics"
-#define LEVERAGE_RATIO  0.01
+#define LEVERAGE_RATIO  0.01 /* where the method has no parameter leverage_ratio */
 
 /* ---- what the request asks for ----------------------------------------------------------------------------------- */
 
@@ -70,10 +70,12 @@ static void fill_sweep(const struct recipe *recipe, struct sweep_options *option
 
 static bool gather(struct recipe *recipe, unsigned wanted, struct error *error)
 {
+    const json_t *ratio = json_object_get(recipe->parameters, "leverage_ratio");
     struct prune_observer observer = {.context = recipe, .progress = tell_progress};
     struct token_batch batch = {0};
     struct width_gathering gathering = {.wanted = wanted,
-                                        .leverage_ratio = LEVERAGE_RATIO,
+                                        .leverage_ratio =
+                                            json_is_number(ratio) ? json_number_value(ratio) : LEVERAGE_RATIO,
                                         .batch = &batch,
                                         .inventory = recipe->inventory,
                                         .folder = recipe->job->model_folder,
