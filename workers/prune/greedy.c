@@ -37,7 +37,9 @@ struct search {
 
 static bool is_candidate(const struct search *search, size_t unit)
 {
-    if (search->gone[unit]) {
+    if (search->gone[unit] ||
+        (search->options->is_attention_only &&
+         search->run->sublayers[search->units[unit].first].kind != SUBLAYER_ATTENTION)) {
         return false;
     }
     size_t layer = search->run->sublayers[search->units[unit].first].layer;

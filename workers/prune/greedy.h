@@ -20,6 +20,7 @@ struct greedy_options {
     enum prune_granularity granularity;
     size_t protected_layers; /* sublayers of layers below this are no candidates ... */
     size_t release_count;    /* ... until so many sublayers are gone */
+    bool is_attention_only;  /* FFNs are no candidates */
     bool is_full_curve;      /* go on past the target until nothing is left */
     size_t protected_ends;   /* first and last layers that are never candidates */
     double lazy_epsilon;     /* in (0, 1): lazy; 0: every candidate in every round */

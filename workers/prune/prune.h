@@ -144,6 +144,7 @@ struct prune_run {
     const double *sublayer_cosines;    /* [sublayer_count], PRUNE_NEED_SUBLAYER_COSINES */
     const double *span_angles;         /* [prune_span_count], PRUNE_NEED_SPAN_ANGLES */
     struct prune_evaluator *evaluator; /* PRUNE_NEED_EVALUATOR */
+    struct model *model;               /* that it runs, for taps that mask; NULL: none */
     const struct plan *given;          /* PRUNE_NEED_PLAN */
     const struct prune_layers *layers; /* NULL: the request says nothing of layers */
     /* PRUNE_TRAIT_CURVE: the curve that an earlier search with the same scores ended with; the search goes on from its end. NULL: none.

@@ -10,6 +10,7 @@
 #include "base/memory.h"
 #include "workers/model/source.h"
 #include "workers/model/tap.h"
+#include "workers/prune/prefix.h"
 #include "workers/prune/prune.h"
 #include "workers/prune/width.h"
 #include "workers/prune/width_score.h"
@@ -33,6 +34,8 @@ struct world {
     struct source *source;
     struct sublayer *sublayers;
     struct width_statistics *statistics;
+    struct prefix_evaluator *evaluator; /* NULL: the method needs none */
+    struct objective_text text;
     json_t *parameters, *allocation;
     struct prune_run run;
 };
@@ -40,6 +43,7 @@ struct world {
 static void world_finish(struct world *world)
 {
     width_statistics_destroy(world->statistics);
+    prefix_evaluator_destroy(world->evaluator);
     source_destroy(world->source);
     model_destroy(world->model);
     pool_destroy(world->pool);
@@ -93,6 +97,17 @@ static void world_start(struct world *world, const struct golden *golden, const 
                                     .weights = world->source,
                                     .pool = world->pool,
                                     .work_folder = golden->folder};
+    if ((method->needs & PRUNE_NEED_EVALUATOR) != 0) {
+        struct prefix_options options;
+        prefix_options_read(world->parameters, &options);
+        world->text = (struct objective_text){.batch = golden->batch};
+        world->evaluator = prefix_evaluator_create(world->model, &world->text, &options, &error);
+        if (world->evaluator == NULL) {
+            fail_msg("%s: %s: %s", golden->name, method->name, error.message);
+        }
+        world->run.evaluator = prefix_evaluator_interface(world->evaluator);
+        world->run.model = world->model;
+    }
 }
 
 static bool has_kind(const struct world *world)
@@ -298,13 +313,16 @@ static void check_ratio(struct world *world, double ratio, double *ret_achieved)
         assert_true(plan_is_empty(plan));
         return;
     }
-    assert_true(plan_has_widths(plan));
+    assert_true(plan_has_widths(plan) || plan->removed_count > 0);
     check_choice(world, plan);
     check_narrowed(world, plan);
     assert_true(world->run.method->decide(&world->run, &target, again, &error));
     JSON_OWNED first = plan_format(plan, golden->inventory);
     JSON_OWNED second = plan_format(again, golden->inventory);
     assert_true(json_equal(first, second));
+    if (world->evaluator != NULL) {
+        return; /* how many sublayers go follows from the target */
+    }
     /* Asked for what it reached, it does the same: the first point past the target. */
     OWNED(plan) exact = plan_create(world->run.sublayer_count);
     target.ratio = size.sparsity_ratio;
@@ -332,7 +350,7 @@ static void check_method(const struct golden *golden, const struct prune_method 
     for (size_t i = 0; i < sizeof ratios / sizeof ratios[0]; i++) {
         double achieved = 0;
         check_ratio(&world, ratios[i], &achieved);
-        assert_true(achieved >= before);
+        assert_true(achieved >= before || world.evaluator != NULL);
         before = achieved;
     }
     world_finish(&world);
@@ -342,8 +360,8 @@ static void every_method_holds_its_contract(void **state)
 {
     const struct golden *golden = *state;
     for (const struct prune_method *const *method = prune_methods(); *method != NULL; method++) {
-        bool is_alone = ((*method)->needs & (unsigned)~(PRUNE_NEED_CALIBRATION | PRUNE_NEED_WIDTH)) == 0;
-        if (((*method)->traits & PRUNE_TRAIT_WIDTH) != 0 && is_alone) {
+        bool is_judged = ((*method)->needs & PRUNE_NEED_EVALUATOR) != 0; /* by a head, which encoders lack */
+        if (((*method)->traits & PRUNE_TRAIT_WIDTH) != 0 && !(is_judged && golden->is_encoder)) {
             check_method(golden, *method, "{}", NULL);
         }
     }
@@ -374,10 +392,79 @@ static void parameters_and_allocations_do_too(void **state)
     }
 }
 
+/* ---- two_ssp's second stage --------------------------------------------------------------------------------------- */
+
+static double nll_of(const struct golden *golden, struct model *model, const struct hidden *hidden)
+{
+    double sum = 0;
+    for (size_t s = 0; s < golden->batch.sequence_count; s++) {
+        OWNED_MEMORY float *logits = golden_take_values(golden, model, hidden, s);
+        for (size_t t = 0; t + 1 < golden->sequences[s].count; t++) {
+            const float *row = logits + t * golden->width;
+            double most = -INFINITY, all = 0;
+            for (size_t v = 0; v < golden->width; v++) {
+                most = fmax(most, (double)row[v]);
+            }
+            for (size_t v = 0; v < golden->width; v++) {
+                all += exp((double)row[v] - most);
+            }
+            sum += most + log(all) - (double)row[golden->sequences[s].tokens[t + 1]];
+        }
+    }
+    return sum;
+}
+
+/* Each attention in turn taken out of the narrowed model itself. */
+static void check_attention(const struct world *world, const struct plan *plan)
+{
+    const struct golden *golden = world->golden;
+    struct error error = {0};
+    OWNED(plan) narrow = plan_copy(plan);
+    plan_cut(narrow, 0);
+    OWNED(inventory) inventory = plan_apply(narrow, golden->inventory, &error);
+    assert_non_null(inventory);
+    struct model_options options = {.dtype = DTYPE_F32, .pool = world->pool};
+    OWNED(model) model = model_open(inventory, golden->folder, &options, &error);
+    assert_non_null(model);
+    OWNED_MEMORY bool *removed = memory_create(world->run.sublayer_count, sizeof *removed);
+    double least = INFINITY, chosen = INFINITY;
+    for (size_t i = 0; i < world->run.sublayer_count; i++) {
+        if (world->sublayers[i].kind == SUBLAYER_ATTENTION) {
+            removed[i] = true;
+            OWNED(hidden) hidden = run_model(model, &golden->batch, removed);
+            double nll = nll_of(golden, model, hidden);
+            least = fmin(least, nll);
+            chosen = plan->removed[i] ? nll : chosen;
+            removed[i] = false;
+        }
+    }
+    assert_true(isfinite(chosen) && chosen <= least * (1 + 1e-6));
+}
+
+static void two_ssp_removes_the_attention_that_the_narrowed_model_misses_least(void **state)
+{
+    const struct golden *golden = *state;
+    struct world world;
+    struct error error = {0};
+    if (golden->is_encoder) {
+        return;
+    }
+    world_start(&world, golden, prune_method_find("two_ssp"), "{\"attention_sublayers\": 1}", NULL);
+    struct prune_target target = {.kind = PRUNE_TARGET_SPARSITY, .ratio = 0.4};
+    OWNED(plan) plan = plan_create(world.run.sublayer_count);
+    if (!world.run.method->decide(&world.run, &target, plan, &error)) {
+        fail_msg("%s: %s", golden->name, error.message);
+    }
+    assert_int_equal(plan->removed_count, 1);
+    check_attention(&world, plan);
+    world_finish(&world);
+}
+
 static void test_family(void **state)
 {
     every_method_holds_its_contract(state);
     parameters_and_allocations_do_too(state);
+    two_ssp_removes_the_attention_that_the_narrowed_model_misses_least(state);
 }
 
 int main(void)
