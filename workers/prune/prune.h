@@ -144,7 +144,6 @@ struct prune_run {
     const double *sublayer_cosines;    /* [sublayer_count], PRUNE_NEED_SUBLAYER_COSINES */
     const double *span_angles;         /* [prune_span_count], PRUNE_NEED_SPAN_ANGLES */
     struct prune_evaluator *evaluator; /* PRUNE_NEED_EVALUATOR */
-    struct model *model;               /* that it runs, for taps that mask; NULL: none */
     const struct plan *given;          /* PRUNE_NEED_PLAN */
     const struct prune_layers *layers; /* NULL: the request says nothing of layers */
     /* PRUNE_TRAIT_CURVE: the curve that an earlier search with the same scores ended with; the search goes on from its end. NULL: none.
@@ -159,7 +158,8 @@ struct prune_run {
     const struct source *weights;              /* of the inventory, for scores that read weights themselves */
     struct pool *pool;
     const char *work_folder; /* for files of the plan (patch.h) */
-    /* PRUNE_NEED_MODEL: for passes of the method's own, over the calibration batch, with this for states: */
+    /* PRUNE_NEED_MODEL: for passes of the method's own, over the calibration batch, with this for states. With an evaluator it is the model
+     * that the evaluator runs, for taps that mask. */
     struct model *model;
     const struct token_batch *batch;
     struct sweep_options sweep;

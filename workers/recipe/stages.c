@@ -495,7 +495,6 @@ bool recipe_decide(struct recipe *recipe, const struct prune_target *target, con
         .sublayer_cosines = sublayer_cosines,
         .span_angles = span_angles,
         .evaluator = evaluator != NULL ? prefix_evaluator_interface(evaluator) : NULL,
-        .model = evaluator != NULL ? recipe->model : NULL,
         .given = recipe->given,
         .layers = recipe->layers,
         .curve = curve,
