@@ -471,7 +471,9 @@ void plan_measure_widths(const struct plan *plan, const struct inventory *invent
         if (is_owned && plan->removed[owner.sublayer]) {
             continue;
         }
-        kept += is_owned && owner.role == TENSOR_ROLE_WEIGHT && !tensor->is_extra ? elements : 0;
+        bool is_added =
+            tensor->edit != NULL && tensor->edit->is_zero; /* a bias: new, so not of what could go */
+        kept += is_owned && owner.role == TENSOR_ROLE_WEIGHT && !tensor->is_extra && !is_added ? elements : 0;
         size->parameter_count += plan_is_counted(&derived->config, tensor) ? elements : 0;
         size->weight_bytes +=
             elements * (element_bytes > 0 ? element_bytes : dtype_bytes(inventory_kept_dtype(tensor)));

@@ -152,6 +152,7 @@ struct prune_run {
     /* Width methods: */
     /* How far the model with these widths is from the original; allocations that search ask it. NULL: none of them. */
     struct width_judge *judge;
+    bool adds_biases; /* compensation may add some: they count, where the family can say them */
     const double *sublayer_milliseconds; /* [sublayer_count], measured; NULL: cost is not milliseconds */
     const struct width_statistics *statistics; /* what the method's `statistics` names */
     const json_t *allocation;                  /* the body's member, resolved; NULL: the method's default */

@@ -274,7 +274,10 @@ static struct plan *plan_of_counts(const struct decision *decision, const size_t
 static bool reach(void *context, const size_t *kept, bool *ret_is_reached, struct error *error)
 {
     const struct decision *decision = context;
+    const struct model_config *config = &decision->run->inventory->config;
     OWNED(plan) plan = plan_of_counts(decision, kept, false);
+    plan->adds_attention_bias = decision->run->adds_biases && plan_can_add_bias(config, true);
+    plan->adds_ffn_bias = decision->run->adds_biases && plan_can_add_bias(config, false);
     if (!cancel_check(decision->run->cancel, error)) {
         return false;
     }

@@ -181,6 +181,8 @@ bool recipe_open_widths(struct recipe *recipe, const struct prune_target *target
         return false;
     }
     width->folder = recipe_plan_folder(recipe, target);
+    const char *compensation = recipe_compensation(recipe->method, recipe->spec);
+    run->adds_biases = strcmp(compensation, "none") != 0 && strcmp(compensation, "ls") != 0;
     run->statistics = recipe->statistics;
     run->allocation = allocation;
     run->weights = width->weights;
