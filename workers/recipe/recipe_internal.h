@@ -128,7 +128,7 @@ struct scores {
     json_t *before;  /* owned: the checkpoint before scoring, shallow */
     json_t *members; /* owned: what of the checkpoint is kept */
     size_t kept_points;
-    bool has_members, is_file_found, is_written; /* is_file_found: scores_path's file was of use */
+    bool has_members, is_file_found, is_written; /* is_file_found: the statistics were there */
 };
 
 struct recipe {
@@ -278,8 +278,8 @@ bool scores_take(struct recipe *recipe, struct error *error) MUST_USE;
 /* After scoring and after the search: what is new is kept. A failure is a warning. */
 void scores_keep_members(struct recipe *recipe);
 void scores_keep_curve(struct recipe *recipe, const struct plan *curve);
-/* For statistics too large for JSON: where their file is kept; owned, NULL: nowhere. The file guards itself. */
-char *scores_path(const struct recipe *recipe, const char *suffix) MUST_USE;
+/* Statistics of width methods are a file that guards itself, shared by all that want the same: where it is kept. Owned; NULL: nowhere. */
+char *scores_statistics_path(const struct recipe *recipe, unsigned wanted) MUST_USE;
 /* {"cache": "off", "miss", "hit" or "extended", "key", "seconds"}. Owned. */
 json_t *scores_format(const struct recipe *recipe) MUST_USE;
 void scores_finish(struct scores *scores);

@@ -46,7 +46,8 @@ static json_t *list_skipped(const struct prune_layers *layers)
     return list;
 }
 
-static json_t *make_key(const struct recipe *recipe)
+/* What every score depends on. */
+static json_t *make_base_key(const struct recipe *recipe)
 {
     const struct windows *windows = recipe->windows;
     char sha256[65];
@@ -56,24 +57,40 @@ static json_t *make_key(const struct recipe *recipe)
     json_put_text(key, "model", recipe->model_sha256);
     json_put_text(key, "windows", sha256);
     json_put_i64(key, "window_tokens", (int64_t)windows->window_tokens);
+    json_put_text(key, "machine", recipe->machine.identity);
+    return key;
+}
+
+static json_t *make_key(const struct recipe *recipe)
+{
+    json_t *key = make_base_key(recipe);
     json_put_text(key, "method", recipe->method_name);
     json_put(key, "parameters", without_late(recipe));
     json_put(key, "skip", list_skipped(recipe->layers));
-    json_put_text(key, "machine", recipe->machine.identity);
     if ((recipe->method->traits & PRUNE_TRAIT_SEEDED) != 0) {
         json_put_i64(key, "seed", (int64_t)recipe->seed);
     }
     return key;
 }
 
-char *scores_path(const struct recipe *recipe, const char *suffix)
+static char *make_path(const struct recipe *recipe, const char *sha256, const char *suffix)
+{
+    FINISHED(text) name = {0};
+    text_append_format(&name, "%s.%s", sha256, suffix);
+    return file_join(recipe->job->cache_folder, name.bytes);
+}
+
+char *scores_statistics_path(const struct recipe *recipe, unsigned wanted)
 {
     if (recipe->scores.key == NULL) {
         return NULL;
     }
-    FINISHED(text) name = {0};
-    text_append_format(&name, "%s.%s", recipe->scores.sha256, suffix);
-    return file_join(recipe->job->cache_folder, name.bytes);
+    JSON_OWNED key = make_base_key(recipe);
+    json_put_i64(key, "statistics", (int64_t)wanted);
+    OWNED_MEMORY char *text = json_format(key, false);
+    char sha256[65];
+    sha256_hex_of(text, strlen(text), sha256);
+    return make_path(recipe, sha256, "statistics");
 }
 
 /* ---- reading ----------------------------------------------------------------------------------------------------- */
@@ -81,9 +98,9 @@ char *scores_path(const struct recipe *recipe, const char *suffix)
 /* Owned; NULL for what is absent, damaged or another's. */
 static json_t *load_entry(const struct recipe *recipe)
 {
-    OWNED_MEMORY char *path = scores_path(recipe, "scores");
+    OWNED_MEMORY char *path = make_path(recipe, recipe->scores.sha256, "scores");
     size_t count = 0;
-    OWNED_MEMORY char *bytes = path != NULL ? file_load(path, SCORES_LIMIT_BYTES, &count, NULL) : NULL;
+    OWNED_MEMORY char *bytes = file_load(path, SCORES_LIMIT_BYTES, &count, NULL);
     char *newline = bytes != NULL ? memchr(bytes, '\n', count) : NULL;
     if (newline == NULL) {
         return NULL;
@@ -179,14 +196,14 @@ static void save_entry(struct recipe *recipe, json_t *curve)
     FINISHED(text) file = {0};
     text_append_format(&file, "%s %d %s %zu\n", SCORES_MAGIC, SCORES_VERSION, sha256, length);
     text_append_bytes(&file, json, length);
-    OWNED_MEMORY char *path = scores_path(recipe, "scores");
+    OWNED_MEMORY char *path = make_path(recipe, recipe->scores.sha256, "scores");
     if (file.length > SCORES_LIMIT_BYTES || !file_save(path, file.bytes, file.length, 0644, &error)) {
         recipe_warn(recipe, "the scores could not be kept: %s",
                     error.code != ERROR_NONE ? error.message : "they are too large");
     }
 }
 
-/* What the score stage has left in the checkpoint since scores_take. */
+/* What the score stage has left in the checkpoint since scores_take, but for the mark of a file in the work folder. */
 static json_t *new_members(const struct recipe *recipe)
 {
     json_t *members = json_object();
@@ -194,7 +211,7 @@ static json_t *new_members(const struct recipe *recipe)
     json_t *value;
     json_object_foreach(recipe->done, name, value)
     {
-        if (json_object_get(recipe->scores.before, name) == NULL) {
+        if (json_object_get(recipe->scores.before, name) == NULL && strcmp(name, "statistics") != 0) {
             json_put(members, name, json_incref(value));
         }
     }

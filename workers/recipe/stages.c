@@ -513,15 +513,15 @@ bool recipe_decide(struct recipe *recipe, const struct prune_target *target, con
     if (recipe->model != NULL) {
         recipe->work = model_get_work(recipe->model);
     }
+    if (evaluator != NULL) {
+        json_put(recipe->done, "search_work", run.evaluator->describe(run.evaluator->context));
+    }
     prefix_evaluator_destroy(evaluator); /* it holds states of the model, which a repair closes */
     evaluator = NULL;
     is_good = is_good && recipe_repair(recipe, target, plan, error) &&
               recipe_keep_plan(recipe, target, plan, error);
     if (is_good) {
         *ret_plan = TAKE(plan);
-    }
-    if (evaluator != NULL) {
-        json_put(recipe->done, "search_work", run.evaluator->describe(run.evaluator->context));
     }
     return is_good;
 }

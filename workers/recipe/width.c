@@ -109,8 +109,23 @@ bool recipe_gather_widths(struct recipe *recipe, struct error *error)
         recipe->statistics = width_statistics_load(path, error);
         return recipe->statistics != NULL;
     }
-    if (!gather(recipe, wanted, error) || !width_statistics_save(recipe->statistics, path, error)) {
+    OWNED_MEMORY char *kept = scores_statistics_path(recipe, wanted);
+    recipe->statistics = kept != NULL ? width_statistics_load(kept, NULL) : NULL;
+    if (recipe->statistics != NULL) {
+        recipe->scores.is_file_found = true;
+        (void)file_system->touch(kept);
+    } else if (!gather(recipe, wanted, error)) {
         return false;
+    }
+    if (!width_statistics_save(recipe->statistics, path, error)) {
+        return false;
+    }
+    struct error cause = {0};
+    if (kept != NULL && !recipe->scores.is_file_found) {
+        recipe->scores.is_written = true;
+        if (!width_statistics_save(recipe->statistics, kept, &cause)) {
+            recipe_warn(recipe, "the statistics could not be kept: %s", cause.message);
+        }
     }
     json_put(recipe->done, "statistics", json_true());
     return recipe_save(recipe, error);
