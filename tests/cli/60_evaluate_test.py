@@ -2,11 +2,13 @@
 """What an evaluation measures besides perplexity: tasks of every kind and shape, with their options and faults."""
 import json
 import os
+import signal
 import sys
+import time
 
-from command import load, main, pruning, run, world
+from command import load, main, pruning, run, stop, sums, world, write_text
 
-HELPERS = ("main", "evaluation", "write")
+HELPERS = ("main", "evaluation", "place", "saved_at", "write", "write_text")
 
 
 def write(folder, name, records):
@@ -109,6 +111,68 @@ def speed_comes_with_memory_and_how_it_was_measured(folder):
             assert speed["prefill_tokens_per_second"] > 0 and speed["decode_tokens_per_second"] > 0 and speed["runs"] == 5
             assert memory["peak_bytes"] == memory["process_peak_bytes"] - memory["process_before_bytes"] and "VmHWM" in memory["how"]
             assert evaluation[side]["peak_rss_bytes"] >= memory["process_peak_bytes"]
+
+
+def place(out):
+    """(parts that are finished, batches' worth inside the current one) of an interrupted job's checkpoint."""
+    with open(os.path.join(out, ".work", "checkpoint"), "rb") as file:
+        saved = json.loads(file.read().split(b"\n", 1)[1])
+    finished = inside = 0
+    for side in ("model", "before", "after"):
+        measured = saved.get(side, {})
+        finished += len(measured.get("parts", {}))
+        if "place" in measured:
+            inside = measured["place"].get("done", len(measured["place"].get("sums", [])))
+    return finished, inside
+
+
+def saved_at(path):
+    try:
+        return os.stat(path).st_mtime_ns
+    except FileNotFoundError:  # not yet, or between two renames
+        return None
+
+
+def an_interrupted_measurement_goes_on_where_it_stopped(folder):
+    """SIGTERM and SIGKILL as soon as a save is seen, again and again; each attempt gets further, and the end is the same digits."""
+    w = world(folder, layers=16)
+    text = write_text(os.path.join(folder, "long.txt"), words=12000)
+    picks = write(folder, "picks.jsonl", [{"query": "the cat %d" % i, "choices": ["and", "ran on"], "gold": i % 2} for i in range(300)])
+    tasks = [{"name": "pick", "source": picks, "kind": "choice"}]
+    evaluated = {"type": "evaluation", "model": w["model"],
+                 "evaluation": {"text": {"source": text}, "window_tokens": 64, "tasks": tasks, "prompts": ["the"], "speed": False}}
+    pruned = pruning(w, "last_blocks", target={"num_layers": 15})
+    del pruned["calibration"]
+    pruned["evaluation"] = {**evaluated["evaluation"], "divergence_tokens": 20000, "protocols": ["gptq"]}
+    for name, spec, number in (("evaluated", evaluated, signal.SIGTERM), ("pruned", pruned, signal.SIGKILL), ("drained", pruned, signal.SIGTERM)):
+        whole = os.path.join(folder, "whole-" + name)
+        run(spec, whole)
+        out, places = os.path.join(folder, name), []
+        for attempt in range(200):
+            path = os.path.join(out, ".work", "checkpoint")
+            seen = saved_at(path)
+            process = run(spec, out, *(["--resume"] if attempt else []), wait=False)
+            while attempt < 6 and process.poll() is None:
+                now = saved_at(path)
+                if now != seen and now is not None:
+                    break
+                time.sleep(0.001)
+            if attempt < 6:
+                stop(process, number)
+            process.communicate(timeout=300)
+            if process.returncode == 0:
+                break
+            assert process.returncode in (3, -signal.SIGKILL), process.returncode
+            places.append(place(out))
+        assert places and places == sorted(places), places
+        if number == signal.SIGTERM:  # a drain finishes its batch and saves
+            assert len(set(places)) == len(places), places
+        assert process.returncode == 0 and sums(out) == sums(whole)
+        ours, theirs = load(out, "report.json")["evaluation"], load(whole, "report.json")["evaluation"]
+        for report in (ours, theirs):
+            for side in report.values():
+                side.pop("peak_rss_bytes", None)
+        assert ours == theirs and load(out, "report.json")["resources"]["is_resumed"]
 
 
 if __name__ == "__main__":

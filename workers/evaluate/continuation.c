@@ -89,37 +89,61 @@ static void describe(const struct tokenizer *tokenizer, const struct generation 
     put_figures(object, &figures);
 }
 
-static bool write_one(struct model *model, const struct tokenizer *tokenizer, const char *prompt,
-                      size_t max_tokens, const struct evaluate_control *control, json_t *object,
-                      struct error *error)
+/* Prompts and where their continuations go. */
+struct writer {
+    struct model *model;
+    const struct tokenizer *tokenizer;
+    const struct evaluate_control *control;
+    struct tokens *ids;             /* [count] */
+    struct generation *generations; /* [count] */
+    size_t count;
+};
+
+/* Of a prompt that is too long, the end is kept. */
+static bool prepare(struct writer *writer, size_t index, const char *prompt, size_t max_tokens,
+                    struct error *error)
 {
-    const struct model_config *config = model_get_config(model);
-    size_t context = config->context_tokens > 1 ? config->context_tokens : 2;
-    FINISHED(tokens) ids = {0};
-    if (!task_encode_start(model, tokenizer, prompt, strlen(prompt), &ids, error)) {
-        return false;
+    size_t context = model_get_config(writer->model)->context_tokens;
+    context = context > 1 ? context : 2;
+    struct tokens *ids = &writer->ids[index];
+    if (!task_encode_start(writer->model, writer->tokenizer, prompt, strlen(prompt), ids, error)) {
+        return error_prefix(error, "prompt %zu: ", index + 1);
     }
     size_t room = max_tokens < context ? max_tokens : context - 1;
-    size_t kept =
-        ids.count > context - room ? context - room : ids.count; /* of a prompt that is too long, the end */
-    OWNED_MEMORY int32_t *tokens = memory_create(room + 1, sizeof *tokens);
-    struct generation generation = {
-        .prompt = ids.ids + (ids.count - kept), .prompt_count = kept, .tokens = tokens, .max_tokens = room};
+    size_t kept = ids->count > context - room ? context - room : ids->count;
+    writer->generations[index] = (struct generation){.prompt = ids->ids + (ids->count - kept),
+                                                     .prompt_count = kept,
+                                                     .tokens = memory_create(room + 1, sizeof(int32_t)),
+                                                     .max_tokens = room};
+    return true;
+}
+
+static bool generate(struct writer *writer, size_t first, size_t count, struct error *error)
+{
+    const struct model_config *config = model_get_config(writer->model);
+    return cancel_check_now(writer->control->cancel, error) &&
+           model_generate(writer->model, writer->control->removed, writer->generations + first, count,
+                          config->eos_tokens, config->eos_token_count, error);
+}
+
+/* All side by side, so that streamed weights are read once a step. Where states are not finite, one by one: which are it? */
+static bool write_all(struct writer *writer, json_t *list, struct error *error)
+{
     struct error cause = {0};
-    if (model_generate(model, control->removed, &generation, 1, config->eos_tokens, config->eos_token_count,
-                       &cause)) {
-        describe(tokenizer, &generation, object);
-        return true;
+    bool is_together = generate(writer, 0, writer->count, &cause);
+    for (size_t i = 0; i < writer->count; i++) {
+        json_t *object = json_array_get(list, i);
+        if (is_together || (cause.code == ERROR_NUMERIC && generate(writer, i, 1, &cause))) {
+            describe(writer->tokenizer, &writer->generations[i], object);
+        } else if (cause.code == ERROR_NUMERIC) {
+            json_put_text(object, "error", cause.message);
+            json_put(object, "is_degenerate", json_true());
+        } else {
+            *error = cause;
+            return false;
+        }
     }
-    if (cause.code == ERROR_NUMERIC) {
-        json_put_text(object, "error", cause.message);
-        json_put(object, "is_degenerate", json_true());
-        return true;
-    }
-    if (error != NULL) {
-        *error = cause;
-    }
-    return false;
+    return true;
 }
 
 bool continuation_measure(struct model *model, const struct tokenizer *tokenizer, const json_t *prompts,
@@ -127,17 +151,30 @@ bool continuation_measure(struct model *model, const struct tokenizer *tokenizer
                           struct error *error)
 {
     JSON_OWNED list = json_array();
-    for (size_t i = 0; i < json_array_size(prompts); i++) {
+    struct error local = {0};
+    error = error != NULL ? error : &local;
+    struct writer writer = {
+        .model = model, .tokenizer = tokenizer, .control = control, .count = json_array_size(prompts)};
+    writer.ids = memory_create(writer.count + 1, sizeof *writer.ids);
+    writer.generations = memory_create(writer.count + 1, sizeof *writer.generations);
+    bool is_good = true;
+    for (size_t i = 0; i < writer.count && is_good; i++) {
         const char *prompt = json_string_value(json_array_get(prompts, i));
         json_t *object = json_object();
         (void)json_array_append_new(list, object);
         json_put_text(object, "prompt", prompt);
-        if (!cancel_check_now(control->cancel, error) ||
-            !write_one(model, tokenizer, prompt, max_tokens, control, object, error)) {
-            return false;
-        }
-        score_progress(control, "continuations", i + 1, json_array_size(prompts), "prompts");
+        is_good = prepare(&writer, i, prompt, max_tokens, error);
     }
-    *ret_list = TAKE(list);
-    return true;
+    is_good = is_good && write_all(&writer, list, error);
+    if (is_good) {
+        score_progress(control, "continuations", writer.count, writer.count, "prompts");
+        *ret_list = TAKE(list);
+    }
+    for (size_t i = 0; i < writer.count; i++) {
+        tokens_finish(&writer.ids[i]);
+        free(writer.generations[i].tokens);
+    }
+    free(writer.ids);
+    free(writer.generations);
+    return is_good;
 }

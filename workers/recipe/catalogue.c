@@ -175,7 +175,8 @@ static const struct param_spec evaluation_members[] = {
      .members = &prompt_item,
      .member_count = 1,
      .help =
-         "Texts that each model continues greedily in the report; three of ours unless given, none for []."},
+         "Texts that each model continues greedily in the report; three of ours unless given (none where weights are streamed), none "
+         "for []."},
     {.name = "speed",
      .type = PARAM_BOOL,
      .default_json = "true",

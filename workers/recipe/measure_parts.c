@@ -202,7 +202,7 @@ bool measure_divergence(struct recipe *recipe, struct side *side, struct error *
 
 /* ---- continuations ----------------------------------------------------------------------------------------------- */
 
-/* Asked for in the spec; null there: a few of ours wherever the job has a tokenizer. */
+/* Asked for in the spec; null there: a few of ours wherever the job has a tokenizer (and holds its weights). */
 static json_t *list_prompts(const struct recipe *recipe)
 {
     static const char *const ours[] = {"The capital of France is", "Once upon a time, there was a",
@@ -235,6 +235,10 @@ bool measure_continuations(struct recipe *recipe, struct side *side, struct erro
     JSON_OWNED prompts = list_prompts(recipe);
     JSON_OWNED part = json_object();
     json_t *list = NULL;
+    bool is_asked = json_is_array(json_object_get(json_object_get(recipe->spec, "evaluation"), "prompts"));
+    if (!is_asked && !model_is_resident(side->model)) { /* each token would read the whole model */
+        return measure_finish_part(recipe, side, part, "continuations", error);
+    }
     struct evaluate_control control = measure_control(recipe, side, NULL, NULL);
     if (!continuation_measure(side->model, recipe->tokenizer, prompts, CONTINUATION_TOKENS, &control, &list,
                               error)) {

@@ -132,6 +132,8 @@ static void read_needs(const struct inventory *inventory, const json_t *spec, si
         needs.has_generation = needs.has_generation || (kind != NULL && strcmp(kind, "generate") == 0);
         needs.has_choices = needs.has_choices || (kind != NULL && strcmp(kind, "choice") == 0);
     }
+    needs.has_generation =
+        needs.has_generation || json_array_size(json_object_get(evaluation, "prompts")) > 0;
     needs.has_divergence =
         needs.method != NULL && has_text && get_integer(evaluation, "divergence_tokens", 0) > 0;
     struct recipe_compute compute;
