@@ -244,7 +244,8 @@ static struct hidden *run_model(struct model *model, const struct token_batch *b
     return hidden;
 }
 
-static void check_narrowed(struct world *world, const struct plan *plan)
+/* is_masked: beside the source with what goes set to zero; else beside the source as it is. */
+static void check_narrowed(struct world *world, const struct plan *plan, bool is_masked)
 {
     const struct golden *golden = world->golden;
     struct error error = {0};
@@ -274,7 +275,7 @@ static void check_narrowed(struct world *world, const struct plan *plan)
     struct mask mask = {plan, golden->inventory->config.head_size};
     unsigned points = 1u << TAP_HEADS | 1u << TAP_CHANNELS;
     struct model_tap tap = {.context = &mask, .points = points, .changed = points, .visit = apply_mask};
-    model_set_tap(world->model, &tap);
+    model_set_tap(world->model, is_masked ? &tap : NULL);
     OWNED(hidden) masked = run_model(world->model, &golden->batch, plan->removed);
     model_set_tap(world->model, NULL);
     OWNED_MEMORY float *should = memory_create(count, sizeof *should);
@@ -285,7 +286,7 @@ static void check_narrowed(struct world *world, const struct plan *plan)
         largest = fmax(largest, fabs((double)should[i]));
     }
     if (most > 1e-5 * fmax(1, largest)) {
-        fail_msg("%s: %s: narrowed and masked differ by %g", golden->name, world->run.method->name, most);
+        fail_msg("%s: %s: narrowed and source differ by %g", golden->name, world->run.method->name, most);
     }
 }
 
@@ -315,7 +316,7 @@ static void check_ratio(struct world *world, double ratio, double *ret_achieved)
     }
     assert_true(plan_has_widths(plan) || plan->removed_count > 0);
     check_choice(world, plan);
-    check_narrowed(world, plan);
+    check_narrowed(world, plan, true);
     assert_true(world->run.method->decide(&world->run, &target, again, &error));
     JSON_OWNED first = plan_format(plan, golden->inventory);
     JSON_OWNED second = plan_format(again, golden->inventory);
@@ -392,6 +393,122 @@ static void parameters_and_allocations_do_too(void **state)
     }
 }
 
+/* ---- channels that are zero --------------------------------------------------------------------------------------- */
+
+/* Sets rows (or columns) `first` and every fourth one after it to zero in the file, up to `end`; of a vector its elements. */
+static void zero_in_file(const struct golden *golden, enum weight_role role, size_t layer, size_t expert,
+                         bool is_of_columns, size_t first, size_t end)
+{
+    struct weight_shape shape;
+    if (!architecture_tensor(&golden->inventory->config, role, layer, expert, &shape)) {
+        return;
+    }
+    const struct inventory_tensor *tensor = inventory_find(golden->inventory, shape.name);
+    assert_non_null(tensor);
+    bool has_columns = is_of_columns != shape.is_transposed;
+    uint64_t rows = shape.rank == 2 ? shape.shape[0] : shape.count, columns = shape.count / rows;
+    size_t bytes = (size_t)(tensor->bytes / shape.count);
+    char path[700];
+    (void)snprintf(path, sizeof path, "%s/model.safetensors", golden->folder);
+    FILE *file = fopen(path, "r+b");
+    assert_non_null(file);
+    for (uint64_t r = 0; r < rows; r++) {
+        for (uint64_t c = 0; c < columns; c++) {
+            uint64_t unit = has_columns && shape.rank == 2 ? c : r;
+            if (unit >= first && unit < end && (unit - first) % 4 == 0) {
+                static const char zero[8];
+                assert_int_equal(
+                    fseek(file, (long)(tensor->offset_bytes + (r * columns + c) * bytes), SEEK_SET), 0);
+                assert_int_equal(fwrite(zero, bytes, 1, file), 1);
+            }
+        }
+    }
+    assert_int_equal(fclose(file), 0);
+}
+
+/* What goes into a quarter of all channels, and what comes of them. */
+static void zero_channels(const struct golden *golden)
+{
+    const struct model_config *config = &golden->inventory->config;
+    for (size_t layer = 0; layer < config->layer_count; layer++) {
+        size_t count = config->layers[layer].intermediate_size;
+        for (size_t e = 0; e < config->layers[layer].expert_count; e++) {
+            zero_in_file(golden, WEIGHT_EXPERT_UP, layer, e, false, 1, count);
+            zero_in_file(golden, WEIGHT_EXPERT_DOWN, layer, e, true, 1, count);
+        }
+        if (config->layers[layer].expert_count == 0) {
+            zero_in_file(golden, WEIGHT_UP, layer, 0, false, 1, count);
+            zero_in_file(golden, WEIGHT_UP_BIAS, layer, 0, false, 1, count);
+            zero_in_file(golden, WEIGHT_GATE_UP, layer, 0, false, count + 1, 2 * count);
+            zero_in_file(golden, WEIGHT_DOWN, layer, 0, true, 1, count);
+        }
+    }
+}
+
+/* A target that just these channels meet: they go, and the model computes what it did. */
+static void check_zero_channels(const struct golden *golden, const struct prune_method *method,
+                                const char *settings)
+{
+    struct world world;
+    struct error error = {0};
+    const struct model_config *config = &golden->inventory->config;
+    world_start(&world, golden, method, settings, "{\"type\": \"uniform\", \"align\": 0}");
+    OWNED(plan) wanted = plan_create(world.run.sublayer_count);
+    for (size_t i = 0; i < world.run.sublayer_count; i++) {
+        const struct model_layer *layer = &config->layers[world.sublayers[i].layer];
+        size_t lists = layer->expert_count > 0 ? layer->expert_count : 1, count = 0;
+        OWNED_MEMORY uint32_t *kept = memory_create(lists * layer->intermediate_size + 1, sizeof *kept);
+        for (size_t e = 0; e < lists; e++) {
+            for (uint32_t c = 0; c < layer->intermediate_size; c++) {
+                kept[count] = c;
+                count += c % 4 == 1 ? 0 : 1;
+            }
+        }
+        if (world.sublayers[i].kind == SUBLAYER_FFN && layer->expert_count > 0) {
+            plan_keep_expert_channels(wanted, i, kept, lists, count / lists, layer->intermediate_size);
+        } else if (world.sublayers[i].kind == SUBLAYER_FFN) {
+            plan_keep_channels(wanted, i, kept, count, layer->intermediate_size);
+        }
+    }
+    struct plan_size size;
+    plan_measure(wanted, golden->inventory, 0, &size);
+    struct prune_target target = {.kind = PRUNE_TARGET_SPARSITY, .ratio = size.sparsity_ratio};
+    OWNED(plan) plan = plan_create(world.run.sublayer_count);
+    if (!method->decide(&world.run, &target, plan, &error)) {
+        fail_msg("%s: %s: %s", golden->name, method->name, error.message);
+    }
+    JSON_OWNED is = plan_format(plan, golden->inventory);
+    JSON_OWNED should = plan_format(wanted, golden->inventory);
+    /* ReLU lets other channels sleep through the whole batch: they are as good. */
+    if (!json_equal(is, should) && config->activation != ACTIVATION_RELU) {
+        fail_msg("%s: %s keeps channels that are zero", golden->name, method->name);
+    }
+    check_narrowed(&world, plan, false);
+    world_finish(&world);
+}
+
+static void channels_that_are_zero_go_first(void **state)
+{
+    static const struct {
+        const char *method, *settings;
+    } cases[] = {
+        {"wanda_sp", "{\"structures\": \"channels\"}"},
+        {"magnitude_sp", "{\"structures\": \"channels\"}"},
+        {"flap", "{\"structures\": \"channels\", \"metric\": \"wifn\"}"},
+        {"flap", "{\"structures\": \"channels\"}"},
+        {"cfsp", "{}"},
+        {"cfsp", "{\"axis\": \"channel\"}"},
+        {"minitron", "{\"heads\": false}"},
+        {"adapt_pruner", "{\"structures\": \"channels\"}"},
+        {"modegpt", "{}"},
+    };
+    const struct golden *golden = *state;
+    zero_channels(golden);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        check_zero_channels(golden, prune_method_find(cases[i].method), cases[i].settings);
+    }
+}
+
 /* ---- two_ssp's second stage --------------------------------------------------------------------------------------- */
 
 static double nll_of(const struct golden *golden, struct model *model, const struct hidden *hidden)
@@ -465,6 +582,7 @@ static void test_family(void **state)
     every_method_holds_its_contract(state);
     parameters_and_allocations_do_too(state);
     two_ssp_removes_the_attention_that_the_narrowed_model_misses_least(state);
+    channels_that_are_zero_go_first(state); /* it changes the files: last */
 }
 
 int main(void)
