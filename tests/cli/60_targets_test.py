@@ -123,6 +123,66 @@ def the_gate_finds_what_an_exhaustive_scan_finds(folder):
         sums(out)
 
 
+def the_gate_finds_the_width_an_exhaustive_scan_finds(folder):
+    """Channels and heads of stories260K, repaired by least squares; every fiftieth of the weights is measured on the gate's windows."""
+    w = stories(folder)
+    with open(w["text"]) as file:
+        whole = file.read()
+    third = len(whole) // 3
+    texts = []
+    for i in range(3):
+        path = os.path.join(folder, "part%d.txt" % i)
+        with open(path, "w") as file:
+            file.write(whole[i * third:(i + 1) * third][:12000])
+        texts.append(path)
+    more = {"calibration": {"source": texts[0], "num_samples": 4, "window_tokens": 128}, "compensation": {"type": "ls"}}
+    scan = pruning(w, "wanda_sp", sweep={"sparsity": [i / 50 for i in range(1, 17)]}, **more)
+    del scan["target"]
+    scan["evaluation"] = {"text": {"source": texts[1]}, "window_tokens": 128, "protocols": ["gptq"], "speed": False}
+    scanned, _ = run(scan, os.path.join(folder, "scan"))
+    before = scanned["before"]["perplexity"]["gptq"]
+    ratios = [(p["achieved"]["sparsity_ratio"], p["perplexity"]["gptq"] / before) for p in scanned["curve"]]
+    assert len(ratios) == 16 and ratios[0][1] < 1.2 < ratios[-1][1], ratios
+    largest = max(share for share, ratio in ratios if ratio <= 1.2)
+    failing = [share for share, ratio in ratios if share > largest]
+    spec = pruning(w, "wanda_sp", target={"sparsity": 0.32}, **more)
+    spec["evaluation"] = {"text": {"source": texts[2]}, "window_tokens": 128, "speed": False}
+    spec["quality_gate"] = {"text": {"source": texts[1]}, "window_tokens": 128, "num_windows": 65536, "max_ratio": 1.2,
+                            "on_fail": "back_off"}
+    out = os.path.join(folder, "gate")
+    result, _ = run(spec, out)
+    gate = result["quality_gate"]
+    achieved = result["target"]["sparsity"]
+    assert gate["outcome"] == "backed_off" and result["target"]["requested"] == 0.32
+    assert largest - 0.02 <= achieved < min(failing) + 0.02, (achieved, largest, ratios)
+    chosen = [item for item in gate["tries"] if item["sparsity_ratio"] == achieved][-1]
+    assert chosen["passed"] and chosen["ratio"] <= 1.2 and len(gate["tries"]) <= 14, gate["tries"]
+    # What the gate measured is what is exported.
+    measured, _ = run({"type": "evaluation", "model": out, "evaluation": {**scan["evaluation"]}}, os.path.join(folder, "measured"))
+    assert abs(measured["model"]["perplexity"]["gptq"] / chosen["perplexity"] - 1) < 1e-6, (measured, chosen)
+    sums(out)
+    # The divergence is judged as well, and gives the same bytes when the job is killed in between.
+    spec["quality_gate"] = {"text": {"source": texts[1]}, "window_tokens": 128, "num_windows": 8, "metric": "kl", "max": 0.15, "on_fail": "back_off"}
+    whole_out = os.path.join(folder, "kl")
+    result, _ = run(spec, whole_out)
+    assert result["quality_gate"]["outcome"] == "backed_off", result["quality_gate"]
+    kept = [item for item in result["quality_gate"]["tries"] if item["passed"]]
+    assert max(item["kl"] for item in kept) <= 0.15
+    expected = sums(whole_out)
+    source = random.Random(5)
+    cut = os.path.join(folder, "cut")
+    for attempt in range(40):
+        process = run(spec, cut, *(["--resume"] if attempt else []), wait=False)
+        try:
+            process.communicate(timeout=source.uniform(0.2, 2.5) if attempt < 8 else 300)
+        except Exception:
+            stop(process, signal.SIGKILL)
+            process.communicate()
+        if process.returncode == 0:
+            break
+    assert process.returncode == 0 and sums(cut) == expected, attempt
+
+
 def a_gate_that_fails_ends_the_job_and_says_what_was_measured(folder):
     w = world(folder, layers=6)
     text = gate_text(folder)

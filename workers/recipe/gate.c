@@ -1,21 +1,20 @@
 /*
- * workers/recipe/gate.c: the quality gate. A plan is judged on the source's weights without what it removes, on windows of a text that
- * neither calibration nor evaluation read; nothing is written for it.
+ * workers/recipe/gate.c: the quality gate: how good a plan is. A plan is judged on the source's weights as it would leave them, on windows
+ * of a text that neither calibration nor evaluation read; nothing is exported for it.
  *
  * perplexity: exp of the mean negative log-likelihood of every token of a window but the first, over the original's (protocol gptq).
- * kl: the mean over tokens of KL(original || pruned), in nats.
- *
- * Backing off is a bisection between nothing, which passes, and the target, which does not: with n steps about log2(n) judgements.
- * It assumes that more removed is not better; where a curve is not monotone, what is found passes and its next step does not.
+ * kl: the mean over the same predictions of KL(original || pruned), in nats (divergence.h).
  */
-#include "workers/recipe/recipe_internal.h"
+#include "workers/recipe/gate.h"
 
 #include "base/check.h"
+#include "base/file.h"
 #include "base/memory.h"
 #include "workers/data/overlap.h"
+#include "workers/evaluate/divergence.h"
 #include "workers/model/weights.h"
+#include "workers/recipe/measure.h"
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 #define GATE_ROWS 2048 /* of one pass, where memory allows */
@@ -31,7 +30,7 @@ bool gate_is_kl(const json_t *gate)
     return metric != NULL && strcmp(metric, "kl") == 0;
 }
 
-static bool is_backing_off(const json_t *gate)
+bool gate_is_backing_off(const json_t *gate)
 {
     const char *end = json_string_value(json_object_get(gate, "on_fail"));
     return end != NULL && strcmp(end, "back_off") == 0;
@@ -156,20 +155,52 @@ uint64_t gate_rows(const json_t *gate, size_t context_tokens, bool is_least)
 
 /* ---- one measurement --------------------------------------------------------------------------------------------- */
 
-/* Its state; the place inside it is in done.gate.place, so that a kill costs no more than the time between saves. */
-struct judgement {
-    struct recipe *recipe;
-    const bool *removed; /* NULL: the original */
-    json_t *place;       /* borrowed: {"name", "windows", "sum"} */
-    double sum;          /* nats */
+/* The pruned model: the source without what a plan removes, or what the plan's widths make of it. NULL plan: the source. */
+struct judged {
+    struct model *model; /* the recipe's own unless `derived` */
+    struct inventory *derived;
+    const bool *removed;
 };
 
-static bool add_nll(struct judgement *judgement, const struct token_batch *batch, struct error *error)
+static bool open_judged(struct recipe *recipe, const struct plan *plan, struct judged *ret_judged,
+                        struct error *error)
 {
-    struct model *model = judgement->recipe->model;
+    struct judged judged = {.removed = plan != NULL ? plan->removed : NULL};
+    if (plan != NULL && plan_has_widths(plan)) {
+        recipe_close_model(recipe, recipe->model);
+        recipe->model = NULL;
+        judged.derived = plan_apply(plan, recipe->inventory, error);
+        judged.model =
+            judged.derived == NULL
+                ? NULL
+                : recipe_open_model(recipe, judged.derived, recipe->job->model_folder, MEMORY_MEASURE, error);
+    } else if (recipe_open_source(recipe, MEMORY_MEASURE, error)) {
+        judged.model = recipe->model;
+    }
+    *ret_judged = judged;
+    if (judged.model != NULL) {
+        weights_set_removed(model_get_weights(judged.model), judged.removed);
+    }
+    return judged.model != NULL;
+}
+
+static void close_judged(struct recipe *recipe, struct judged *judged)
+{
+    if (judged->model != NULL && judged->model == recipe->model) {
+        weights_set_removed(model_get_weights(judged->model), NULL);
+    } else {
+        recipe_close_model(recipe, judged->model);
+    }
+    inventory_destroy(judged->derived);
+}
+
+static bool add_nll(const struct judged *judged, const struct token_batch *batch, double *sum,
+                    struct error *error)
+{
+    struct model *model = judged->model;
     OWNED(hidden) hidden = hidden_create(model, batch, error);
     if (hidden == NULL || !model_embed(model, batch, hidden, error) ||
-        !model_run_from(model, 0, judgement->removed, hidden, error)) {
+        !model_run_from(model, 0, judged->removed, hidden, error)) {
         return false;
     }
     OWNED_MEMORY double *nll = memory_create(hidden->row_count, sizeof *nll);
@@ -188,95 +219,106 @@ static bool add_nll(struct judgement *judgement, const struct token_batch *batch
         return false;
     }
     for (size_t i = 0; i < row; i++) {
-        judgement->sum += targets[i] >= 0 ? nll[i] : 0;
+        *sum += targets[i] >= 0 ? nll[i] : 0;
     }
     return true;
 }
 
-/* A reference is made anew for each judgement: it would be as large as the logits of all windows. */
-static bool add_divergence(struct judgement *judgement, const struct token_batch *batch, struct error *error)
+/* The place inside a measurement is in done.gate, so that a kill costs no more than the time between saves. */
+static bool measure_nll(struct recipe *recipe, struct side *side, const struct judged *judged,
+                        const char *name, double *ret_mean, struct error *error)
 {
-    struct model *model = judgement->recipe->model;
-    OWNED(hidden) hidden = hidden_create(model, batch, error);
-    if (hidden == NULL || !model_embed(model, batch, hidden, error) ||
-        !model_run_from(model, 0, NULL, hidden, error)) {
-        return false;
+    const struct windows *windows = recipe->gate_windows;
+    struct evaluate_control control = measure_control(recipe, side, name, NULL);
+    double sum = json_number_value(json_object_get(control.resume, "sum"));
+    size_t done = (size_t)json_integer_value(json_object_get(control.resume, "windows"));
+    size_t rows = (size_t)recipe->memory.gate_rows;
+    size_t step = rows / windows->window_tokens > 0 ? rows / windows->window_tokens : 1;
+    while (done < windows->count) {
+        size_t count = windows->count - done < step ? windows->count - done : step;
+        struct token_batch batch = {windows->sequences + done, count};
+        if (!add_nll(judged, &batch, &sum, error)) {
+            return false;
+        }
+        done += count;
+        json_put_i64(control.resume, "windows", (int64_t)done);
+        json_put(control.resume, "sum", json_real(sum));
+        control.progress(control.context, "perplexity", done, windows->count, "windows");
+        if (recipe->save_error.code != ERROR_NONE) {
+            *error = recipe->save_error;
+            return false;
+        }
+        if (!recipe_check(recipe, error)) {
+            return false;
+        }
     }
-    OWNED(head_reference) reference = head_reference_create(model, hidden, HEAD_METRIC_KL, error);
-    OWNED_MEMORY double *terms = memory_create(batch->sequence_count, sizeof *terms);
-    if (reference == NULL || !model_embed(model, batch, hidden, error) ||
-        !model_run_from(model, 0, judgement->removed, hidden, error) ||
-        !head_distance(model, reference, hidden, 0, batch->sequence_count, terms, error)) {
-        return false;
-    }
-    for (size_t s = 0; s < batch->sequence_count; s++) {
-        judgement->sum += terms[s] * (double)judgement->recipe->inventory->config.vocab_size;
-    }
+    *ret_mean = sum / (double)(windows->count * (windows->window_tokens - 1));
     return true;
 }
 
-static bool keep_place(struct judgement *judgement, size_t windows, struct error *error)
+static char *states_path(const struct recipe *recipe)
 {
-    struct recipe *recipe = judgement->recipe;
-    json_put_i64(judgement->place, "windows", (int64_t)windows);
-    json_put(judgement->place, "sum", json_real(judgement->sum));
-    double seconds = (double)(clock_boot_ns(&clock_system) - recipe->saved_ns) / 1e9;
-    bool goes_on = recipe_check(recipe, NULL);
-    if ((seconds >= RECIPE_SAVE_SECONDS || !goes_on) && !recipe_save(recipe, error)) {
-        return false;
-    }
-    return recipe_check(recipe, error);
+    return file_join(recipe->job->work_folder, "gate.states");
 }
 
-static json_t *find_place(json_t *gate, const char *name)
+/* The original's states, once; of it only the head is needed afterwards (divergence.h). */
+static bool keep_states(struct recipe *recipe, struct side *side, struct error *error)
 {
-    json_t *place = json_object_get(gate, "place");
-    const char *whose = json_string_value(json_object_get(place, "name"));
-    if (whose == NULL || strcmp(whose, name) != 0) {
-        place = json_object();
-        json_put_text(place, "name", name);
-        json_put_i64(place, "windows", 0);
-        json_put(place, "sum", json_real(0));
-        json_put(gate, "place", place);
+    OWNED_MEMORY char *path = states_path(recipe);
+    json_t *gate = side->result;
+    if (json_is_true(json_object_get(gate, "has_states")) && file_exists(path)) {
+        return true;
     }
-    return place;
+    struct judged judged = {0};
+    bool is_good = open_judged(recipe, NULL, &judged, error);
+    struct evaluate_control control = measure_control(recipe, side, "states", NULL);
+    control.batch_tokens = (size_t)recipe->memory.gate_rows;
+    is_good = is_good && (divergence_keep(judged.model, recipe->gate_windows, &control, path, error) ||
+                          measure_explain_stop(recipe, error));
+    close_judged(recipe, &judged);
+    json_put(gate, "has_states", json_true());
+    return is_good && recipe_save(recipe, error);
 }
 
-/* Mean over the scored tokens, in nats. */
-static bool measure(struct recipe *recipe, const char *name, const bool *removed, double *ret_mean,
+static bool measure_kl(struct recipe *recipe, struct side *side, const struct judged *judged,
+                       const char *name, double *ret_mean, struct error *error)
+{
+    OWNED_MEMORY char *path = states_path(recipe);
+    struct model_options options = {.backend = recipe->compute.backend,
+                                    .dtype = recipe->compute.dtype,
+                                    .pool = recipe->pool,
+                                    .cancel = recipe->job->cancel};
+    struct divergence divergence;
+    struct model *original = model_open(recipe->inventory, recipe->job->model_folder, &options, error);
+    struct evaluate_control control = measure_control(recipe, side, name, judged->removed);
+    control.batch_tokens = (size_t)recipe->memory.gate_rows;
+    bool is_good =
+        original != NULL && (divergence_measure(original, judged->model, recipe->gate_windows, &control, path,
+                                                recipe->pool, &divergence, error) ||
+                             measure_explain_stop(recipe, error));
+    recipe_close_model(recipe, original);
+    *ret_mean = is_good ? divergence.kl_mean : 0;
+    return is_good;
+}
+
+/* Mean over the predictions, in nats: the divergence of a plan, or its likelihood's logarithm. */
+static bool measure(struct recipe *recipe, const char *name, const struct plan *plan, double *ret_mean,
                     struct error *error)
 {
     bool is_kl = gate_is_kl(gate_spec(recipe));
-    const struct windows *windows = recipe->gate_windows;
-    struct judgement judgement = {.recipe = recipe, .removed = removed};
-    judgement.place = find_place(json_object_get(recipe->done, "gate"), name);
-    judgement.sum = json_number_value(json_object_get(judgement.place, "sum"));
-    size_t done = (size_t)json_integer_value(json_object_get(judgement.place, "windows"));
-    size_t rows = (size_t)recipe->memory.gate_rows;
-    size_t step = rows / windows->window_tokens > 0 ? rows / windows->window_tokens : 1;
-    if (!recipe_open_source(recipe, MEMORY_MEASURE, error)) {
-        return false;
-    }
-    weights_set_removed(model_get_weights(recipe->model), is_kl ? NULL : removed);
-    bool is_good = true;
-    while (is_good && done < windows->count) {
-        size_t count = windows->count - done < step ? windows->count - done : step;
-        struct token_batch batch = {windows->sequences + done, count};
-        is_good = is_kl ? add_divergence(&judgement, &batch, error) : add_nll(&judgement, &batch, error);
-        done += is_good ? count : 0;
-        progress_step(recipe, done, windows->count, "window");
-        is_good = is_good && keep_place(&judgement, done, error);
-    }
-    weights_set_removed(model_get_weights(recipe->model), NULL);
-    size_t scored = windows->count * (windows->window_tokens - (is_kl ? 0 : 1));
-    *ret_mean = judgement.sum / (double)scored;
+    struct judged judged = {0};
+    struct side side = {.name = "gate", .result = json_object_get(recipe->done, "gate")};
+    bool is_good = open_judged(recipe, plan, &judged, error) &&
+                   (is_kl ? measure_kl(recipe, &side, &judged, name, ret_mean, error)
+                          : measure_nll(recipe, &side, &judged, name, ret_mean, error));
+    close_judged(recipe, &judged);
     return is_good;
 }
 
 /* ---- judging ----------------------------------------------------------------------------------------------------- */
 
 /* {"metric", "max_ratio" or "max", "perplexity_before", "tries": [...], "place"}: what is known so far. */
-static bool start_gate(struct recipe *recipe, struct error *error)
+bool gate_start(struct recipe *recipe, struct error *error)
 {
     const json_t *spec = gate_spec(recipe);
     json_t *gate = json_object_get(recipe->done, "gate");
@@ -290,11 +332,15 @@ static bool start_gate(struct recipe *recipe, struct error *error)
         json_put(gate, "tries", json_array());
         json_put(recipe->done, "gate", gate);
     }
-    if (gate_is_kl(spec) || json_object_get(gate, "nll_before") != NULL) {
-        return true;
-    }
     double mean = 0;
     progress_part(recipe, 0, 0.2);
+    if (gate_is_kl(spec)) {
+        struct side side = {.name = "gate", .result = gate};
+        return keep_states(recipe, &side, error);
+    }
+    if (json_object_get(gate, "nll_before") != NULL) {
+        return true;
+    }
     if (!measure(recipe, "before", NULL, &mean, error)) {
         return false;
     }
@@ -317,8 +363,8 @@ static json_t *find_try(const json_t *tries, const char *name)
 }
 
 /* A plan's entry in the tries, which says whether it passes: borrowed. NULL on failure. */
-static const json_t *judge(struct recipe *recipe, const char *name, const struct plan *plan,
-                           struct error *error)
+const json_t *gate_judge(struct recipe *recipe, const char *name, const struct plan *plan,
+                         struct error *error)
 {
     json_t *gate = json_object_get(recipe->done, "gate");
     json_t *tries = json_object_get(gate, "tries");
@@ -330,7 +376,7 @@ static const json_t *judge(struct recipe *recipe, const char *name, const struct
     /* Each try halves what is left of the bar; nobody knows how many there will be. */
     double start = 1 - 0.8 * pow(0.5, (double)json_array_size(tries));
     progress_part(recipe, start, (1 + start) / 2);
-    if (!measure(recipe, name, plan->removed, &mean, error)) {
+    if (!measure(recipe, name, plan, &mean, error)) {
         return NULL;
     }
     struct plan_size size;
@@ -353,15 +399,16 @@ static const json_t *judge(struct recipe *recipe, const char *name, const struct
     json_put(item, "passed", json_boolean(passes));
     CHECK(json_array_append_new(tries, item) == 0);
     (void)json_object_del(gate, "place");
+    (void)json_object_del(gate, "place_part");
     return recipe_save(recipe, error) ? item : NULL;
 }
 
-static bool passes(const json_t *item)
+bool gate_passes(const json_t *item)
 {
     return json_is_true(json_object_get(item, "passed"));
 }
 
-static bool fail_gate(struct recipe *recipe, const json_t *item, const char *rest, struct error *error)
+bool gate_fail(struct recipe *recipe, const json_t *item, const char *rest, struct error *error)
 {
     const json_t *gate = gate_spec(recipe);
     double sparsity = json_number_value(json_object_get(item, "sparsity_ratio"));
@@ -377,164 +424,4 @@ static bool fail_gate(struct recipe *recipe, const json_t *item, const char *res
         sparsity, json_number_value(json_object_get(item, "perplexity")),
         json_number_value(json_object_get(item, "ratio")),
         json_number_value(json_object_get(gate, "max_ratio")), rest);
-}
-
-/* ---- choosing ---------------------------------------------------------------------------------------------------- */
-
-/* Steps towards what was asked for, the smallest first. */
-struct steps {
-    struct recipe *recipe;
-    size_t count;
-    size_t *cuts;                    /* [count]: of the head's curve; NULL: the points of the sweep, */
-    size_t order[RECIPE_POINTS_MAX]; /* in this order */
-};
-
-static const json_t *judge_step(const struct steps *steps, size_t index, struct error *error)
-{
-    struct recipe_points *points = &steps->recipe->points;
-    if (steps->cuts == NULL) {
-        const struct recipe_point *point = &points->items[steps->order[index]];
-        return judge(steps->recipe, point->name, point->plan, error);
-    }
-    struct plan *plan = points->items[points->head].plan;
-    char name[48];
-    size_t wanted = plan->removed_count;
-    (void)snprintf(name, sizeof name, "sublayers_removed-%zu", steps->cuts[index]);
-    plan_cut(plan, steps->cuts[index]);
-    const json_t *item = judge(steps->recipe, name, plan, error);
-    plan_cut(plan, wanted);
-    return item;
-}
-
-/* *ret_step: the largest that passes with the next one failing; SIZE_MAX: none does. *ret_failed: the last that did not. */
-static bool bisect(const struct steps *steps, size_t *ret_step, const json_t **ret_failed,
-                   struct error *error)
-{
-    size_t low = 0; /* steps below pass */
-    size_t high = steps->count - 1;
-    const json_t *item = judge_step(steps, high, error);
-    if (item == NULL) {
-        return false;
-    }
-    *ret_failed = item;
-    if (passes(item)) {
-        *ret_step = high;
-        return true;
-    }
-    while (low < high) {
-        size_t middle = low + (high - low) / 2;
-        item = judge_step(steps, middle, error);
-        if (item == NULL) {
-            return false;
-        }
-        if (passes(item)) {
-            low = middle + 1;
-        } else {
-            high = middle;
-            *ret_failed = item;
-        }
-    }
-    *ret_step = low > 0 ? low - 1 : SIZE_MAX;
-    return true;
-}
-
-static void list_cuts(const struct recipe *recipe, struct plan *plan, struct steps *steps)
-{
-    const struct prune_target any = {.kind = PRUNE_TARGET_SUBLAYERS_REMOVED,
-                                     .require_packable = recipe->target.require_packable};
-    size_t wanted = plan->removed_count;
-    steps->cuts = memory_create(plan->point_count + 1, sizeof *steps->cuts);
-    for (size_t count = 1; count <= wanted; count++) {
-        plan_cut(plan, count);
-        if (count == wanted ||
-            (plan->points[count - 1].is_cut && prune_target_reached(&any, plan, recipe->inventory))) {
-            steps->cuts[steps->count++] = count;
-        }
-    }
-    plan_cut(plan, wanted);
-}
-
-static double removed_share(const struct recipe *recipe, size_t index)
-{
-    struct plan_size size;
-    plan_measure(recipe->points.items[index].plan, recipe->inventory, 0, &size);
-    return size.sparsity_ratio;
-}
-
-static void list_points(const struct recipe *recipe, struct steps *steps)
-{
-    for (size_t i = 0; i < recipe->points.count; i++) {
-        size_t at = i;
-        for (; at > 0 && removed_share(recipe, i) < removed_share(recipe, steps->order[at - 1]); at--) {
-            steps->order[at] = steps->order[at - 1];
-        }
-        steps->order[at] = i;
-    }
-    steps->count = recipe->points.count;
-}
-
-static bool choose_cut(struct recipe *recipe, struct steps *steps, const char **ret_outcome,
-                       struct error *error)
-{
-    struct plan *plan = recipe->points.items[recipe->points.head].plan;
-    const json_t *failed = NULL;
-    size_t step = 0;
-    list_cuts(recipe, plan, steps);
-    if (steps->count == 0) {
-        *ret_outcome = "nothing_removed";
-        return true;
-    }
-    if (!is_backing_off(gate_spec(recipe))) {
-        const json_t *item = judge_step(steps, steps->count - 1, error);
-        *ret_outcome = "passed";
-        return item != NULL && (passes(item) || fail_gate(recipe, item, "", error));
-    }
-    if (!bisect(steps, &step, &failed, error)) {
-        return false;
-    }
-    if (step == SIZE_MAX) {
-        return fail_gate(recipe, failed, ", and no smaller step passes", error);
-    }
-    *ret_outcome = step + 1 == steps->count ? "passed" : "backed_off";
-    plan_cut(plan, steps->cuts[step]);
-    return true;
-}
-
-/* Without a target the head is the largest of the sweep that passes. */
-static bool choose_point(struct recipe *recipe, struct steps *steps, const char **ret_outcome,
-                         struct error *error)
-{
-    const json_t *failed = NULL;
-    size_t step = 0;
-    list_points(recipe, steps);
-    if (!bisect(steps, &step, &failed, error)) {
-        return false;
-    }
-    if (step == SIZE_MAX) {
-        return fail_gate(recipe, failed, ", and no target of the sweep passes", error);
-    }
-    *ret_outcome = step + 1 == steps->count ? "passed" : "backed_off";
-    recipe->points.head = steps->order[step];
-    return true;
-}
-
-bool gate_choose(struct recipe *recipe, struct error *error)
-{
-    if (recipe->gate_windows == NULL) {
-        return true;
-    }
-    if (!start_gate(recipe, error)) {
-        return false;
-    }
-    struct steps steps = {.recipe = recipe};
-    const char *outcome = NULL;
-    bool is_good = recipe->points.has_target ? choose_cut(recipe, &steps, &outcome, error)
-                                             : choose_point(recipe, &steps, &outcome, error);
-    free(steps.cuts);
-    if (is_good) {
-        json_t *gate = json_object_get(recipe->done, "gate");
-        json_put_text(gate, "outcome", outcome);
-        (void)json_object_del(gate, "place");
-    }
-    return is_good;
 }

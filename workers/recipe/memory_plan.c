@@ -195,12 +195,13 @@ static uint64_t search_bytes(const struct needs *needs, bool is_least)
            head_reference_bytes(&needs->inventory->config, needs->calibration_rows);
 }
 
-/* One pass: states, targets and likelihoods; of a divergence what the original's logits are known by as well. */
+/* One pass: states, targets and likelihoods; for a divergence the original's head is there as well. */
 static uint64_t gate_bytes(const struct needs *needs, uint64_t rows)
 {
-    uint64_t reference =
-        gate_is_kl(needs->gate) ? head_reference_bytes(&needs->inventory->config, rows) : 64 * rows;
-    return state_bytes(needs, rows) + reference;
+    uint64_t beside = gate_is_kl(needs->gate)
+                          ? needs->weights.head_bytes + divergence_bytes(&needs->inventory->config, rows)
+                          : 64 * rows;
+    return state_bytes(needs, rows) + beside;
 }
 
 struct way {

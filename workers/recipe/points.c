@@ -39,6 +39,7 @@ static void add_point(struct recipe_points *points, const char *measure, const j
     (void)snprintf(point->pointer, sizeof point->pointer, "%s", pointer);
     CHECK(prune_target_parse(point->requested, &point->target, NULL));
     point->target.element_bytes = element_bytes;
+    point->plan_target = point->target;
 }
 
 static struct recipe_point *find_point(struct recipe_points *points, const char *measure, const json_t *value,
@@ -357,8 +358,14 @@ static bool load_plans(struct recipe *recipe, const json_t *saved, struct error 
     for (size_t i = 0; i < points->count; i++) {
         struct recipe_point *point = &points->items[i];
         const json_t *plan = json_array_get(saved, i);
+        const json_t *backed_off = json_object_get(recipe->done, "head_plan_sparsity");
+        if (i == points->head && backed_off != NULL) {
+            point->plan_target.kind = PRUNE_TARGET_SPARSITY;
+            point->plan_target.ratio = json_number_value(backed_off);
+        }
         point->plan = plan_parse(plan, error);
-        if (point->plan == NULL || !recipe_reopen_patch(recipe, &point->target, plan, point->plan, error)) {
+        if (point->plan == NULL ||
+            !recipe_reopen_patch(recipe, &point->plan_target, plan, point->plan, error)) {
             return false;
         }
     }
@@ -392,6 +399,10 @@ bool stage_search(struct recipe *recipe, struct error *error)
     }
     json_put(recipe->done, "plans", plans);
     json_put_i64(recipe->done, "head", (int64_t)recipe->points.head);
+    const struct recipe_point *head = &recipe->points.items[recipe->points.head];
+    if (head->is_backed_off) {
+        json_put(recipe->done, "head_plan_sparsity", json_real(head->plan_target.ratio));
+    }
     (void)json_object_del(recipe->done, "search");
     (void)json_object_del(recipe->done, "curve");
     json_put(recipe->done, "scores", scores_format(recipe));

@@ -4,7 +4,7 @@
  *     recipe.c        the door: stages in order, result, clean-up
  *     stages.c        inspect, calibrate, score, rewrite, export
  *     points.c        search; one job's several targets
- *     gate.c          whether what was found is good enough
+ *     gate*.c         whether what was found is good enough
  *     layers.c        what the request says of single layers
  *     scores.c        scores that are kept for other jobs
  *     curve.c         the results of several targets side by side
@@ -111,6 +111,9 @@ struct recipe_point {
     char pointer[48];  /* where it stands in the request */
     json_t *requested; /* owned: {"sparsity": 0.2, "require_packable": false} */
     struct prune_target target;
+    struct prune_target
+        plan_target; /* what the plan was made for: `target`, or less where the gate says so */
+    bool is_backed_off;
     /* Of a point that is not the current one; the current one's are the recipe's own. */
     struct plan *plan;
     struct export_draft draft;
@@ -220,6 +223,11 @@ bool stage_score(struct recipe *recipe, struct error *error) MUST_USE;
 /* The method's plan for a target: owned. curve: where a search goes on; may be NULL. */
 bool recipe_decide(struct recipe *recipe, const struct prune_target *target, const struct plan *curve,
                    struct plan **ret_plan, struct error *error) MUST_USE;
+/* The same before it is repaired and kept; and that. A plan that was kept already stays as it is. */
+bool recipe_choose(struct recipe *recipe, const struct prune_target *target, const struct plan *curve,
+                   struct plan **ret_plan, struct error *error) MUST_USE;
+bool recipe_finish_plan(struct recipe *recipe, const struct prune_target *target, struct plan *plan,
+                        struct error *error) MUST_USE;
 /* recipe->model is the source, with what the phase leaves for its weights. */
 bool recipe_open_source(struct recipe *recipe, enum memory_phase phase, struct error *error) MUST_USE;
 bool stage_rewrite(struct recipe *recipe, struct error *error) MUST_USE;
@@ -261,7 +269,7 @@ void recipe_free_layers(struct prune_layers *layers);
 /* What the request asks for and the method cannot. */
 void recipe_check_traits(const json_t *spec, const struct prune_method *method, struct error_list *faults);
 
-/* ---- gate.c: `gate` is the spec's quality_gate --------------------------------------------------------------------- */
+/* ---- gate.c, gate_choose.c: `gate` is the spec's quality_gate --------------------------------------------------------------------- */
 bool gate_is_kl(const json_t *gate);
 size_t gate_window_tokens(const json_t *gate, size_t context_tokens);
 uint64_t gate_rows(const json_t *gate, size_t context_tokens, bool is_least);

@@ -461,10 +461,31 @@ static bool make_evaluator(struct recipe *recipe, const struct token_batch *batc
 bool recipe_decide(struct recipe *recipe, const struct prune_target *target, const struct plan *curve,
                    struct plan **ret_plan, struct error *error)
 {
-    size_t count = 0;
+    OWNED(plan) plan = NULL;
     if (!recipe_find_plan(recipe, target, ret_plan, error) || *ret_plan != NULL) {
         return *ret_plan != NULL;
     }
+    if (!recipe_choose(recipe, target, curve, &plan, error) ||
+        !recipe_finish_plan(recipe, target, plan, error)) {
+        return false;
+    }
+    *ret_plan = TAKE(plan);
+    return true;
+}
+
+bool recipe_finish_plan(struct recipe *recipe, const struct prune_target *target, struct plan *plan,
+                        struct error *error)
+{
+    OWNED(plan) kept = NULL;
+    return recipe_find_plan(recipe, target, &kept, error) &&
+           (kept != NULL ||
+            (recipe_repair(recipe, target, plan, error) && recipe_keep_plan(recipe, target, plan, error)));
+}
+
+bool recipe_choose(struct recipe *recipe, const struct prune_target *target, const struct plan *curve,
+                   struct plan **ret_plan, struct error *error)
+{
+    size_t count = 0;
     OWNED_MEMORY struct sublayer *sublayers = list_sublayers(recipe, &count);
     size_t layers = recipe->inventory->config.layer_count;
     const json_t *turns = json_object_get(recipe->done, "turns");
@@ -518,8 +539,6 @@ bool recipe_decide(struct recipe *recipe, const struct prune_target *target, con
     }
     prefix_evaluator_destroy(evaluator); /* it holds states of the model, which a repair closes */
     evaluator = NULL;
-    is_good = is_good && recipe_repair(recipe, target, plan, error) &&
-              recipe_keep_plan(recipe, target, plan, error);
     if (is_good) {
         *ret_plan = TAKE(plan);
     }

@@ -326,7 +326,8 @@ bool recipe_repair(struct recipe *recipe, const struct prune_target *target, str
 
 const json_t *recipe_repair_report(const struct recipe *recipe)
 {
-    OWNED_MEMORY char *folder = recipe_plan_folder(recipe, &recipe->target);
+    const struct recipe_point *point = &recipe->points.items[recipe->points.current];
+    OWNED_MEMORY char *folder = recipe_plan_folder(recipe, &point->plan_target);
     return get_of_point(recipe, "compensation", point_name(folder));
 }
 
