@@ -395,6 +395,44 @@ static bool check_request(const struct prune_run *run, const struct prune_target
     return true;
 }
 
+/* A layer's given share is of all its attention and FFN weights: where only some of them may go, more of these do. */
+static void scale_given(const struct decision *decision)
+{
+    const struct prune_run *run = decision->run;
+    for (size_t i = 0; i < decision->groups.count; i++) {
+        struct allocation_group *place = &decision->places[i];
+        double all = 0, may_go = 0;
+        for (size_t s = 0; place->is_given && s < run->sublayer_count; s++) {
+            all += run->sublayers[s].layer == place->layer ? (double)run->sublayers[s].parameter_count : 0;
+        }
+        for (size_t j = 0; place->is_given && j < decision->groups.count; j++) {
+            const struct width_group *group = &decision->groups.items[j];
+            may_go += group->layer == place->layer
+                          ? parameters_of_unit(decision, group) * (double)decision->places[j].unit_count
+                          : 0;
+        }
+        if (place->is_given && may_go > 0 && all > may_go) {
+            place->given_ratio = fmin(place->given_ratio * all / may_go, 1);
+        }
+    }
+}
+
+static bool beyond_reach(const struct decision *decision, const size_t *least, struct error *error)
+{
+    const struct prune_target *target = decision->target;
+    struct plan_size size;
+    char field[64];
+    OWNED(plan) plan = plan_of_counts(decision, least, false);
+    plan_measure(plan, decision->run->inventory, target->element_bytes, &size);
+    (void)snprintf(field, sizeof field, "/target/%s", prune_target_name(target->kind));
+    double wanted = target->kind == PRUNE_TARGET_SPARSITY ? target->ratio : (double)target->count;
+    return error_set_field(
+        error, ERROR_UNREACHABLE, field,
+        "%s %.10g cannot be reached; with the fewest units that every layer may keep it is "
+        "%.10g",
+        prune_target_name(target->kind), wanted, prune_target_achieved(target, &size));
+}
+
 static bool solve(struct decision *decision, struct error *error)
 {
     struct prune_run *run = decision->run;
@@ -408,16 +446,22 @@ static bool solve(struct decision *decision, struct error *error)
     for (size_t i = 0; i < count; i++) {
         make_place(decision, i);
     }
+    scale_given(decision);
     bool is_whole = false;
     OWNED(plan) none = plan_copy(decision->plan);
     is_whole = prune_target_reached(decision->target, none, run->inventory);
     if (is_whole) {
         return true; /* nothing has to go */
     }
-    if (!allocate(decision, kept, error)) {
-        if (error != NULL && error->code == ERROR_UNREACHABLE) {
-            (void)snprintf(error->field, sizeof error->field, "/target/%s",
-                           prune_target_name(decision->target->kind));
+    struct error fault = {0};
+    if (!allocate(decision, kept, &fault)) {
+        if (fault.code == ERROR_UNREACHABLE) {
+            struct allocation_problem problem = {.groups = decision->places, .group_count = count};
+            allocation_least(&problem, kept);
+            return beyond_reach(decision, kept, error);
+        }
+        if (error != NULL) {
+            *error = fault;
         }
         return false;
     }

@@ -509,6 +509,84 @@ static void channels_that_are_zero_go_first(void **state)
     }
 }
 
+/* ---- single layers, and what cannot be had ------------------------------------------------------------------------ */
+
+/* The share of a layer's prunable weights that the plan removes. */
+static double share_of_layer(const struct world *world, const struct plan *plan, size_t layer)
+{
+    struct plan_size cut;
+    OWNED(plan) one = plan_create(plan->sublayer_count);
+    double all = 0;
+    for (size_t i = 0; i < plan->sublayer_count; i++) {
+        const struct plan_width *width = &plan->widths[i];
+        const struct model_layer *item = &world->golden->inventory->config.layers[layer];
+        if (world->sublayers[i].layer != layer) {
+            continue;
+        }
+        all += (double)world->sublayers[i].parameter_count;
+        if (width->channels != NULL && item->expert_count > 0) {
+            plan_keep_expert_channels(one, i, width->channels, width->channel_lists, width->channel_count,
+                                      item->intermediate_size);
+        } else if (width->channels != NULL) {
+            plan_keep_channels(one, i, width->channels, width->channel_count, item->intermediate_size);
+        }
+    }
+    plan_measure(one, world->golden->inventory, 0, &cut);
+    return (double)cut.removed_prunable_count / all;
+}
+
+static void layers_that_are_skipped_or_given_get_what_was_said(void **state)
+{
+    const struct golden *golden = *state;
+    size_t count = golden->inventory->config.layer_count;
+    struct world world;
+    struct error error = {0};
+    if (count < 3) {
+        return;
+    }
+    world_start(&world, golden, prune_method_find("wanda_sp"), "{\"structures\": \"channels\"}",
+                "{\"type\": \"uniform\", \"align\": 0}");
+    OWNED_MEMORY bool *skip = memory_create(count, sizeof *skip);
+    OWNED_MEMORY double *ratio = memory_create(count, sizeof *ratio);
+    for (size_t i = 0; i < count; i++) {
+        ratio[i] = i == 1 ? 0.3 : (double)NAN;
+    }
+    skip[0] = true;
+    struct prune_layers layers = {.layer_count = count, .skip = skip, .ratio = ratio};
+    world.run.layers = &layers;
+    struct prune_target target = {.kind = PRUNE_TARGET_SPARSITY, .ratio = 0.2};
+    OWNED(plan) plan = plan_create(world.run.sublayer_count);
+    if (!world.run.method->decide(&world.run, &target, plan, &error)) {
+        fail_msg("%s: %s", golden->name, error.message);
+    }
+    assert_true(prune_target_reached(&target, plan, golden->inventory));
+    assert_true(share_of_layer(&world, plan, 0) == 0);
+    double step = 1.0 / (double)golden->inventory->config.layers[1].intermediate_size;
+    assert_true(fabs(share_of_layer(&world, plan, 1) - 0.3) <=
+                step + 0.02); /* biases and norms of heads stay */
+    world_finish(&world);
+}
+
+static void what_cannot_be_reached_says_how_far_it_goes(void **state)
+{
+    const struct golden *golden = *state;
+    struct world world;
+    struct error error = {0};
+    world_start(&world, golden, prune_method_find("magnitude_sp"), "{\"structures\": \"channels\"}", NULL);
+    struct prune_target target = {.kind = PRUNE_TARGET_SPARSITY, .ratio = 0.995};
+    OWNED(plan) plan = plan_create(world.run.sublayer_count);
+    assert_false(world.run.method->decide(&world.run, &target, plan, &error));
+    assert_int_equal(error.code, ERROR_UNREACHABLE);
+    assert_string_equal(error.field, "/target/sparsity");
+    const char *number = strstr(error.message, "it is ");
+    assert_non_null(number);
+    double nearest = strtod(number + strlen("it is "), NULL);
+    assert_true(nearest > 0.1 && nearest < 0.995 && !plan_has_widths(plan));
+    target.ratio = nearest * (1 - 1e-9); /* and that far it does go */
+    assert_true(world.run.method->decide(&world.run, &target, plan, &error));
+    world_finish(&world);
+}
+
 /* ---- two_ssp's second stage --------------------------------------------------------------------------------------- */
 
 static double nll_of(const struct golden *golden, struct model *model, const struct hidden *hidden)
@@ -582,6 +660,8 @@ static void test_family(void **state)
     every_method_holds_its_contract(state);
     parameters_and_allocations_do_too(state);
     two_ssp_removes_the_attention_that_the_narrowed_model_misses_least(state);
+    layers_that_are_skipped_or_given_get_what_was_said(state);
+    what_cannot_be_reached_says_how_far_it_goes(state);
     channels_that_are_zero_go_first(state); /* it changes the files: last */
 }
 
