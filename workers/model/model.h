@@ -145,8 +145,12 @@ enum head_metric {
     HEAD_METRIC_JS_TEXTBOOK
 };
 struct head_reference; /* what of the original is needed again: final-normed states or logits, log-sum-exp */
+/* NORM and ANGULAR by the head's Gram matrix where that is possible (gram_head.h). */
 struct head_reference *head_reference_create(struct model *model, const struct hidden *original,
                                              enum head_metric metric, struct error *error) MUST_USE;
+/* All metrics from logits. */
+struct head_reference *head_reference_create_plain(struct model *model, const struct hidden *original,
+                                                   enum head_metric metric, struct error *error) MUST_USE;
 void head_reference_destroy(struct head_reference *reference);
 uint64_t head_reference_bytes(const struct model_config *config,
                               size_t rows); /* what one holds; for the plan of the work */
@@ -159,11 +163,27 @@ OWNED_DEFINE(head_reference)
 bool head_distance(struct model *model, const struct head_reference *reference, const struct hidden *hidden,
                    size_t first_sequence, size_t sequence_count, double *ret_terms,
                    struct error *error) MUST_USE;
-/* The same of candidate_count candidates: hidden holds these sequences of the first candidate, then of the second, ... ret_terms:
- * [candidate_count, sequence_count], the bits of head_distance. */
-bool head_distances(struct model *model, const struct head_reference *reference, const struct hidden *hidden,
-                    size_t candidate_count, size_t first_sequence, size_t sequence_count, double *ret_terms,
-                    struct error *error) MUST_USE;
+/* Many candidates at once, token by token: hidden holds the sequences [first_sequence, first_sequence + sequence_count) of the candidate
+ * in slot 0, then those of slot 1, ... */
+struct head_comparison {
+    const struct hidden *hidden;
+    const size_t *slots; /* [slot_count]: the candidates that are wanted */
+    size_t slot_count;
+    size_t first_sequence, sequence_count;
+    const size_t *tokens; /* [token_count], ascending, counted from the first of these sequences; NULL: all */
+    size_t token_count;
+    double *const *values; /* [slot_count] of [tokens of these sequences]: filled where asked for */
+};
+/* What head_distance makes its terms of, the same bits. Where !model_rows_are_free, ask for all tokens. */
+bool head_compare(struct model *model, const struct head_reference *reference,
+                  const struct head_comparison *comparison, struct error *error) MUST_USE;
+/* The term of one sequence from the values of its tokens. NUMERIC where they are not finite. */
+bool head_term(const struct head_reference *reference, size_t sequence, const double *values,
+               double *ret_term, struct error *error) MUST_USE;
+/* Whether a comparison makes no logits, so that asking for some tokens saves nothing. */
+bool head_reference_is_small(const struct head_reference *reference);
+/* Whether the bits of a row's logits depend on the row alone: not on how it is cut into tiles with its neighbours. */
+bool model_rows_are_free(const struct model *model);
 double head_distance_total(const struct head_reference *reference, const double *terms);
 
 /* ---- generation ------------------------------------------------------------------------------ */

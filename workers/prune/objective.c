@@ -76,7 +76,9 @@ struct objective *objective_create(struct model *model, const struct objective_t
     }
     if (options->kind == OBJECTIVE_DISTANCE) {
         CHECK(original != NULL);
-        objective->reference = head_reference_create(model, original, options->metric, error);
+        objective->reference = options->is_plain_head
+                                   ? head_reference_create_plain(model, original, options->metric, error)
+                                   : head_reference_create(model, original, options->metric, error);
         if (objective->reference == NULL) {
             return NULL;
         }
@@ -107,77 +109,155 @@ void objective_sequences(const struct objective *objective, size_t first_item, s
     *ret_count = objective->first_sequences[first_item + item_count] - *ret_first;
 }
 
-/* ---- log-likelihoods --------------------------------------------------------------------------------------------- */
-
-static double sum_of(const struct target_sequence *targets, size_t count)
+static size_t rows_of(const struct objective *objective, size_t first_sequence, size_t count)
 {
-    double sum = 0.0;
-    for (size_t t = 0; t < count; t++) {
-        sum += targets->nll[t];
+    size_t rows = 0;
+    for (size_t s = first_sequence; s < first_sequence + count; s++) {
+        rows += objective->text.batch.sequences[s].count;
     }
-    return sum;
+    return rows;
 }
 
-/* A record's term: 0 where the likeliest of its choices (ties: the first) is the right one. */
-static double miss_of(const struct objective *objective, size_t record, const double *sums)
-{
-    size_t best = 0;
-    for (size_t i = 1; i < objective->text.choice_counts[record]; i++) {
-        best = sums[i] < sums[best] ? i : best;
-    }
-    return best == objective->text.golds[record] ? 0.0 : 1.0;
-}
+/* ---- values ------------------------------------------------------------------------------------------------------ */
 
-static bool take_likelihoods(struct objective *objective, const struct hidden *hidden, size_t candidate_count,
-                             size_t first_item, size_t item_count, double *ret_terms, struct error *error)
+/* The wanted slots' sequences, one after the other, as a batch of their own. */
+static bool take_likelihoods(struct objective *objective, const struct objective_query *query,
+                             struct error *error)
 {
     size_t first = 0;
     size_t count = 0;
-    objective_sequences(objective, first_item, item_count, &first, &count);
-    CHECK(hidden->sequence_count == candidate_count * count);
-    OWNED_MEMORY int32_t *targets = memory_create(hidden->row_count + 1, sizeof *targets);
-    OWNED_MEMORY double *nll = memory_create(hidden->row_count + 1, sizeof *nll);
+    objective_sequences(objective, query->first_item, query->item_count, &first, &count);
+    size_t rows = rows_of(objective, first, count);
+    struct hidden view = *query->hidden;
+    OWNED_MEMORY int32_t *targets = memory_create(query->slot_count * rows + 1, sizeof *targets);
+    OWNED_MEMORY struct segment *segments = memory_create(query->slot_count * count + 1, sizeof *segments);
     OWNED_MEMORY struct target_sequence *sequences =
-        memory_create(hidden->sequence_count + 1, sizeof *sequences);
-    OWNED_MEMORY double *sums = memory_create(hidden->sequence_count + 1, sizeof *sums);
-    for (size_t s = 0; s < hidden->sequence_count; s++) {
-        const struct segment *segment = &hidden->segments[s];
-        for (size_t t = 0; t < segment->count; t++) {
-            targets[segment->first_row + t] = target_of(objective, first + s % count, t);
+        memory_create(query->slot_count * count + 1, sizeof *sequences);
+    OWNED_MEMORY double *nll = memory_create(query->slot_count * rows + 1, sizeof *nll);
+    view.segments = segments;
+    view.sequence_count = 0;
+    for (size_t i = 0; i < query->slot_count; i++) {
+        size_t row = 0;
+        int32_t *own = targets + i * rows;
+        for (size_t s = 0; s < count; s++) {
+            size_t length = objective->text.batch.sequences[first + s].count;
+            segments[view.sequence_count] =
+                (struct segment){.first_row = query->slots[i] * rows + row, .count = length};
+            sequences[view.sequence_count++] =
+                (struct target_sequence){.targets = own + row, .nll = nll + i * rows + row};
+            for (size_t t = 0; t < length; t++) {
+                own[row + t] = query->tokens == NULL ? target_of(objective, first + s, t) : -1;
+            }
+            row += length;
         }
-        sequences[s] = (struct target_sequence){.targets = targets + segment->first_row,
-                                                .nll = nll + segment->first_row};
+        for (size_t t = 0; query->tokens != NULL && t < query->token_count; t++) {
+            size_t s = 0;
+            size_t at = query->tokens[t];
+            while (at >= objective->text.batch.sequences[first + s].count) {
+                at -= objective->text.batch.sequences[first + s++].count;
+            }
+            own[query->tokens[t]] = target_of(objective, first + s, at);
+        }
     }
-    if (!model_nll(objective->model, hidden, sequences, error)) {
+    if (!model_nll(objective->model, &view, sequences, error)) {
         return false;
     }
-    for (size_t s = 0; s < hidden->sequence_count; s++) {
-        sums[s] = sum_of(&sequences[s], hidden->segments[s].count);
-    }
-    for (size_t c = 0; c < candidate_count; c++) {
-        for (size_t i = 0; i < item_count; i++) {
-            const double *own = sums + c * count + objective->first_sequences[first_item + i] - first;
-            ret_terms[c * item_count + i] = objective->options.kind == OBJECTIVE_ACCURACY
-                                                ? miss_of(objective, first_item + i, own)
-                                                : own[0];
+    for (size_t i = 0; i < query->slot_count; i++) {
+        for (size_t t = 0; query->tokens != NULL && t < query->token_count; t++) {
+            query->values[i][query->tokens[t]] = nll[i * rows + query->tokens[t]];
+        }
+        if (query->tokens == NULL) {
+            memcpy(query->values[i], nll + i * rows, rows * sizeof *nll);
         }
     }
     return true;
 }
 
-/* ---- terms ------------------------------------------------------------------------------------------------------- */
-
-bool objective_terms(struct objective *objective, const struct hidden *hidden, size_t candidate_count,
-                     size_t first_item, size_t item_count, double *ret_terms, struct error *error)
+bool objective_evaluate(struct objective *objective, const struct objective_query *query, struct error *error)
 {
-    if (candidate_count == 0 || item_count == 0) {
+    if (query->slot_count == 0 || query->item_count == 0) {
         return true;
     }
     if (objective->options.kind != OBJECTIVE_DISTANCE) {
-        return take_likelihoods(objective, hidden, candidate_count, first_item, item_count, ret_terms, error);
+        return take_likelihoods(objective, query, error);
     }
-    return head_distances(objective->model, objective->reference, hidden, candidate_count, first_item,
-                          item_count, ret_terms, error);
+    struct head_comparison comparison = {.hidden = query->hidden,
+                                         .slots = query->slots,
+                                         .slot_count = query->slot_count,
+                                         .first_sequence = query->first_item,
+                                         .sequence_count = query->item_count,
+                                         .tokens = query->tokens,
+                                         .token_count = query->token_count,
+                                         .values = query->values};
+    return head_compare(objective->model, objective->reference, &comparison, error);
+}
+
+bool objective_selects(const struct objective *objective)
+{
+    return objective->options.kind == OBJECTIVE_DISTANCE && objective->options.metric != HEAD_METRIC_NORM &&
+           !head_reference_is_small(objective->reference) && model_rows_are_free(objective->model);
+}
+
+/* ---- terms ------------------------------------------------------------------------------------------------------- */
+
+static double sum_of(const double *values, size_t count)
+{
+    double sum = 0.0;
+    for (size_t t = 0; t < count; t++) {
+        sum += values[t];
+    }
+    return sum;
+}
+
+/* A record's term: 0 where the likeliest of its choices (ties: the first) is the right one. */
+static double miss_of(const struct objective *objective, size_t record, const double *values)
+{
+    size_t best = 0;
+    double least = 0.0;
+    for (size_t i = 0, first = objective->first_sequences[record]; i < objective->text.choice_counts[record];
+         i++) {
+        size_t count = objective->text.batch.sequences[first + i].count;
+        double sum = sum_of(values, count);
+        values += count;
+        if (i == 0 || sum < least) {
+            best = i;
+            least = sum;
+        }
+    }
+    return best == objective->text.golds[record] ? 0.0 : 1.0;
+}
+
+bool objective_terms(const struct objective *objective, size_t first_item, size_t item_count,
+                     const double *values, double *ret_terms, struct error *error)
+{
+    for (size_t i = 0; i < item_count; i++) {
+        size_t first = 0;
+        size_t count = 0;
+        objective_sequences(objective, first_item + i, 1, &first, &count);
+        size_t rows = rows_of(objective, first, count);
+        if (objective->options.kind == OBJECTIVE_DISTANCE) {
+            if (!head_term(objective->reference, first, values, &ret_terms[i], error)) {
+                return false;
+            }
+        } else {
+            ret_terms[i] = objective->options.kind == OBJECTIVE_NLL
+                               ? sum_of(values, rows)
+                               : miss_of(objective, first_item + i, values);
+        }
+        values += rows;
+    }
+    return true;
+}
+
+double objective_bound(const struct objective *objective, const double *values, const size_t *tokens,
+                       size_t token_count)
+{
+    double sum = 0.0;
+    for (size_t i = 0; i < token_count; i++) {
+        sum += values[tokens[i]];
+    }
+    bool is_divergence = objective->options.metric != HEAD_METRIC_ANGULAR;
+    return is_divergence ? sum / (double)model_get_config(objective->model)->vocab_size : sum;
 }
 
 double objective_parts(const struct objective *objective)

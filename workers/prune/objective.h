@@ -48,9 +48,28 @@ size_t objective_item_count(const struct objective *objective);
 /* Sequences of items [first, first + count). */
 void objective_sequences(const struct objective *objective, size_t first_item, size_t item_count,
                          size_t *ret_first, size_t *ret_count);
-/* hidden: these items' sequences of the first candidate, then of the second, ... ret_terms [candidate_count, item_count]. */
-bool objective_terms(struct objective *objective, const struct hidden *hidden, size_t candidate_count,
-                     size_t first_item, size_t item_count, double *ret_terms, struct error *error) MUST_USE;
+/* What is found out about tokens, which terms are made of: hidden holds these items' sequences of the candidate in slot 0, then of
+ * slot 1, ... */
+struct objective_query {
+    const struct hidden *hidden;
+    const size_t *slots; /* [slot_count]: the candidates that are wanted */
+    size_t slot_count;
+    size_t first_item, item_count;
+    const size_t
+        *tokens; /* [token_count], ascending, of the items' tokens; NULL: all. Where objective_selects */
+    size_t token_count;
+    double *const *values; /* [slot_count] of [tokens of the items]: filled where asked for */
+};
+bool objective_evaluate(struct objective *objective, const struct objective_query *query,
+                        struct error *error) MUST_USE;
+/* Whether single tokens can be asked for, with the same bits, and for less than all of them cost. */
+bool objective_selects(const struct objective *objective);
+/* Terms of items from the values of all their tokens: ret_terms [item_count]. NUMERIC. */
+bool objective_terms(const struct objective *objective, size_t first_item, size_t item_count,
+                     const double *values, double *ret_terms, struct error *error) MUST_USE;
+/* What some values come to in the sum that objective_parts divides, whatever the others are; where objective_selects. */
+double objective_bound(const struct objective *objective, const double *values, const size_t *tokens,
+                       size_t token_count);
 double objective_parts(const struct objective *objective);
 double objective_total(const struct objective *objective, const double *terms); /* [item_count] */
 

@@ -4,31 +4,32 @@
 #include "base/check.h"
 #include "base/clock.h"
 #include "base/memory.h"
+#include "workers/prune/race.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define CHUNKS     16          /* of the items, at most */
-#define SUM_MARGIN (1 - 1e-12) /* partial sums are added in another order than the whole */
+/* Ratios of exact to screened scores, and what is added on both sides for those that nobody saw. */
+#define BAND_UNKNOWN_LOW  0.5
+#define BAND_UNKNOWN_HIGH 2.0
+#define BAND_FLOOR        0.02
+#define BAND_SPREADS      2.0
+#define BAND_SAMPLES      4 /* candidates that are confirmed in the first round, whatever their screened scores */
 
-/* What was done, for reports: of this evaluator's life. */
-struct work_count {
-    uint64_t candidates, completed, aborted, pending;
-    uint64_t naive_token_sublayers, naive_token_heads;
+struct band {
+    double least, most; /* of the ratios seen */
+    size_t count;
 };
 
 struct prefix_evaluator {
     struct prune_evaluator interface;
-    struct model *model;
     struct prefix_options options;
-    struct wave_engine *engine;
-    struct objective *objective; /* the engine's */
-    size_t sublayer_count, item_count, row_count;
-    bool *removed;       /* [sublayer_count], of the current model */
-    bool has_engine;     /* has been started: it is when the lowest candidate is known */
-    size_t *chunk_first; /* [chunk_count + 1] of items */
-    size_t chunk_count;
-    struct work_count count;
+    struct race_side exact, screen; /* screen: only where there is a model for it */
+    size_t sublayer_count, row_count;
+    bool *removed; /* [sublayer_count], of the current model */
+    struct band band;
+    uint64_t candidate_count, naive_token_sublayers, naive_token_heads;
+    uint64_t confirmed_count; /* candidates that were screened and evaluated exactly all the same */
     struct model_work work_before;
 };
 
@@ -72,293 +73,32 @@ void prefix_options_read(const json_t *parameters, struct prefix_options *ret_op
     ret_options->objective.is_plain_head = is_off(parameters, "gram_head");
 }
 
-/* ---- a round ----------------------------------------------------------------------------------------------------- */
-
-/* A candidate that is being judged. */
-struct runner {
-    struct prune_candidate *candidate;
-    double *terms; /* [item_count] */
-    bool is_alive; /* still in the race, and not complete */
-};
-struct race {
-    struct prefix_evaluator *evaluator;
-    struct prune_round *round;
-    struct runner *runners; /* [count]: those that were pending */
-    size_t count;
-    double best;     /* lowest score / cost so far; INFINITY: none is complete */
-    size_t *chunks;  /* [chunk_count]: the order in which they are run */
-    double *terms;   /* owned: the runners' */
-    double *scratch; /* terms of a wave */
-    struct prune_unit *units;
-    size_t *members; /* runner of each unit of a wave */
-};
-
-static double value_of(const struct prune_candidate *candidate)
-{
-    return candidate->score / candidate->cost;
-}
-
-static double sum_chunks(const struct race *race, const struct runner *runner, size_t chunk_count)
-{
-    const struct prefix_evaluator *evaluator = race->evaluator;
-    double sum = 0.0;
-    for (size_t c = 0; c < chunk_count; c++) {
-        size_t chunk = race->chunks[c];
-        for (size_t i = evaluator->chunk_first[chunk]; i < evaluator->chunk_first[chunk + 1]; i++) {
-            sum += runner->terms[i];
-        }
-    }
-    return sum / objective_parts(evaluator->objective);
-}
-
-static bool settle(struct race *race, struct error *error)
-{
-    return race->round->settled == NULL || race->round->settled(race->round->context, error);
-}
-
-static bool complete(struct race *race, struct runner *runner, struct error *error)
-{
-    struct prune_candidate *candidate = runner->candidate;
-    candidate->score = objective_total(race->evaluator->objective, runner->terms);
-    candidate->standing = PRUNE_EXACT;
-    runner->is_alive = false;
-    race->evaluator->count.completed++;
-    if (!isfinite(candidate->score)) {
-        return error_set(error, ERROR_NUMERIC, "the distance without sublayer %zu is not a finite number",
-                         candidate->unit.first);
-    }
-    race->best = fmin(race->best, value_of(candidate));
-    return true;
-}
-
-/* Items [first, first + count) of the given runners. */
-static bool run_members(struct race *race, size_t member_count, size_t first_item, size_t item_count,
-                        bool keeps, struct error *error)
-{
-    for (size_t m = 0; m < member_count; m++) {
-        race->units[m] = race->runners[race->members[m]].candidate->unit;
-    }
-    if (!wave_run(race->evaluator->engine, race->units, member_count, first_item, item_count, keeps,
-                  race->scratch, error)) {
-        return false;
-    }
-    for (size_t m = 0; m < member_count; m++) {
-        memcpy(race->runners[race->members[m]].terms + first_item, race->scratch + m * item_count,
-               item_count * sizeof(double));
-    }
-    return true;
-}
-
-/* Chunks [from, chunk_count) of the race's order, of one runner. */
-static bool finish_alone(struct race *race, size_t index, size_t from, struct error *error)
-{
-    struct prefix_evaluator *evaluator = race->evaluator;
-    race->members[0] = index;
-    if (from == 0) {
-        if (!run_members(race, 1, 0, evaluator->item_count, true, error)) {
-            return false;
-        }
-    }
-    for (size_t c = from; from > 0 && c < evaluator->chunk_count; c++) {
-        size_t first = evaluator->chunk_first[race->chunks[c]];
-        size_t end = evaluator->chunk_first[race->chunks[c] + 1];
-        if (!run_members(race, 1, first, end - first, false, error)) {
-            return false;
-        }
-    }
-    return complete(race, &race->runners[index], error) && settle(race, error);
-}
-
-/* Everyone, whatever it comes to; a wave at a time, because a wave is a resume point. */
-static bool run_exhaustively(struct race *race, struct error *error)
-{
-    size_t capacity = wave_unit_capacity(race->evaluator->engine);
-    for (size_t first = 0; first < race->count;) {
-        size_t count = 0;
-        for (; first < race->count && count < capacity; first++) {
-            if (race->runners[first].is_alive) {
-                race->members[count++] = first;
-            }
-        }
-        if (count == 0) {
-            break;
-        }
-        if (!run_members(race, count, 0, race->evaluator->item_count, count == 1, error)) {
-            return false;
-        }
-        for (size_t m = 0; m < count; m++) {
-            if (!complete(race, &race->runners[race->members[m]], error)) {
-                return false;
-            }
-        }
-        if (!settle(race, error)) {
-            return false;
-        }
-    }
-    return true;
-}
-
-/* Heavy chunks of the leader first: they tell most. */
-static void order_chunks(struct race *race, const struct runner *leader)
-{
-    const struct prefix_evaluator *evaluator = race->evaluator;
-    double weights[CHUNKS] = {0};
-    for (size_t c = 0; c < evaluator->chunk_count; c++) {
-        for (size_t i = evaluator->chunk_first[c]; leader != NULL && i < evaluator->chunk_first[c + 1]; i++) {
-            weights[c] += leader->terms[i];
-        }
-        size_t at = c;
-        for (; at > 0 && weights[c] > weights[race->chunks[at - 1]]; at--) {
-            race->chunks[at] = race->chunks[at - 1];
-        }
-        race->chunks[at] = c;
-    }
-}
-
-static void drop_losers(struct race *race, size_t chunk_count)
-{
-    for (size_t i = 0; i < race->count; i++) {
-        struct runner *runner = &race->runners[i];
-        double bound = runner->is_alive ? sum_chunks(race, runner, chunk_count) * SUM_MARGIN : 0;
-        if (runner->is_alive && bound / runner->candidate->cost > race->best) {
-            runner->candidate->score = bound;
-            runner->candidate->standing = PRUNE_BOUND;
-            runner->is_alive = false;
-            race->evaluator->count.aborted++;
-        }
-    }
-}
-
-/* The runner that is ahead on the chunks seen so far, and ahead of `leader` there. race->count: none. */
-static size_t find_ahead(const struct race *race, const struct runner *leader, size_t chunk_count)
-{
-    size_t found = race->count;
-    double lowest =
-        leader != NULL ? sum_chunks(race, leader, chunk_count) / leader->candidate->cost : (double)INFINITY;
-    for (size_t i = 0; i < race->count; i++) {
-        const struct runner *runner = &race->runners[i];
-        double value = runner->is_alive ? sum_chunks(race, runner, chunk_count) / runner->candidate->cost
-                                        : (double)INFINITY;
-        if (value < lowest) {
-            lowest = value;
-            found = i;
-        }
-    }
-    return found;
-}
-
-static size_t count_alive(struct race *race)
-{
-    size_t count = 0;
-    for (size_t i = 0; i < race->count; i++) {
-        if (race->runners[i].is_alive) {
-            race->members[count++] = i;
-        }
-    }
-    return count;
-}
-
-/* The lowest of what an earlier round said. race->count: nobody knows. */
-static size_t find_favourite(const struct race *race)
-{
-    size_t found = race->count;
-    double lowest = INFINITY;
-    for (size_t i = 0; i < race->count; i++) {
-        const struct prune_candidate *candidate = race->runners[i].candidate;
-        if (race->runners[i].is_alive && candidate->prior / candidate->cost < lowest) {
-            lowest = candidate->prior / candidate->cost;
-            found = i;
-        }
-    }
-    return found;
-}
-
-static bool run_race(struct race *race, struct error *error)
-{
-    struct prefix_evaluator *evaluator = race->evaluator;
-    const struct runner *leader = NULL;
-    size_t favourite = find_favourite(race);
-    if (favourite < race->count) {
-        if (!finish_alone(race, favourite, 0, error)) {
-            return false;
-        }
-        leader = &race->runners[favourite];
-    }
-    order_chunks(race, leader);
-    for (size_t c = 0; c < evaluator->chunk_count; c++) {
-        size_t count = count_alive(race);
-        size_t first = evaluator->chunk_first[race->chunks[c]];
-        size_t items = evaluator->chunk_first[race->chunks[c] + 1] - first;
-        if (count == 0) {
-            break;
-        }
-        if (!run_members(race, count, first, items, false, error)) {
-            return false;
-        }
-        drop_losers(race, c + 1);
-        for (size_t ahead = 0;
-             c + 1 < evaluator->chunk_count && (ahead = find_ahead(race, leader, c + 1)) < race->count;) {
-            if (!finish_alone(race, ahead, c + 1, error)) {
-                return false;
-            }
-            leader = &race->runners[ahead];
-            drop_losers(race, c + 1);
-        }
-    }
-    for (size_t i = 0; i < race->count; i++) {
-        if (race->runners[i].is_alive && !complete(race, &race->runners[i], error)) {
-            return false;
-        }
-    }
-    return settle(race, error);
-}
-
-/* ---- lazy rounds ------------------------------------------------------------------------------------------------- */
-
-/*
- * Lazy greedy (a heuristic: scores may fall when more is gone). Whoever did worse before than (the favourite's score now) /
- * (1 - epsilon) stays pending. The favourite is the lowest of what earlier rounds said, evaluated or not, so that a round that is
- * resumed leaves the same candidates out; nobody goes early, for the same reason.
- */
-static bool leave_out(struct race *race, struct error *error)
-{
-    struct prune_round *round = race->round;
-    const struct prune_candidate *favourite = NULL;
-    for (size_t i = 0; i < round->count; i++) {
-        const struct prune_candidate *candidate = &round->candidates[i];
-        if (!isnan(candidate->prior) &&
-            (favourite == NULL || candidate->prior / candidate->cost < favourite->prior / favourite->cost)) {
-            favourite = candidate;
-        }
-    }
-    if (favourite == NULL) {
-        return true;
-    }
-    for (size_t i = 0; i < race->count; i++) {
-        if (race->runners[i].candidate == favourite && !finish_alone(race, i, 0, error)) {
-            return false;
-        }
-    }
-    double limit = value_of(favourite) / (1 - round->lazy_epsilon);
-    for (size_t i = 0; i < race->count; i++) {
-        const struct prune_candidate *candidate = race->runners[i].candidate;
-        if (race->runners[i].is_alive && candidate->prior / candidate->cost >= limit) {
-            race->runners[i].is_alive = false;
-            race->evaluator->count.pending++;
-        }
-    }
-    return true;
-}
-
 /* ---- the evaluator ----------------------------------------------------------------------------------------------- */
 
-static bool reach(struct prefix_evaluator *evaluator, size_t first, struct error *error)
+static bool has_screen(const struct prefix_evaluator *evaluator)
 {
-    if (evaluator->has_engine) {
-        return wave_reach(evaluator->engine, first, error);
+    return evaluator->screen.engine != NULL;
+}
+
+/* The engine of a side starts when the lowest candidate is known. */
+static bool reach(const struct prefix_evaluator *evaluator, struct race_side *side, size_t first,
+                  struct error *error)
+{
+    if (side->is_started) {
+        return wave_reach(side->engine, first, error);
     }
-    evaluator->has_engine = wave_restart(evaluator->engine, evaluator->removed, first, error);
-    return evaluator->has_engine;
+    side->is_started = wave_restart(side->engine, evaluator->removed, first, error);
+    return side->is_started;
+}
+
+static size_t lowest_of(const struct prefix_evaluator *evaluator, const struct prune_round *round)
+{
+    size_t first = evaluator->sublayer_count;
+    for (size_t i = 0; i < round->count; i++) {
+        size_t unit = round->candidates[i].unit.first;
+        first = unit < first ? unit : first;
+    }
+    return first;
 }
 
 /* What one full forward for each of these candidates would have been. */
@@ -368,9 +108,9 @@ static void count_naive(struct prefix_evaluator *evaluator, const struct prune_u
     for (size_t j = 0; j < evaluator->sublayer_count; j++) {
         alive += evaluator->removed[j] ? 0 : 1;
     }
-    evaluator->count.candidates++;
-    evaluator->count.naive_token_sublayers += (alive - unit->count) * evaluator->row_count;
-    evaluator->count.naive_token_heads += evaluator->row_count;
+    evaluator->candidate_count++;
+    evaluator->naive_token_sublayers += (alive - unit->count) * evaluator->row_count;
+    evaluator->naive_token_heads += evaluator->row_count;
 }
 
 static bool prefix_restart(void *context, const bool *removed, struct error *error)
@@ -378,7 +118,8 @@ static bool prefix_restart(void *context, const bool *removed, struct error *err
     (void)error;
     struct prefix_evaluator *evaluator = context;
     memcpy(evaluator->removed, removed, evaluator->sublayer_count * sizeof *removed);
-    evaluator->has_engine = false;
+    evaluator->exact.is_started = false;
+    evaluator->screen.is_started = false;
     return true;
 }
 
@@ -387,69 +128,181 @@ static bool prefix_evaluate(void *context, const struct prune_unit *unit, double
 {
     (void)best;
     struct prefix_evaluator *evaluator = context;
-    OWNED_MEMORY double *terms = memory_create(evaluator->item_count + 1, sizeof *terms);
+    struct prune_candidate candidate = {.unit = *unit, .cost = 1, .prior = NAN};
+    struct prune_round round = {.candidates = &candidate, .count = 1, .lazy_epsilon = -1};
+    struct race_options options = {.is_exhaustive = true, .low = 1, .high = 1};
     count_naive(evaluator, unit);
-    if (!reach(evaluator, unit->first, error) ||
-        !wave_run(evaluator->engine, unit, 1, 0, evaluator->item_count, true, terms, error)) {
+    if (!reach(evaluator, &evaluator->exact, unit->first, error) ||
+        !race_run(&evaluator->exact, &round, &options, error)) {
         return false;
     }
-    evaluator->count.completed++;
-    *ret_score = objective_total(evaluator->objective, terms);
+    *ret_score = candidate.score;
     return true;
 }
 
-static bool run_round(struct race *race, struct error *error)
+/* ---- screening --------------------------------------------------------------------------------------------------- */
+
+static void read_band(const struct band *band, double *ret_low, double *ret_high)
 {
-    struct prefix_evaluator *evaluator = race->evaluator;
-    struct prune_round *round = race->round;
-    size_t first = evaluator->sublayer_count;
+    if (band->count == 0) {
+        *ret_low = BAND_UNKNOWN_LOW;
+        *ret_high = BAND_UNKNOWN_HIGH;
+        return;
+    }
+    double margin = fmax(BAND_FLOOR, BAND_SPREADS * (band->most / band->least - 1));
+    *ret_low = band->least / (1 + margin);
+    *ret_high = band->most * (1 + margin);
+}
+
+static void add_ratio(struct band *band, double ratio)
+{
+    if (!(ratio > 0) || !isfinite(ratio)) {
+        return; /* a score of zero says nothing */
+    }
+    band->least = band->count == 0 ? ratio : fmin(band->least, ratio);
+    band->most = band->count == 0 ? ratio : fmax(band->most, ratio);
+    band->count++;
+}
+
+static double best_exact(const struct prune_round *round)
+{
+    double best = INFINITY;
+    for (size_t i = 0; i < round->count; i++) {
+        const struct prune_candidate *candidate = &round->candidates[i];
+        best = candidate->standing == PRUNE_EXACT ? fmin(best, candidate->score / candidate->cost) : best;
+    }
+    return best;
+}
+
+/* Pending candidates that may win by what screening said of them, or that are wanted for the band. */
+static size_t choose_confirmed(const struct prefix_evaluator *evaluator, const struct prune_round *round,
+                               const struct prune_candidate *screened, bool *chosen)
+{
+    double low = 0;
+    double high = 0;
+    double best = best_exact(round);
+    size_t count = 0;
+    read_band(&evaluator->band, &low, &high);
+    for (size_t i = 0; i < round->count; i++) {
+        chosen[i] = round->candidates[i].standing == PRUNE_PENDING && isfinite(best) &&
+                    screened[i].score * low / screened[i].cost <= best;
+        count += chosen[i] ? 1 : 0;
+    }
+    size_t wanted = isinf(best)                            ? 1
+                    : evaluator->band.count < BAND_SAMPLES ? BAND_SAMPLES - evaluator->band.count
+                                                           : 0;
+    while (count < wanted) { /* the lowest of those that were screened to the end */
+        size_t next = round->count;
+        for (size_t i = 0; i < round->count; i++) {
+            bool is_free = round->candidates[i].standing == PRUNE_PENDING && !chosen[i] &&
+                           screened[i].standing == PRUNE_EXACT;
+            if (is_free && (next == round->count || screened[i].score / screened[i].cost <
+                                                        screened[next].score / screened[next].cost)) {
+                next = i;
+            }
+        }
+        if (next == round->count) {
+            break;
+        }
+        chosen[next] = true;
+        count++;
+    }
+    return count;
+}
+
+/* The chosen ones, exactly. Those that were wanted for the band are finished; of the others losers may go early. */
+static bool confirm(struct prefix_evaluator *evaluator, struct prune_round *round,
+                    const struct prune_candidate *screened, const bool *chosen, struct error *error)
+{
+    OWNED_MEMORY struct prune_candidate *candidates = memory_create(round->count, sizeof *candidates);
+    OWNED_MEMORY size_t *origins = memory_create(round->count, sizeof *origins);
+    struct prune_round part = {.candidates = candidates, .lazy_epsilon = -1};
+    for (size_t i = 0; i < round->count; i++) {
+        if (chosen[i] || round->candidates[i].standing == PRUNE_EXACT) {
+            origins[part.count] = i;
+            candidates[part.count] = round->candidates[i];
+            candidates[part.count++].prior = screened[i].score;
+        }
+    }
+    struct race_options options = {.is_exhaustive = evaluator->options.is_exhaustive ||
+                                                    evaluator->band.count < BAND_SAMPLES,
+                                   .low = 1,
+                                   .high = 1};
+    if (!race_run(&evaluator->exact, &part, &options, error)) {
+        return false;
+    }
+    for (size_t i = 0; i < part.count; i++) {
+        struct prune_candidate *candidate = &round->candidates[origins[i]];
+        if (candidate->standing == PRUNE_PENDING && candidates[i].standing == PRUNE_EXACT &&
+            screened[origins[i]].standing == PRUNE_EXACT) {
+            add_ratio(&evaluator->band, candidates[i].score / screened[origins[i]].score);
+        }
+        evaluator->confirmed_count += candidate->standing == PRUNE_PENDING ? 1 : 0;
+        candidate->score = candidates[i].score;
+        candidate->standing = candidates[i].standing;
+    }
+    return round->settled == NULL || round->settled(round->context, error);
+}
+
+/* Everyone by the cheap model; then, exactly, whoever may win by the band of ratios seen so far, until nobody is left. */
+static bool screen_round(struct prefix_evaluator *evaluator, struct prune_round *round, struct error *error)
+{
+    OWNED_MEMORY struct prune_candidate *screened = memory_create(round->count, sizeof *screened);
+    OWNED_MEMORY bool *chosen = memory_create(round->count, sizeof *chosen);
+    struct race_options options = {.is_exhaustive = evaluator->options.is_exhaustive};
+    struct prune_round cheap = *round;
+    read_band(&evaluator->band, &options.low, &options.high);
+    cheap.candidates = screened;
+    for (size_t i = 0; i < round->count; i++) {
+        screened[i] = round->candidates[i];
+        screened[i].standing = PRUNE_PENDING; /* what is known exactly is no score of this side */
+    }
+    if (!race_run(&evaluator->screen, &cheap, &options, error)) {
+        return false;
+    }
+    while (choose_confirmed(evaluator, round, screened, chosen) > 0) {
+        if (!confirm(evaluator, round, screened, chosen, error)) {
+            return false;
+        }
+    }
+    double low = 0;
+    double high = 0;
+    read_band(&evaluator->band, &low, &high);
     for (size_t i = 0; i < round->count; i++) {
         struct prune_candidate *candidate = &round->candidates[i];
-        first = candidate->unit.first < first ? candidate->unit.first : first;
-        if (candidate->standing == PRUNE_EXACT) {
-            race->best = fmin(race->best, value_of(candidate));
-        }
-        if (candidate->standing == PRUNE_PENDING) {
-            race->runners[race->count] =
-                (struct runner){candidate, race->terms + race->count * evaluator->item_count, true};
-            race->count++;
-            count_naive(evaluator, &candidate->unit);
+        if (candidate->standing == PRUNE_PENDING && screened[i].standing != PRUNE_PENDING) {
+            candidate->score = screened[i].score * low;
+            candidate->standing = PRUNE_BOUND;
         }
     }
-    if (race->count == 0) {
-        return true;
-    }
-    if (!reach(evaluator, first, error)) {
-        return false;
-    }
-    bool is_lazy = round->lazy_epsilon >= 0;
-    bool races = !is_lazy && !evaluator->options.is_exhaustive && evaluator->chunk_count > 1 &&
-                 model_is_resident(evaluator->model);
-    if (is_lazy && !leave_out(race, error)) {
-        return false;
-    }
-    return races ? run_race(race, error) : run_exhaustively(race, error);
+    return true;
 }
 
 static bool prefix_evaluate_round(void *context, struct prune_round *round, struct error *error)
 {
     struct prefix_evaluator *evaluator = context;
-    struct race race = {.evaluator = evaluator, .round = round, .best = INFINITY};
-    size_t count = round->count + 1;
-    OWNED_MEMORY struct runner *runners = memory_create(count, sizeof *runners);
-    OWNED_MEMORY size_t *chunks = memory_create(CHUNKS + 1, sizeof *chunks);
-    OWNED_MEMORY size_t *members = memory_create(count, sizeof *members);
-    OWNED_MEMORY struct prune_unit *units = memory_create(count, sizeof *units);
-    OWNED_MEMORY double *terms = memory_create(count * evaluator->item_count + 1, sizeof *terms);
-    OWNED_MEMORY double *scratch = memory_create(count * evaluator->item_count + 1, sizeof *scratch);
-    race.runners = runners;
-    race.chunks = chunks;
-    race.members = members;
-    race.units = units;
-    race.terms = terms;
-    race.scratch = scratch;
-    return run_round(&race, error);
+    size_t first = lowest_of(evaluator, round);
+    size_t pending = 0;
+    for (size_t i = 0; i < round->count; i++) {
+        if (round->candidates[i].standing == PRUNE_PENDING) {
+            count_naive(evaluator, &round->candidates[i].unit);
+            pending++;
+        }
+    }
+    if (pending == 0) {
+        return true;
+    }
+    if (!reach(evaluator, &evaluator->exact, first, error)) {
+        return false;
+    }
+    if (has_screen(evaluator) && round->lazy_epsilon < 0) {
+        return reach(evaluator, &evaluator->screen, first, error) && screen_round(evaluator, round, error);
+    }
+    struct race_options options = {.is_exhaustive = evaluator->options.is_exhaustive, .low = 1, .high = 1};
+    return race_run(&evaluator->exact, round, &options, error);
 }
+
+/* ---- the rest of the interface ----------------------------------------------------------------------------------- */
 
 static bool prefix_commit(void *context, const struct prune_unit *unit, struct error *error)
 {
@@ -457,7 +310,13 @@ static bool prefix_commit(void *context, const struct prune_unit *unit, struct e
     for (size_t i = 0; i < unit->count; i++) {
         evaluator->removed[unit->first + i] = true;
     }
-    return !evaluator->has_engine || wave_commit(evaluator->engine, unit, error);
+    struct race_side *sides[] = {&evaluator->exact, &evaluator->screen};
+    for (size_t i = 0; i < 2; i++) {
+        if (sides[i]->is_started && !wave_commit(sides[i]->engine, unit, error)) {
+            return false;
+        }
+    }
+    return true;
 }
 
 /* The fastest of three: the first also reads the weights. */
@@ -467,7 +326,7 @@ static bool prefix_time(void *context, size_t sublayer, double *ret_ms, struct e
     double fastest = INFINITY;
     for (size_t i = 0; i < 3; i++) {
         int64_t ns = 0;
-        if (!wave_time(evaluator->engine, sublayer, &ns, error)) {
+        if (!wave_time(evaluator->exact.engine, sublayer, &ns, error)) {
             return false;
         }
         fastest = fmin(fastest, (double)ns / 1e6);
@@ -479,34 +338,35 @@ static bool prefix_time(void *context, size_t sublayer, double *ret_ms, struct e
 static json_t *prefix_describe(void *context)
 {
     const struct prefix_evaluator *evaluator = context;
-    const struct work_count *count = &evaluator->count;
-    struct model_work work = model_get_work(evaluator->model);
+    struct model_work work = model_get_work(evaluator->exact.model);
     json_t *json = json_object();
-    json_put_i64(json, "candidates", (int64_t)count->candidates);
-    json_put_i64(json, "completed", (int64_t)count->completed);
-    json_put_i64(json, "aborted", (int64_t)count->aborted);
-    json_put_i64(json, "left_out", (int64_t)count->pending);
+    json_put_i64(json, "candidates", (int64_t)evaluator->candidate_count);
+    json_put_i64(json, "completed", (int64_t)evaluator->exact.completed);
+    json_put_i64(json, "aborted", (int64_t)evaluator->exact.aborted);
+    json_put_i64(json, "left_out", (int64_t)evaluator->exact.left_out);
     json_put_i64(json, "token_sublayers",
                  (int64_t)(work.token_sublayers - evaluator->work_before.token_sublayers));
     json_put_i64(json, "token_heads", (int64_t)(work.token_heads - evaluator->work_before.token_heads));
-    json_put_i64(json, "naive_token_sublayers", (int64_t)count->naive_token_sublayers);
-    json_put_i64(json, "naive_token_heads", (int64_t)count->naive_token_heads);
-    return json;
-}
-
-/* Chunks of about equal size: at least one item, and no smaller than a sixteenth of all rows. */
-static void cut_chunks(struct prefix_evaluator *evaluator)
-{
-    size_t least = (evaluator->row_count + CHUNKS - 1) / CHUNKS;
-    evaluator->chunk_first = memory_create(CHUNKS + 2, sizeof *evaluator->chunk_first);
-    for (size_t item = 0, first = 0; item < evaluator->item_count; item++) {
-        bool is_last = item + 1 == evaluator->item_count;
-        if (is_last || (wave_rows_of(evaluator->engine, first, item + 1 - first) >= least &&
-                        evaluator->chunk_count + 1 < CHUNKS)) {
-            first = item + 1;
-            evaluator->chunk_first[++evaluator->chunk_count] = first;
-        }
+    json_put_i64(json, "naive_token_sublayers", (int64_t)evaluator->naive_token_sublayers);
+    json_put_i64(json, "naive_token_heads", (int64_t)evaluator->naive_token_heads);
+    if (has_screen(evaluator)) {
+        struct model_work screened = model_get_work(evaluator->screen.model);
+        double low = 0;
+        double high = 0;
+        read_band(&evaluator->band, &low, &high);
+        json_t *screen = json_object();
+        json_put_i64(screen, "completed", (int64_t)evaluator->screen.completed);
+        json_put_i64(screen, "aborted", (int64_t)evaluator->screen.aborted);
+        json_put_i64(screen, "confirmed", (int64_t)evaluator->confirmed_count);
+        json_put_i64(screen, "token_sublayers", (int64_t)screened.token_sublayers);
+        json_put_i64(screen, "token_heads", (int64_t)screened.token_heads);
+        json_put_double(screen, "ratio_least", evaluator->band.least);
+        json_put_double(screen, "ratio_most", evaluator->band.most);
+        json_put_double(screen, "band_low", low);
+        json_put_double(screen, "band_high", high);
+        json_put(json, "screen", screen);
     }
+    return json;
 }
 
 struct prefix_evaluator *prefix_evaluator_create(struct model *model, const struct objective_text *text,
@@ -520,19 +380,16 @@ struct prefix_evaluator *prefix_evaluator_create(struct model *model, const stru
                                                     .evaluate_round = prefix_evaluate_round,
                                                     .time_sublayer = prefix_time,
                                                     .describe = prefix_describe};
-    evaluator->model = model;
     evaluator->options = *options;
     evaluator->sublayer_count = model_sublayer_count(model);
     evaluator->removed = memory_create(evaluator->sublayer_count + 1, sizeof *evaluator->removed);
     evaluator->work_before = model_get_work(model);
-    evaluator->engine = wave_engine_create(model, text, &options->objective, &options->wave, error);
-    if (evaluator->engine == NULL) {
+    if (!race_side_start(&evaluator->exact, model, text, &options->objective, &options->wave, error) ||
+        (options->screen != NULL && !race_side_start(&evaluator->screen, options->screen, text,
+                                                     &options->objective, &options->wave, error))) {
         return NULL;
     }
-    evaluator->objective = wave_engine_objective(evaluator->engine);
-    evaluator->item_count = objective_item_count(evaluator->objective);
-    evaluator->row_count = wave_rows_of(evaluator->engine, 0, evaluator->item_count);
-    cut_chunks(evaluator);
+    evaluator->row_count = wave_rows_of(evaluator->exact.engine, 0, evaluator->exact.item_count);
     return TAKE(evaluator);
 }
 
@@ -541,9 +398,9 @@ void prefix_evaluator_destroy(struct prefix_evaluator *evaluator)
     if (evaluator == NULL) {
         return;
     }
-    wave_engine_destroy(evaluator->engine);
+    race_side_finish(&evaluator->exact);
+    race_side_finish(&evaluator->screen);
     free(evaluator->removed);
-    free(evaluator->chunk_first);
     free(evaluator);
 }
 
@@ -554,5 +411,5 @@ struct prune_evaluator *prefix_evaluator_interface(struct prefix_evaluator *eval
 
 size_t prefix_evaluator_state_count(const struct prefix_evaluator *evaluator)
 {
-    return wave_state_count(evaluator->engine);
+    return wave_state_count(evaluator->exact.engine);
 }

@@ -2,11 +2,13 @@
  * workers/prune/prefix.h: a prune_evaluator over a model: how a round of candidates is judged with as little work as keeps the result
  * (structured_pruning 1.6). What a sweep of candidates is, and the prefix cache, are in wave.h.
  *
- * Early abort (exact). Scores are sums of terms that are not negative, so the terms of some items bound a candidate from below. The
- * candidate that did best last round is finished first; the others take the items chunk by chunk, and go when their partial sum
- * exceeds the best finished score. When one is ahead of the leader on the items seen so far, it is finished next. A candidate that
- * went has a bound, not a score. Winners, their scores and their order stay what an exhaustive search finds, bit for bit. Streamed
- * weights are swept once a round, with all candidates and items, and nobody goes early.
+ * Losers of a round go early (race.h): they have a bound, not a score. Winners, their scores and their order stay what an exhaustive
+ * search finds, bit for bit. Streamed weights are swept once a round, with all candidates and items, and nobody goes early.
+ *
+ * Screening (optional). A second model of the same weights, in bf16, judges everyone first. How its scores relate to the exact ones is
+ * measured: the ratios of all candidates that were evaluated both ways lie in a band, which is widened on both sides by twice its width
+ * (2 % at least; before anything is known it reaches from 1/2 to 2). Whoever may win by the band is evaluated exactly; a ratio outside
+ * of it widens it, and the round is looked at again. Winners and their scores are the exact model's.
  */
 #ifndef WORKERS_PRUNE_PREFIX_H
 #define WORKERS_PRUNE_PREFIX_H
@@ -19,6 +21,7 @@ struct prefix_options {
     struct objective_options objective;
     struct wave_options wave; /* memory, and what is switched off */
     bool is_exhaustive;       /* no early abort */
+    struct model *screen;     /* borrowed; NULL: no screening */
 };
 /* From a method's parameters: metric and js_form, prefix_cache, batch_candidates, early_abort, gram_head; what is absent has the
  * accelerated form, and without a metric the objective is the text's log-likelihood. The memory limit stays 0. */

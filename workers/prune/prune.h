@@ -6,6 +6,7 @@
  *     <method>.c      one file per method
  *     greedy.h        the greedy search that FinerCut is made of, independent of any model
  *     prefix.h        an evaluator of candidate plans over a model: rounds of candidates, exact, with early abort
+ *     race.h          candidates of a round against each other, with early abort
  *     wave.h          candidates taken through a model together, layer by layer, from cached prefixes
  *     objective.h     what candidates are judged by: distances of logits, log-likelihood, accuracy
  *     statistics.c    how far blocks, sublayers and spans of blocks turn the hidden states

@@ -396,34 +396,39 @@ static int by_position(const void *a, const void *b)
     return left->first < right->first ? -1 : left->first > right->first ? 1 : 0;
 }
 
-/* One sweep of a few units, whose terms go to rows of ret_terms that are `stride` apart. */
-static bool run_sweep(struct wave_engine *engine, const struct prune_unit *units, size_t unit_count,
-                      size_t first_item, size_t item_count, bool keeps, double *ret_terms, size_t stride,
-                      struct error *error)
+struct showing {
+    bool (*visit)(void *context, const struct wave_view *view, struct error *error);
+    void *context;
+};
+
+/* One sweep of units [first_unit, first_unit + unit_count). */
+static bool run_sweep(struct wave_engine *engine, const struct prune_unit *units, size_t first_unit,
+                      size_t unit_count, size_t first_item, size_t item_count, bool keeps,
+                      const struct showing *showing, struct error *error)
 {
     OWNED_MEMORY const struct prune_unit **order = memory_create(unit_count, sizeof *order);
     OWNED_MEMORY struct prune_unit *sorted = memory_create(unit_count, sizeof *sorted);
-    OWNED_MEMORY double *terms = memory_create(unit_count * item_count + 1, sizeof *terms);
+    OWNED_MEMORY size_t *indices = memory_create(unit_count, sizeof *indices);
     for (size_t i = 0; i < unit_count; i++) {
-        order[i] = &units[i];
+        order[i] = &units[first_unit + i];
     }
     qsort(order, unit_count, sizeof *order, by_position);
     for (size_t i = 0; i < unit_count; i++) {
         sorted[i] = *order[i];
+        indices[i] = (size_t)(order[i] - units);
     }
     struct sweep_run run = {.engine = engine, .units = sorted, .unit_count = unit_count, .keeps = keeps};
     objective_sequences(engine->objective, first_item, item_count, &run.first_sequence, &run.sequence_count);
     run.first_row = engine->first_rows[run.first_sequence];
     run.row_count = engine->first_rows[run.first_sequence + run.sequence_count] - run.first_row;
-    if (!sweep_up(&run, error) ||
-        !objective_terms(engine->objective, &run.view, unit_count, first_item, item_count, terms, error)) {
-        return false;
-    }
-    for (size_t i = 0; i < unit_count; i++) {
-        memcpy(ret_terms + (size_t)(order[i] - units) * stride, terms + i * item_count,
-               item_count * sizeof *terms);
-    }
-    return true;
+    struct wave_view view = {.hidden = &run.view,
+                             .units = indices,
+                             .unit_count = unit_count,
+                             .first_item = first_item,
+                             .item_count = item_count,
+                             .first_row = run.first_row,
+                             .row_count = run.row_count};
+    return sweep_up(&run, error) && showing->visit(showing->context, &view, error);
 }
 
 size_t wave_rows_of(const struct wave_engine *engine, size_t first_item, size_t item_count)
@@ -453,8 +458,11 @@ static size_t choose_items(const struct wave_engine *engine, size_t first_item, 
 }
 
 bool wave_run(struct wave_engine *engine, const struct prune_unit *units, size_t unit_count,
-              size_t first_item, size_t item_count, bool keeps, double *ret_terms, struct error *error)
+              size_t first_item, size_t item_count, bool keeps,
+              bool (*visit)(void *context, const struct wave_view *view, struct error *error), void *context,
+              struct error *error)
 {
+    const struct showing showing = {visit, context};
     size_t each = engine->options.is_single ? 1 : unit_count;
     keeps = keeps && engine->is_recording && unit_count == 1 &&
             item_count == objective_item_count(engine->objective) && engine->area_rows >= engine->row_count;
@@ -466,8 +474,8 @@ bool wave_run(struct wave_engine *engine, const struct prune_unit *units, size_t
         size_t rows = larger(wave_rows_of(engine, first_item + done, items), 1);
         size_t fitting = larger(smaller(each, engine->area_rows / rows), 1);
         for (size_t u = 0; u < unit_count; u += fitting) {
-            if (!run_sweep(engine, units + u, smaller(fitting, unit_count - u), first_item + done, items,
-                           keeps, ret_terms + u * item_count + done, item_count, error)) {
+            if (!run_sweep(engine, units, u, smaller(fitting, unit_count - u), first_item + done, items,
+                           keeps, &showing, error)) {
                 return false;
             }
         }

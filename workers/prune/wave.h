@@ -37,10 +37,19 @@ bool wave_restart(struct wave_engine *engine, const bool *removed, size_t first,
                   struct error *error) MUST_USE;
 /* Candidates below `first` so far may come. */
 bool wave_reach(struct wave_engine *engine, size_t first, struct error *error) MUST_USE;
-/* Terms of items [first_item, first_item + item_count) of every unit: ret_terms [unit_count, item_count]. keeps: of one unit and
- * all items its states are kept, so that a commit of it costs nothing. */
+/* Candidates after a sweep: their last states, in slots. */
+struct wave_view {
+    const struct hidden *hidden;
+    const size_t *units; /* [unit_count]: which of the units each slot is */
+    size_t unit_count;
+    size_t first_item, item_count;
+    size_t first_row, row_count; /* tokens of these items, among all; of each slot */
+};
+/* Takes units through items [first_item, first_item + item_count), in as many sweeps as memory asks for, and shows each. keeps: of one
+ * unit and all items its states are kept, so that a commit of it costs nothing. */
 bool wave_run(struct wave_engine *engine, const struct prune_unit *units, size_t unit_count,
-              size_t first_item, size_t item_count, bool keeps, double *ret_terms,
+              size_t first_item, size_t item_count, bool keeps,
+              bool (*visit)(void *context, const struct wave_view *view, struct error *error), void *context,
               struct error *error) MUST_USE;
 bool wave_commit(struct wave_engine *engine, const struct prune_unit *unit, struct error *error) MUST_USE;
 

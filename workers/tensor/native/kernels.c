@@ -254,11 +254,44 @@ static void scan(size_t count, const float *logits, size_t first, struct head_sc
     }
 }
 
+/* log cosh(u / 2) / u^2 and (u / 2 tanh(u / 2) - log cosh(u / 2)) / u^2 as polynomials of y = u^2 <= 4, fitted to 1e-8. */
+static inline vf log_cosh_series(vf y)
+{
+    vf p = y * 0x1.6b1b22p-28f - 0x1.239f72p-23f;
+    p = p * y + 0x1.10483ap-19f;
+    p = p * y - 0x1.b7c67ap-16f;
+    p = p * y + 0x1.6bff12p-12f;
+    p = p * y - 0x1.5554fap-8f;
+    return p * y + 0.125f;
+}
+
+static inline vf textbook_series(vf y)
+{
+    vf p = y * -0x1.556a08p-28f + 0x1.130e7ap-23f;
+    p = p * y - 0x1.d9ab08p-20f;
+    p = p * y + 0x1.3c26bp-16f;
+    p = p * y - 0x1.8213cp-13f;
+    p = p * y + 0x1.c7107ap-10f;
+    p = p * y - 0x1.ffffb8p-7f;
+    return p * y + 0.125f;
+}
+
+/* log(1 + r), 0 <= r <= e^-2. */
+static inline vf log1p_small(vf r)
+{
+    vf p = r * -0x1.e9ec14p-4f + 0x1.8bf69cp-3f;
+    p = p * r - 0x1.ff13c4p-3f;
+    p = p * r + 0x1.5551aap-2f;
+    p = p * r - 0x1.fffff6p-2f;
+    return (p * r + 1.0f) * r;
+}
+
 /* Terms of the sums explained in reference.c. Padding lanes hold equal logits far below: every term is 0. */
 static inline vf divergence_terms(enum distance_kind kind, vf log_p, vf log_q)
 {
-    vf u = log_p - log_q, p = vexp(log_p), q = vexp(log_q);
+    vf u = log_p - log_q;
     if (kind == DISTANCE_KL) {
+        vf p = vexp(log_p), q = vexp(log_q);
         vf series = u * (-1.0f / 5040) + 1.0f / 720;
         series = series * u - 1.0f / 120;
         series = series * u + 1.0f / 24;
@@ -266,15 +299,16 @@ static inline vf divergence_terms(enum distance_kind kind, vf log_p, vf log_q)
         series = series * u + 0.5f;
         return choose(vabs(u) < 0.25f, p * (u * u) * series, p * u + (q - p));
     }
-    vf m = 0.5f * (p + q), size = vabs(u);
-    vf bounded = choose(size < 80.0f, size, splat(80.0f));
-    vf e = vexpm1(-bounded); /* E - 1, E = e^-|u|; 1 + e would round to 0 for |u| > 17 */
-    vf log_cosh = 0.5f * vlog1p(e * e / (4.0f * vexp(-bounded))) + 0.5f * (size - bounded);
+    /* The larger of p and q, and r = smaller / larger = e^-|u|: m = larger (1 + r) / 2, and for |u| that is not small
+     * log cosh(u / 2) = |u| / 2 + log(1 + r) - log 2. */
+    vf size = vabs(u), r = vexp(-size), y = u * u;
+    vf m = vexp(vmax(log_p, log_q)) * (0.5f + 0.5f * r);
+    vf log_cosh = 0.5f * size + (log1p_small(r) - 0x1.62e43p-1f);
     if (kind == DISTANCE_JS) {
-        return m * log_cosh;
+        return m * choose(size < 2.0f, y * log_cosh_series(y), log_cosh);
     }
-    vf t = -e / (2.0f + e); /* tanh(|u| / 2) */
-    return m * (0.5f * size * t - log_cosh);
+    vf t = (1.0f - r) / (1.0f + r); /* tanh(|u| / 2) */
+    return m * choose(size < 2.0f, y * textbook_series(y), 0.5f * size * t - log_cosh);
 }
 
 static inline vf terms_of(enum distance_kind kind, const struct distance_row *row, vf a, vf b)

@@ -265,8 +265,10 @@ static void distances_equal_their_definition(void **state)
     bool removed[6] = {false, false, true, false, false, false};
     OWNED(hidden) original = run(fixture.model, &batch, NULL);
     OWNED(hidden) candidate = run(fixture.model, &batch, removed);
-    for (size_t m = 0; m < 5; m++) {
-        OWNED(head_reference) reference = head_reference_create(fixture.model, original, metrics[m], NULL);
+    for (size_t m = 0; m < 10; m++) { /* by the Gram matrix where it can be, and by logits */
+        OWNED(head_reference)
+        reference = (m % 2 == 0 ? head_reference_create
+                                : head_reference_create_plain)(fixture.model, original, metrics[m / 2], NULL);
         double terms[SEQUENCES], alone[1], total = 0.0, tokens = 0.0;
         assert_true(head_distance(fixture.model, reference, candidate, 0, SEQUENCES, terms, NULL));
         for (size_t s = 0; s < SEQUENCES; s++) {
@@ -274,9 +276,9 @@ static void distances_equal_their_definition(void **state)
             OWNED_MEMORY float *z = all_logits(fixture.model, candidate, s);
             double should = 0.0;
             for (size_t t = 0; t < lengths[s]; t++) {
-                should += term_by_definition(metrics[m], z0 + t * vocab, z + t * vocab, vocab);
+                should += term_by_definition(metrics[m / 2], z0 + t * vocab, z + t * vocab, vocab);
             }
-            should = metrics[m] == HEAD_METRIC_NORM ? sqrt(should) : should;
+            should = metrics[m / 2] == HEAD_METRIC_NORM ? sqrt(should) : should;
             assert_true(fabs(terms[s] - should) <= 2e-5 * should);
             /* A part of the sequences, from the whole batch and from a batch of just them: the same bits. */
             assert_true(head_distance(fixture.model, reference, candidate, s, 1, alone, NULL));
@@ -288,7 +290,7 @@ static void distances_equal_their_definition(void **state)
             total += terms[s];
             tokens += (double)lengths[s];
         }
-        double parts = metrics[m] == HEAD_METRIC_NORM ? SEQUENCES : tokens;
+        double parts = metrics[m / 2] == HEAD_METRIC_NORM ? SEQUENCES : tokens;
         assert_true(fabs(head_distance_total(reference, terms) - total / parts) <= 1e-12 * total);
         assert_true(head_distance(fixture.model, reference, original, 0, SEQUENCES, terms, NULL));
         if (head_distance_total(reference, terms) != 0.0) {
@@ -424,7 +426,8 @@ static void work_is_counted_in_tokens(void **state)
     make_batch(specs[0].vocab, &batch);
     bool removed[6] = {true, false, false, false, false, false};
     OWNED(hidden) hidden = run(fixture.model, &batch, removed);
-    OWNED(head_reference) reference = head_reference_create(fixture.model, hidden, HEAD_METRIC_JS, NULL);
+    OWNED(head_reference)
+    reference = head_reference_create(fixture.model, hidden, HEAD_METRIC_JS, NULL);
     double terms[SEQUENCES];
     assert_true(head_distance(fixture.model, reference, hidden, 1, 2, terms, NULL));
     struct model_work work = model_get_work(fixture.model);

@@ -1,0 +1,565 @@
+/* workers/prune/race.c: see race.h. */
+#include "workers/prune/race.h"
+
+#include "base/check.h"
+#include "base/memory.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define CONTENDER_MARGIN                                                                                     \
+    1.05 /* whoever is so much nearer than heavy tokens could tell is seen whole at once */
+#define SUM_MARGIN (1 - 1e-12) /* partial sums are added in another order than the whole */
+
+/* ---- a round ----------------------------------------------------------------------------------------------------- */
+
+enum seen { SEEN_NOTHING, SEEN_HEAVY, SEEN_ALL }; /* of an item's tokens */
+
+/* A candidate that is being judged. */
+struct runner {
+    struct prune_candidate *candidate;
+    double *values;      /* [token_count]: of the tokens seen */
+    unsigned char *seen; /* [item_count] */
+    double partial;      /* what the values seen come to, in the sum that the parts divide */
+    bool is_alive;       /* still in the race, and not complete */
+};
+struct race {
+    struct race_side *side;
+    struct prune_round *round;
+    const struct race_options *options;
+    struct runner *runners; /* [count]: those that were pending */
+    size_t count, token_count;
+    double best; /* lowest score / cost so far; INFINITY: none is complete */
+    const struct runner *leader;
+    bool *is_heavy;     /* [token_count], of the leader's tokens; valid with has_heavy */
+    bool has_heavy;     /* single tokens are asked for */
+    double heavy_share; /* of the leader's sum */
+    struct prune_unit *units;
+    size_t *members; /* runner of each unit of a wave */
+    size_t *slots, *tokens;
+    double **values;
+};
+
+static double value_of(const struct prune_candidate *candidate)
+{
+    return candidate->score / candidate->cost;
+}
+
+static bool settle(struct race *race, struct error *error)
+{
+    return race->round->settled == NULL || race->round->settled(race->round->context, error);
+}
+
+/* ---- what was seen ----------------------------------------------------------------------------------------------- */
+
+/* The least that the candidate can come to, by score / cost. */
+static double bound_of(const struct race *race, const struct runner *runner)
+{
+    return runner->partial / objective_parts(race->side->objective) * SUM_MARGIN / runner->candidate->cost;
+}
+
+static bool is_beaten(const struct race *race, const struct runner *runner)
+{
+    return bound_of(race, runner) * race->options->low > race->best * race->options->high;
+}
+
+/* How the runner compares with the leader on the tokens that it was seen on; INFINITY: no leader. */
+static double ratio_to_leader(const struct race *race, const struct runner *runner)
+{
+    const struct runner *leader = race->leader;
+    const struct race_side *side = race->side;
+    double sum = 0.0;
+    double own = 0.0;
+    if (leader == NULL) {
+        return INFINITY;
+    }
+    for (size_t item = 0, token = 0; item < side->item_count; item++) {
+        size_t rows = wave_rows_of(side->engine, item, 1);
+        for (size_t t = token; t < token + rows && runner->seen[item] != SEEN_NOTHING; t++) {
+            if (runner->seen[item] == SEEN_ALL || race->is_heavy[t]) {
+                sum += leader->values[t];
+                own += runner->values[t];
+            }
+        }
+        token += rows;
+    }
+    return own / runner->candidate->cost / (sum / leader->candidate->cost);
+}
+
+static bool complete(struct race *race, struct runner *runner, struct error *error)
+{
+    struct race_side *side = race->side;
+    struct prune_candidate *candidate = runner->candidate;
+    OWNED_MEMORY double *terms = memory_create(side->item_count + 1, sizeof *terms);
+    if (!objective_terms(side->objective, 0, side->item_count, runner->values, terms, error)) {
+        return false;
+    }
+    candidate->score = objective_total(side->objective, terms);
+    candidate->standing = PRUNE_EXACT;
+    runner->is_alive = false;
+    side->completed++;
+    if (!isfinite(candidate->score)) {
+        return error_set(error, ERROR_NUMERIC, "the distance without sublayer %zu is not a finite number",
+                         candidate->unit.first);
+    }
+    race->best = fmin(race->best, value_of(candidate));
+    return true;
+}
+
+static void drop_losers(struct race *race)
+{
+    for (size_t i = 0; i < race->count; i++) {
+        struct runner *runner = &race->runners[i];
+        if (runner->is_alive && is_beaten(race, runner)) {
+            runner->candidate->score = bound_of(race, runner) * runner->candidate->cost;
+            runner->candidate->standing = PRUNE_BOUND;
+            runner->is_alive = false;
+            race->side->aborted++;
+        }
+    }
+}
+
+/* ---- looking ----------------------------------------------------------------------------------------------------- */
+
+/* All tokens of the view, of slots [0, count) of race->slots. */
+static bool see_all(struct race *race, const struct wave_view *view, size_t count, struct error *error)
+{
+    struct race_side *side = race->side;
+    for (size_t i = 0; i < count; i++) {
+        race->values[i] = race->runners[race->members[view->units[race->slots[i]]]].values + view->first_row;
+    }
+    struct objective_query query = {.hidden = view->hidden,
+                                    .slots = race->slots,
+                                    .slot_count = count,
+                                    .first_item = view->first_item,
+                                    .item_count = view->item_count,
+                                    .values = race->values};
+    if (!objective_evaluate(side->objective, &query, error)) {
+        return false;
+    }
+    OWNED_MEMORY double *terms = memory_create(view->item_count + 1, sizeof *terms);
+    for (size_t i = 0; i < count; i++) {
+        struct runner *runner = &race->runners[race->members[view->units[race->slots[i]]]];
+        if (!objective_terms(side->objective, view->first_item, view->item_count, race->values[i], terms,
+                             error)) {
+            return false;
+        }
+        for (size_t item = 0; item < view->item_count; item++) {
+            runner->partial += terms[item];
+            runner->seen[view->first_item + item] = SEEN_ALL;
+        }
+    }
+    return true;
+}
+
+/* The view's heavy tokens, or its others. */
+static bool see_some(struct race *race, const struct wave_view *view, size_t count, bool is_heavy,
+                     struct error *error)
+{
+    struct race_side *side = race->side;
+    size_t token_count = 0;
+    for (size_t t = 0; t < view->row_count; t++) {
+        if (race->is_heavy[view->first_row + t] == is_heavy) {
+            race->tokens[token_count++] = t;
+        }
+    }
+    for (size_t i = 0; i < count; i++) {
+        race->values[i] = race->runners[race->members[view->units[race->slots[i]]]].values + view->first_row;
+    }
+    struct objective_query query = {.hidden = view->hidden,
+                                    .slots = race->slots,
+                                    .slot_count = count,
+                                    .first_item = view->first_item,
+                                    .item_count = view->item_count,
+                                    .tokens = race->tokens,
+                                    .token_count = token_count,
+                                    .values = race->values};
+    if (!objective_evaluate(side->objective, &query, error)) {
+        return false;
+    }
+    for (size_t i = 0; i < count; i++) {
+        struct runner *runner = &race->runners[race->members[view->units[race->slots[i]]]];
+        runner->partial += objective_bound(side->objective, race->values[i], race->tokens, token_count);
+        memset(runner->seen + view->first_item, is_heavy ? SEEN_HEAVY : SEEN_ALL, view->item_count);
+    }
+    return true;
+}
+
+static size_t take_all_slots(struct race *race, const struct wave_view *view)
+{
+    for (size_t i = 0; i < view->unit_count; i++) {
+        race->slots[i] = i;
+    }
+    return view->unit_count;
+}
+
+/*
+ * In the race. The leader's heavy tokens carry most of anybody's sum: whoever they are enough to beat is not seen on the others.
+ * `ratio` times the share of heavy tokens is what the whole would come to by them alone.
+ */
+static bool visit_race(void *context, const struct wave_view *view, struct error *error)
+{
+    struct race *race = context;
+    size_t count = take_all_slots(race, view);
+    if (!race->has_heavy) {
+        return see_all(race, view, count, error);
+    }
+    if (!see_some(race, view, count, true, error)) {
+        return false;
+    }
+    double limit = CONTENDER_MARGIN * race->options->high / race->options->low / race->heavy_share;
+    size_t contenders = 0;
+    for (size_t i = 0; i < count; i++) {
+        const struct runner *runner = &race->runners[race->members[view->units[i]]];
+        if (!is_beaten(race, runner) && ratio_to_leader(race, runner) < limit) {
+            race->slots[contenders++] = i;
+        }
+    }
+    return see_some(race, view, contenders, false, error);
+}
+
+/* Whatever of these items one runner was not seen on. Views of one item, where that is not all of it. */
+static bool visit_rest(void *context, const struct wave_view *view, struct error *error)
+{
+    struct race *race = context;
+    size_t count = take_all_slots(race, view);
+    const struct runner *runner = &race->runners[race->members[view->units[0]]];
+    CHECK(count == 1 || runner->seen[view->first_item] == SEEN_NOTHING);
+    return runner->seen[view->first_item] == SEEN_HEAVY ? see_some(race, view, count, false, error)
+                                                        : see_all(race, view, count, error);
+}
+
+static bool run_members(struct race *race, size_t member_count, size_t first_item, size_t item_count,
+                        bool keeps,
+                        bool (*visit)(void *context, const struct wave_view *view, struct error *error),
+                        struct error *error)
+{
+    for (size_t m = 0; m < member_count; m++) {
+        race->units[m] = race->runners[race->members[m]].candidate->unit;
+    }
+    return wave_run(race->side->engine, race->units, member_count, first_item, item_count, keeps, visit, race,
+                    error);
+}
+
+static bool finish_alone(struct race *race, size_t index, struct error *error)
+{
+    struct race_side *side = race->side;
+    struct runner *runner = &race->runners[index];
+    for (size_t item = 0; item < side->item_count;) {
+        size_t end = item + 1;
+        while (end < side->item_count && runner->seen[end] == runner->seen[item]) {
+            end++;
+        }
+        race->members[0] = index;
+        if (runner->seen[item] != SEEN_ALL &&
+            !run_members(race, 1, item, end - item, end - item == side->item_count, visit_rest, error)) {
+            return false;
+        }
+        item = end;
+    }
+    return complete(race, runner, error) && settle(race, error);
+}
+
+/* Everyone, whatever it comes to; a wave at a time, because a wave is a resume point. */
+static bool run_exhaustively(struct race *race, struct error *error)
+{
+    size_t capacity = wave_unit_capacity(race->side->engine);
+    for (size_t first = 0; first < race->count;) {
+        size_t count = 0;
+        for (; first < race->count && count < capacity; first++) {
+            if (race->runners[first].is_alive) {
+                race->members[count++] = first;
+            }
+        }
+        if (count == 0) {
+            break;
+        }
+        if (!run_members(race, count, 0, race->side->item_count, count == 1, visit_rest, error)) {
+            return false;
+        }
+        for (size_t m = 0; m < count; m++) {
+            if (!complete(race, &race->runners[race->members[m]], error)) {
+                return false;
+            }
+        }
+        if (!settle(race, error)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* ---- the race ---------------------------------------------------------------------------------------------------- */
+
+static int by_value_falling(const void *a, const void *b)
+{
+    double left = *(const double *)a;
+    double right = *(const double *)b;
+    return left > right ? -1 : left < right ? 1 : 0;
+}
+
+/* A quarter of the leader's tokens, those with the largest values. The choice stands for the round. */
+static void choose_heavy(struct race *race)
+{
+    if (race->has_heavy || race->leader == NULL || !objective_selects(race->side->objective)) {
+        return;
+    }
+    OWNED_MEMORY double *sorted = memory_create(race->token_count + 1, sizeof *sorted);
+    memcpy(sorted, race->leader->values, race->token_count * sizeof *sorted);
+    qsort(sorted, race->token_count, sizeof *sorted, by_value_falling);
+    double limit = sorted[race->token_count / 4];
+    double heavy = 0.0;
+    double all = 0.0;
+    for (size_t t = 0; t < race->token_count; t++) {
+        race->is_heavy[t] = race->leader->values[t] > limit;
+        heavy += race->is_heavy[t] ? race->leader->values[t] : 0.0;
+        all += race->leader->values[t];
+    }
+    race->heavy_share = heavy / all;
+    race->has_heavy = heavy > 0;
+}
+
+/* The chunk where the leader's (heavy) tokens weigh most, of those that were not run: it tells most. */
+static size_t choose_chunk(const struct race *race, const bool *is_run)
+{
+    const struct race_side *side = race->side;
+    size_t chosen = side->chunk_count;
+    double most = -1;
+    for (size_t c = 0; c < side->chunk_count; c++) {
+        size_t first = wave_rows_of(side->engine, 0, side->chunk_first[c]);
+        size_t end = wave_rows_of(side->engine, 0, side->chunk_first[c + 1]);
+        double weight = 0.0;
+        for (size_t t = first; t < end && race->leader != NULL; t++) {
+            weight += !race->has_heavy || race->is_heavy[t] ? race->leader->values[t] : 0.0;
+        }
+        if (!is_run[c] && weight > most) {
+            most = weight;
+            chosen = c;
+        }
+    }
+    return chosen;
+}
+
+/* The runner that is ahead of the leader on what was seen of it, and furthest; without a leader the one with the least. count: none. */
+static size_t find_ahead(const struct race *race)
+{
+    size_t found = race->count;
+    double lowest = race->leader != NULL ? 1 : (double)INFINITY;
+    for (size_t i = 0; i < race->count; i++) {
+        const struct runner *runner = &race->runners[i];
+        if (runner->is_alive) {
+            double value = race->leader != NULL ? ratio_to_leader(race, runner) : bound_of(race, runner);
+            if (value < lowest) {
+                lowest = value;
+                found = i;
+            }
+        }
+    }
+    return found;
+}
+
+static size_t list_alive(struct race *race)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < race->count; i++) {
+        if (race->runners[i].is_alive) {
+            race->members[count++] = i;
+        }
+    }
+    return count;
+}
+
+/* The lowest of what an earlier round said. race->count: nobody knows. */
+static size_t find_favourite(const struct race *race)
+{
+    size_t found = race->count;
+    double lowest = INFINITY;
+    for (size_t i = 0; i < race->count; i++) {
+        const struct prune_candidate *candidate = race->runners[i].candidate;
+        if (race->runners[i].is_alive && candidate->prior / candidate->cost < lowest) {
+            lowest = candidate->prior / candidate->cost;
+            found = i;
+        }
+    }
+    return found;
+}
+
+static bool lead(struct race *race, size_t index, struct error *error)
+{
+    if (!finish_alone(race, index, error)) {
+        return false;
+    }
+    race->leader = &race->runners[index];
+    choose_heavy(race);
+    drop_losers(race);
+    return true;
+}
+
+static bool run_race(struct race *race, struct error *error)
+{
+    struct race_side *side = race->side;
+    bool is_run[RACE_CHUNKS + 1] = {false};
+    size_t favourite = find_favourite(race);
+    if (favourite < race->count && !lead(race, favourite, error)) {
+        return false;
+    }
+    for (size_t c = 0; c < side->chunk_count; c++) {
+        size_t chunk = choose_chunk(race, is_run);
+        size_t first = side->chunk_first[chunk];
+        size_t count = list_alive(race);
+        if (count == 0) {
+            break;
+        }
+        is_run[chunk] = true;
+        if (!run_members(race, count, first, side->chunk_first[chunk + 1] - first, false, visit_race,
+                         error)) {
+            return false;
+        }
+        drop_losers(race);
+        for (size_t ahead = 0; (ahead = find_ahead(race)) < race->count;) {
+            if (!lead(race, ahead, error)) {
+                return false;
+            }
+        }
+    }
+    for (size_t i = 0; i < race->count; i++) {
+        if (race->runners[i].is_alive && !finish_alone(race, i, error)) {
+            return false;
+        }
+        drop_losers(race);
+    }
+    return settle(race, error);
+}
+
+/* ---- lazy rounds ------------------------------------------------------------------------------------------------- */
+
+/*
+ * Lazy greedy (a heuristic: scores may fall when more is gone). Whoever did worse before than (the favourite's score now) /
+ * (1 - epsilon) stays pending. The favourite is the lowest of what earlier rounds said, evaluated or not, so that a round that is
+ * resumed leaves the same candidates out; nobody goes early, for the same reason.
+ */
+static bool leave_out(struct race *race, struct error *error)
+{
+    struct prune_round *round = race->round;
+    const struct prune_candidate *favourite = NULL;
+    for (size_t i = 0; i < round->count; i++) {
+        const struct prune_candidate *candidate = &round->candidates[i];
+        if (!isnan(candidate->prior) &&
+            (favourite == NULL || candidate->prior / candidate->cost < favourite->prior / favourite->cost)) {
+            favourite = candidate;
+        }
+    }
+    if (favourite == NULL) {
+        return true;
+    }
+    for (size_t i = 0; i < race->count; i++) {
+        if (race->runners[i].candidate == favourite && !finish_alone(race, i, error)) {
+            return false;
+        }
+    }
+    double limit = value_of(favourite) / (1 - round->lazy_epsilon);
+    for (size_t i = 0; i < race->count; i++) {
+        const struct prune_candidate *candidate = race->runners[i].candidate;
+        if (race->runners[i].is_alive && candidate->prior / candidate->cost >= limit) {
+            race->runners[i].is_alive = false;
+            race->side->left_out++;
+        }
+    }
+    return true;
+}
+
+/* ---- the door ---------------------------------------------------------------------------------------------------- */
+
+static bool run_all(struct race *race, double *memory, unsigned char *seen, struct error *error)
+{
+    const struct prune_round *round = race->round;
+    const struct race_side *side = race->side;
+    for (size_t i = 0; i < round->count; i++) {
+        struct prune_candidate *candidate = &round->candidates[i];
+        if (candidate->standing == PRUNE_EXACT) {
+            race->best = fmin(race->best, value_of(candidate));
+        }
+        if (candidate->standing == PRUNE_PENDING) {
+            race->runners[race->count] = (struct runner){
+                .candidate = candidate,
+                .values = memory + race->count * race->token_count,
+                .seen = seen + race->count * side->item_count,
+                .is_alive = true,
+            };
+            race->count++;
+        }
+    }
+    if (race->count == 0) {
+        return true;
+    }
+    bool is_lazy = round->lazy_epsilon >= 0;
+    bool races =
+        !is_lazy && !race->options->is_exhaustive && side->chunk_count > 1 && model_is_resident(side->model);
+    if (is_lazy && !leave_out(race, error)) {
+        return false;
+    }
+    return races ? run_race(race, error) : run_exhaustively(race, error);
+}
+
+bool race_run(struct race_side *side, struct prune_round *round, const struct race_options *options,
+              struct error *error)
+{
+    size_t count = round->count + 1;
+    size_t tokens = wave_rows_of(side->engine, 0, side->item_count);
+    struct race race = {
+        .side = side, .round = round, .options = options, .token_count = tokens, .best = INFINITY};
+    OWNED_MEMORY struct runner *runners = memory_create(count, sizeof *runners);
+    OWNED_MEMORY size_t *members = memory_create(count, sizeof *members);
+    OWNED_MEMORY size_t *slots = memory_create(count, sizeof *slots);
+    OWNED_MEMORY struct prune_unit *units = memory_create(count, sizeof *units);
+    OWNED_MEMORY double **values = memory_create(count, sizeof *values);
+    OWNED_MEMORY size_t *listed = memory_create(tokens + 1, sizeof *listed);
+    OWNED_MEMORY bool *is_heavy = memory_create(tokens + 1, sizeof *is_heavy);
+    OWNED_MEMORY unsigned char *seen = memory_create(count * side->item_count + 1, 1);
+    OWNED_MEMORY double *memory = memory_try_array(count * tokens + 1, sizeof *memory, "distances", error);
+    race.runners = runners;
+    race.members = members;
+    race.slots = slots;
+    race.units = units;
+    race.values = values;
+    race.tokens = listed;
+    race.is_heavy = is_heavy;
+    return memory != NULL && run_all(&race, memory, seen, error);
+}
+
+/* Chunks of about equal size: at least one item, and no smaller than a sixteenth of all rows. */
+static void cut_chunks(struct race_side *side)
+{
+    size_t least = (wave_rows_of(side->engine, 0, side->item_count) + RACE_CHUNKS - 1) / RACE_CHUNKS;
+    side->chunk_first = memory_create(RACE_CHUNKS + 2, sizeof *side->chunk_first);
+    for (size_t item = 0, first = 0; item < side->item_count; item++) {
+        bool is_last = item + 1 == side->item_count;
+        if (is_last || (wave_rows_of(side->engine, first, item + 1 - first) >= least &&
+                        side->chunk_count + 1 < RACE_CHUNKS)) {
+            first = item + 1;
+            side->chunk_first[++side->chunk_count] = first;
+        }
+    }
+}
+
+bool race_side_start(struct race_side *side, struct model *model, const struct objective_text *text,
+                     const struct objective_options *objective, const struct wave_options *wave,
+                     struct error *error)
+{
+    side->model = model;
+    side->engine = wave_engine_create(model, text, objective, wave, error);
+    if (side->engine == NULL) {
+        return false;
+    }
+    side->objective = wave_engine_objective(side->engine);
+    side->item_count = objective_item_count(side->objective);
+    cut_chunks(side);
+    return true;
+}
+
+void race_side_finish(struct race_side *side)
+{
+    wave_engine_destroy(side->engine);
+    free(side->chunk_first);
+    *side = (struct race_side){0};
+}
