@@ -388,9 +388,9 @@ bool export_draft_make(const struct plan *plan, const struct inventory *inventor
     draft.config = layout_draft_config(&layout, inventory, options);
     bool is_same = true;
     for (size_t i = 0; i < draft.tensor_count; i++) {
-        is_same = is_same && draft.tensors[i].padding == NULL &&
-                  inventory->tensors[draft.tensors[i].source].edit == NULL &&
-                  draft.tensors[i].dtype == inventory->tensors[draft.tensors[i].source].dtype;
+        const struct inventory_tensor *source = &inventory->tensors[draft.tensors[i].source];
+        is_same = is_same && draft.tensors[i].padding == NULL && source->edit == NULL &&
+                  draft.tensors[i].dtype == source->dtype;
     }
     draft.is_verbatim = plan->removed_count == 0 && is_same && inventory_gguf_name(inventory) == NULL;
     *ret_draft = draft;
