@@ -56,7 +56,7 @@ def narrowed(model, is_alike, has_heads):
     widths, each = [], model.heads // model.kv_heads
     for layer in range(model.layers):
         less = 1 if is_alike else layer
-        gone = min(less, model.kv_heads - 1) * each
+        gone = (model.kv_heads // 2 if is_alike else min(less, model.kv_heads - 1)) * each  # LlamaConfig wants divisors
         if has_heads and gone:
             widths.append({"sublayer": 2 * layer, "heads": [gone, model.heads - gone]})
         if layer in model.plain:

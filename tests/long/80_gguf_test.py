@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """A pruned stories15M as GGUF: the `gguf` package reads from model-F32.gguf what lies in the safetensors beside it, its Q8_0 is
-the package's own, bit for bit, and llama.cpp, where llama-cpp-python is installed, continues greedily as transformers does.
+the package's own, bit for bit, and llama.cpp, where llama-cpp-python is installed, continues greedily as transformers does. Small
+models whose layers differ (deci), are narrower (llama) or filled up give in llama.cpp the logits that pruned gives.
 
 Needs the venv of tests/long_venv.sh and `gguf` in it (skips without); PRUNED_BUILD names the build folder, PRUNED_TEST_DATA the data.
 """
@@ -97,6 +98,88 @@ def continue_greedily(out):
     check(3, "llama.cpp continues as transformers", ours == theirs, "%d tokens" % len(ours))
 
 
+def small_models():
+    yield "skills", os.path.join(ROOT, "tests", "skills", "model")
+    path = os.path.join(DATA, "models", "stories260K")
+    if os.path.exists(path):
+        yield "stories260K", os.path.abspath(path)
+
+
+def widths(config, is_alike):
+    """Of plan.json: the first KV groups go, and channels."""
+    layers, heads, groups = config["num_hidden_layers"], config["num_attention_heads"], config["num_key_value_heads"]
+    result, each, ffn = [], heads // groups, config["intermediate_size"]
+    for layer in range(layers):
+        gone = groups // 2 if is_alike or layer % 3 == 2 else 0
+        less = 24 if is_alike else 8 * (layer % 4)
+        if gone:
+            result.append({"sublayer": 2 * layer, "heads": [gone * each, heads - gone * each]})
+        if less:
+            result.append({"sublayer": 2 * layer + 1, "channels": [[0, 4, 4 + less, ffn - 4 - less]]})
+    return result
+
+
+def plans(config):
+    """(name, layout, architecture, removed sublayers, widths)."""
+    last = 2 * config["num_hidden_layers"] - 1
+    yield "no first FFN", "auto", "deci", [1], []
+    yield "no last FFN", "auto", "deci", [last], []
+    yield "no first attention", "auto", "deci", [0], []
+    yield "no last attention", "auto", "deci", [last - 1], []
+    yield "no first block and a half", "auto", "deci", [0, 1, 2], []
+    yield "both ends and between", "auto", "deci", [0, 3, last], []
+    yield "blocks that meet", "auto", "llama", [3, 4], []
+    yield "widths", "auto", "deci", [], widths(config, False)
+    yield "widths, no first attention, no last FFN", "auto", "deci", [0, last], widths(config, False)
+    yield "one width", "uniform", "llama", [], widths(config, True)
+    yield "widths, filled up", "padded", "llama", [], widths(config, False)
+    yield "identity", "identity", "llama", [1, last - 1], widths(config, False)
+
+
+def logits_in_llama_cpp(folder, name, tokens):
+    import llama_cpp
+    loaded = llama_cpp.Llama(os.path.join(folder, name), n_ctx=128, logits_all=True, n_threads=2, verbose=False, type_k=0, type_v=0)
+    loaded.eval(tokens)
+    return np.array(loaded.scores[:len(tokens)]), loaded.metadata["general.architecture"]
+
+
+def layers_that_differ(number):
+    try:
+        import llama_cpp  # noqa: F401
+    except ImportError:
+        print("ok %d - layers that differ in llama.cpp # SKIP no llama-cpp-python" % number)
+        return
+    for model, source in small_models():
+        with open(os.path.join(source, "config.json"), encoding="utf-8") as file:
+            config = json.load(file)
+        tokens = [1] + np.random.default_rng(80).integers(3, config["vocab_size"], 40).tolist()
+        for name, layout, architecture, removed, narrower in plans(config):
+            with tempfile.TemporaryDirectory() as folder:
+                plan = {"version": 1, "sublayer_count": 2 * config["num_hidden_layers"], "removed_count": len(removed), "widths": narrower,
+                        "points": [{"sublayer": sublayer, "score": 0.5, "is_cut": True} for sublayer in removed]}
+                spec = {"type": "pruning", "model": source, "target": {"sublayers_removed": len(removed)}, "evaluation": {"speed": False},
+                        "method": {"type": "replay", "replay": {"source": os.path.join(folder, "plan.json")}},
+                        "output": {"layout": layout, "formats": ["hf", "gguf:f32", "gguf:q8_0"]}}
+                out = os.path.join(folder, "out")
+                for file_name, value in (("plan.json", plan), ("spec.json", spec), ("tokens.json", [tokens])):
+                    with open(os.path.join(folder, file_name), "w", encoding="utf-8") as file:
+                        json.dump(value, file)
+                done = subprocess.run([os.path.join(BUILD, "pruned"), "run", os.path.join(folder, "spec.json"), "--out", out],
+                                      capture_output=True, text=True)
+                if done.returncode != 0:
+                    raise SystemExit("%s, %s: %s" % (model, name, done.stderr))
+                dump = os.path.join(folder, "out.f32")
+                subprocess.run([os.path.join(BUILD, "pruned-dump"), out, "logits", os.path.join(folder, "tokens.json"), dump], check=True)
+                ours = np.fromfile(dump, dtype=np.float32).reshape(len(tokens), -1)
+                whole, found = logits_in_llama_cpp(out, "model-F32.gguf", tokens)
+                small, _ = logits_in_llama_cpp(out, "model-Q8_0.gguf", tokens)
+                worst, rounded = (float(np.abs(theirs - ours).max() / np.abs(ours).max()) for theirs in (whole, small))
+                check(number, "%s, %s: logits in llama.cpp" % (model, name), worst < 1e-5 and rounded < 0.15 and found == architecture,
+                      "%s: F32 differs by %.1e of the largest, Q8_0 by %.1e" % (found, worst, rounded))
+                number += 1
+    print("1..%d" % (number - 1))
+
+
 def main():
     try:
         import gguf
@@ -106,11 +189,11 @@ def main():
     if not os.path.exists(MODEL):
         print("1..0 # SKIP no stories15M")
         return 77
-    print("1..3")
     with tempfile.TemporaryDirectory() as folder:
         out = run(folder)
         compare(out, gguf)
         continue_greedily(out)
+    layers_that_differ(4)
     return 1 if failed else 0
 
 

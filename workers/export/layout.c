@@ -204,6 +204,14 @@ static bool check_stock(const struct layout *layout, struct error *error)
             config->model_type, heads, config->head_size, config->hidden_size);
         return refuse(error, layout->kind, why);
     }
+    if (layout_must_divide(config) && heads > 0 && config->hidden_size % heads != 0) {
+        (void)snprintf(
+            why, sizeof why,
+            "transformers refuses a config of type %s whose %zu heads do not divide the hidden size %zu, "
+            "whatever head_dim says; ask for heterogeneous",
+            config->model_type, heads, config->hidden_size);
+        return refuse(error, layout->kind, why);
+    }
     bool is_scaled = config->embedding_scale > 1.0 || config->embedding_scale < 1.0;
     double scale = (double)(float)sqrt((double)config->hidden_size);
     if (is_scaled && fabs(config->embedding_scale - scale) > 1e-6 * scale) {

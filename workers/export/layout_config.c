@@ -232,8 +232,26 @@ static void set_architecture(const struct drafter *drafter, bool is_heterogeneou
     json_put(drafter->json, "auto_map", map);
 }
 
+bool layout_must_divide(const struct model_config *config)
+{
+    static const char *const types[] = {"llama", "gemma2", "gemma3_text"};
+    for (size_t i = 0; i < sizeof types / sizeof types[0]; i++) {
+        if (strcmp(config->model_type, types[i]) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static void put_heterogeneous(const struct drafter *drafter, json_t *pruning)
 {
+    /* Every layer says its own; one divides whatever is left of the hidden size. */
+    if (layout_must_divide(drafter->config) &&
+        drafter->config->hidden_size % drafter->layout->said->head_count != 0) {
+        json_put_i64(drafter->json, "num_attention_heads", 1);
+        json_put_i64(drafter->json, "num_key_value_heads", 1);
+        json_put_i64(drafter->json, "head_dim", (int64_t)drafter->config->head_size);
+    }
     struct model_config_keys keys;
     bool has_attention = false;
     model_config_find_keys(drafter->config, &keys);

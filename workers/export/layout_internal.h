@@ -31,6 +31,8 @@ static inline const struct model_layer *layout_ffn(const struct layout *layout, 
     return sublayer >= 0 ? &layout->config->layers[layout->sublayers[sublayer].layer] : NULL;
 }
 
+/* Whether transformers (5) opens the family's config only where num_attention_heads divides hidden_size, though head_dim is said. */
+bool layout_must_divide(const struct model_config *config);
 const char *layout_dtype_name(enum dtype dtype);
 /* "pruning.layers" of config.json. Owned. */
 json_t *layout_format_layers(const struct layout *layout) MUST_USE;

@@ -7,7 +7,8 @@
 #include "workers/model/architecture.h"
 #include <math.h>
 
-enum shape { ALIKE, DIFFERENT }; /* all layers in one width, or each in its own */
+/* All layers in one width, each in its own, or all without one KV group. */
+enum shape { ALIKE, DIFFERENT, THREE_HEADS };
 
 struct list {
     uint32_t items[512];
@@ -45,8 +46,10 @@ static void narrow(struct plan *plan, const struct model_config *config, enum sh
         const struct model_layer *layer = &config->layers[sublayers[i].layer];
         size_t less = shape == DIFFERENT ? sublayers[i].layer : 1;
         if (sublayers[i].is_attention && has_heads) {
+            size_t groups =
+                shape == ALIKE ? layer->kv_head_count / 2 : less; /* transformers wants divisors */
             struct list heads =
-                heads_without(layer, less < layer->kv_head_count ? less : layer->kv_head_count - 1);
+                heads_without(layer, groups < layer->kv_head_count ? groups : layer->kv_head_count - 1);
             plan_keep_heads(plan, i, heads.items, heads.count, layer->head_count);
         } else if (!sublayers[i].is_attention && layer->expert_count == 0) {
             struct list channels = channels_without(layer->intermediate_size, 3 * less);
@@ -239,6 +242,7 @@ static void what_a_stock_config_cannot_say_is_refused(void **state)
     expect_refused("gpt2", EXPORT_UNIFORM, ALIKE, "have no head_dim");
     expect_refused("gpt_neox", EXPORT_PADDED, ALIKE, "have no head_dim");
     expect_refused("opt", EXPORT_UNIFORM, ALIKE, "have no head_dim");
+    expect_refused("llama", EXPORT_PADDED, THREE_HEADS, "whose 3 heads do not divide the hidden size 32");
     expect_refused("mixtral", EXPORT_UNIFORM, DIFFERENT, "experts in different numbers");
     expect_refused("mixtral", EXPORT_PADDED, DIFFERENT, "an expert of zeros");
     expect_refused("mixtral", EXPORT_IDENTITY, DIFFERENT, "an expert of zeros");
