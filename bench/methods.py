@@ -37,6 +37,7 @@ def parse_arguments():
     parser.add_argument("--samples", type=int, default=64)
     parser.add_argument("--window", type=int, default=2048)
     parser.add_argument("--evaluation-window", type=int, default=2048)
+    parser.add_argument("--speed", action="store_true", help="measure tokens per second as well")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--sparsity", default="0.1,0.2,0.3")
     parser.add_argument("--methods", default="random,last_blocks")
@@ -76,7 +77,7 @@ def make_spec(arguments, text, method, compensation, seed):
         "calibration": {"source": os.path.abspath(arguments.calibration), "num_samples": arguments.samples,
                         "window_tokens": arguments.window},
         "evaluation": {"text": {"source": text}, "protocols": ["gptq"],
-                       "window_tokens": arguments.evaluation_window, "tasks": tasks},
+                       "window_tokens": arguments.evaluation_window, "tasks": tasks, "speed": arguments.speed},
         "compute": {"dtype": arguments.dtype},
         "seed": seed,
     }
