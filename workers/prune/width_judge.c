@@ -11,7 +11,7 @@
 
 struct width_judge {
     struct model *model;
-    const struct token_batch *batch;
+    struct token_batch batch; /* the caller's may be gone; its sequences are borrowed */
     const struct cancel *cancel;
     struct head_reference *reference;
     const struct plan *plan; /* being judged */
@@ -79,7 +79,7 @@ struct width_judge *width_judge_create(struct model *model, const struct token_b
     }
     OWNED(width_judge) judge = memory_create(1, sizeof *judge);
     judge->model = model;
-    judge->batch = batch;
+    judge->batch = *batch;
     judge->cancel = cancel;
     judge->is_gone = memory_create(widest, 1);
     judge->terms = memory_create(batch->sequence_count + 1, sizeof *judge->terms);
@@ -107,12 +107,12 @@ static bool check_plan(const struct plan *plan, struct error *error)
 bool width_judge_plan(struct width_judge *judge, const struct plan *plan, size_t sequences,
                       double *ret_divergence, struct error *error)
 {
-    size_t all = judge->batch->sequence_count;
+    size_t all = judge->batch.sequence_count;
     size_t count = sequences == 0          ? all
                    : sequences == SIZE_MAX ? (all + 3) / 4
                    : sequences < all       ? sequences
                                            : all;
-    struct token_batch batch = {judge->batch->sequences, count};
+    struct token_batch batch = {judge->batch.sequences, count};
     struct model_tap tap = {.context = judge,
                             .points = 1u << TAP_HEADS | 1u << TAP_CHANNELS,
                             .changed = 1u << TAP_HEADS | 1u << TAP_CHANNELS,
