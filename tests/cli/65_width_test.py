@@ -46,7 +46,7 @@ def every_method_reaches_its_target_in_the_files_too(folder):
             for side in shape:
                 size *= side
             count += size
-        assert count == result["size"]["after"]["parameter_count"], (method, count, result["size"])
+        assert count == result["size"]["after"]["parameters"], (method, count, result["size"])
 
 
 def a_method_without_data_needs_no_calibration(folder):
@@ -66,7 +66,7 @@ def every_allocation_and_compensation_runs(folder):
     for allocation in ("auto", "uniform", "per_layer", "global", "cfsp", "adapt", "knapsack", "evolutionary"):
         result, _ = run(width(w, allocation={"type": allocation}), os.path.join(folder, allocation))
         assert result["target"]["achieved"] >= 0.2, allocation
-    for cost in ("parameters", "bytes", "flops", "milliseconds"):
+    for cost in ("bytes", "flops", "milliseconds"):
         run(width(w, allocation={"type": "global", "cost": cost}), os.path.join(folder, cost))
     for compensation in ("none", "bias", "ls", "ls_bias", "auto"):
         result, _ = run(width(w, compensation={"type": compensation}), os.path.join(folder, "c_" + compensation))

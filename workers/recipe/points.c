@@ -334,7 +334,8 @@ static bool search_all(struct recipe *recipe, struct error *error)
                            ? search_point(recipe, point, &curve, error)
                            : recipe_decide(recipe, &point->target, NULL, &point->plan, error);
         if (!is_good) {
-            if (error->code == ERROR_UNREACHABLE) {
+            bool is_of_target = error->field[0] == '\0' || strncmp(error->field, "/target", 7) == 0;
+            if (error->code == ERROR_UNREACHABLE && is_of_target) {
                 (void)snprintf(error->field, sizeof error->field, "%s", point->pointer);
             }
             return false;

@@ -333,6 +333,8 @@ bool recipe_reopen_patch(const struct recipe *recipe, const struct prune_target 
 void recipe_derive(struct recipe *recipe);
 /* The pruned model's inventory, but for sublayers that are removed: the source's where nothing is narrower. */
 const struct inventory *recipe_pruned(const struct recipe *recipe);
+/* Kinds, layers and parameters of all sublayers: owned (free). work_plan.c */
+struct sublayer *recipe_list_sublayers(const struct inventory *inventory, size_t *ret_count);
 /* report.json's "layers": [{layer, attention: {heads, kv_heads, kept_heads, kept_kv_heads}, ffn: {of, kept, experts?, kept_experts?}}]. */
 json_t *recipe_format_widths(const struct recipe *recipe) MUST_USE;
 /* plan.weights into the output folder, where the plan has a patch. */

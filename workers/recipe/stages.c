@@ -424,20 +424,6 @@ static bool search_save(void *context, const json_t *state, bool must, struct er
 }
 
 /* Sublayers as the config says; without a model open nothing is known about zero projections, which only the prefix cache asks for. */
-static struct sublayer *list_sublayers(const struct recipe *recipe, size_t *ret_count)
-{
-    struct plan_sublayer *listed = NULL;
-    size_t count = plan_list_sublayers(&recipe->inventory->config, &listed);
-    struct sublayer *sublayers = memory_create(count + 1, sizeof *sublayers);
-    for (size_t i = 0; i < count; i++) {
-        sublayers[i].kind = listed[i].is_attention ? SUBLAYER_ATTENTION : SUBLAYER_FFN;
-        sublayers[i].layer = listed[i].layer;
-    }
-    free(listed);
-    *ret_count = count;
-    return sublayers;
-}
-
 static bool make_evaluator(struct recipe *recipe, const struct token_batch *batch,
                            struct prefix_evaluator **ret_evaluator, struct error *error)
 {
@@ -486,7 +472,7 @@ bool recipe_choose(struct recipe *recipe, const struct prune_target *target, con
                    struct plan **ret_plan, struct error *error)
 {
     size_t count = 0;
-    OWNED_MEMORY struct sublayer *sublayers = list_sublayers(recipe, &count);
+    OWNED_MEMORY struct sublayer *sublayers = recipe_list_sublayers(recipe->inventory, &count);
     size_t layers = recipe->inventory->config.layer_count;
     const json_t *turns = json_object_get(recipe->done, "turns");
     OWNED_MEMORY double *block_cosines = get_numbers(turns, "block_cosines", layers);

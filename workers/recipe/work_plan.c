@@ -184,7 +184,7 @@ static struct plan *extreme_plan(const struct work *work, bool is_largest_first,
     return plan;
 }
 
-static struct sublayer *measure_sublayers(const struct inventory *inventory, size_t *ret_count)
+struct sublayer *recipe_list_sublayers(const struct inventory *inventory, size_t *ret_count)
 {
     struct plan_sublayer *listed = NULL;
     size_t count = plan_list_sublayers(&inventory->config, &listed);
@@ -224,7 +224,7 @@ static void put_size(json_t *object, const struct plan_size *size)
 static json_t *plan_output(struct work *work, uint64_t *ret_weight_bytes)
 {
     size_t count = 0;
-    OWNED_MEMORY struct sublayer *sublayers = measure_sublayers(work->inventory, &count);
+    OWNED_MEMORY struct sublayer *sublayers = recipe_list_sublayers(work->inventory, &count);
     struct prune_run run = {.method = work->method,
                             .inventory = work->inventory,
                             .sublayers = sublayers,
