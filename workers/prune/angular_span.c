@@ -116,6 +116,8 @@ static bool angular_span_decide(struct prune_run *run, const struct prune_target
     return prune_target_cut(target, ret_plan, run->inventory, error); /* says what the longest span reaches */
 }
 
+static const char *const late_params[] = {"rule", NULL};
+
 const struct prune_method prune_method_angular_span = {
     .name = "angular_span",
     .summary = "Removes the one contiguous span of blocks that turns the hidden state least.",
@@ -124,5 +126,6 @@ const struct prune_method prune_method_angular_span = {
     .needs = PRUNE_NEED_CALIBRATION | PRUNE_NEED_SPAN_ANGLES,
     .params = params,
     .param_count = sizeof params / sizeof params[0],
+    .late_params = late_params,
     .decide = angular_span_decide,
 };

@@ -56,6 +56,8 @@ static bool llm_drop_decide(struct prune_run *run, const struct prune_target *ta
     return prune_target_cut(target, ret_plan, run->inventory, error);
 }
 
+static const char *const late_params[] = {"sublayers", NULL};
+
 const struct prune_method prune_method_llm_drop = {
     .name = "llm_drop",
     .summary = "Removes, in one shot, the attention or FFN sublayers that turn the residual stream least.",
@@ -63,5 +65,6 @@ const struct prune_method prune_method_llm_drop = {
     .needs = PRUNE_NEED_CALIBRATION | PRUNE_NEED_SUBLAYER_COSINES,
     .params = params,
     .param_count = sizeof params / sizeof params[0],
+    .late_params = late_params,
     .decide = llm_drop_decide,
 };

@@ -430,6 +430,8 @@ static uint64_t replaceme_bytes(const struct inventory *inventory, const struct 
     return gram_bytes(size, size) + (most > put ? most : put);
 }
 
+static const char *const late_params[] = {"fit", "alpha", NULL};
+
 const struct prune_method prune_method_replaceme = {
     .name = "replaceme",
     .summary = "Replaces a span of blocks by a linear map that is folded into the FFN before it.",
@@ -438,6 +440,7 @@ const struct prune_method prune_method_replaceme = {
     .traits = PRUNE_TRAIT_REPLACE,
     .params = params,
     .param_count = sizeof params / sizeof params[0],
+    .late_params = late_params,
     .decide = replaceme_decide,
     .pass_bytes = replaceme_bytes,
 };

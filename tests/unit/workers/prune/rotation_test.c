@@ -119,6 +119,22 @@ static void rotation_alone_changes_no_logit(void **state)
     }
 }
 
+/* What config.json will say is what the model is. */
+static void check_config(const struct inventory *derived)
+{
+    FINISHED(error_list) faults = {0};
+    OWNED_MEMORY struct model_config *read = memory_create(1, sizeof *read);
+    if (!model_config_parse(derived->config_json, read, &faults)) {
+        fail_msg("%s: %s", faults.items[0].field, faults.items[0].message);
+    }
+    assert_int_equal(read->hidden_size, derived->config.hidden_size);
+    assert_int_equal(read->head_size, derived->config.head_size);
+    assert_int_equal(read->rotary_size, derived->config.rotary_size);
+    assert_int_equal(read->has_tied_head, derived->config.has_tied_head);
+    assert_true(fabs(read->norm_epsilon / derived->config.norm_epsilon - 1) < 1e-12);
+    assert_true(fabs(read->attention_scale / derived->config.attention_scale - 1) < 1e-12);
+}
+
 /* Axes that are gone are axes at zero: the full basis with zero rows, and the first rows alone. */
 static void a_sliced_model_computes_what_the_masked_one_computes(void **state)
 {
@@ -137,6 +153,7 @@ static void a_sliced_model_computes_what_the_masked_one_computes(void **state)
         OWNED(model) sliced = rotate(&small, basis, count, &plan, &derived);
         assert_int_equal(derived->config.hidden_size, count);
         assert_int_equal(derived->config.head_size, small.inventory->config.head_size);
+        check_config(derived);
         double largest = 0;
         double most = small_model_difference(&small, masked, NULL, sliced, NULL, &largest);
         assert_true(largest > 0.01 && most <= 1e-5 * fmax(1, largest));
