@@ -165,6 +165,7 @@ struct prune_run {
     struct model *model;
     const struct token_batch *batch;
     struct sweep_options sweep;
+    const char *kept_path; /* of a file where what a pass found may wait for another target; NULL: none */
     const struct cancel *cancel; /* may be NULL */
     struct prune_observer observer;
     const json_t *state; /* of an earlier attempt, from observer.save; NULL: none */

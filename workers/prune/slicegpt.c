@@ -10,11 +10,12 @@
 #include "workers/prune/rotation.h"
 
 #include "base/file.h"
+#include "base/hash.h"
 #include "base/memory.h"
 #include <stdlib.h>
 #include <string.h>
 
-static const char *const signal_kinds[] = {"normed", "residual", NULL};
+static const char *const signal_kinds[] = {"residual", "normed", NULL};
 static const struct param_spec params[] = {
     {.name = "round_to",
      .type = PARAM_INTEGER,
@@ -27,8 +28,9 @@ static const struct param_spec params[] = {
     {.name = "signals",
      .type = PARAM_ENUM,
      .values = signal_kinds,
-     .default_json = "\"normed\"",
-     .help = "What the rotation is fitted to: rows as norms leave them, or the residual stream as it is."},
+     .default_json = "\"residual\"",
+     .help =
+         "What the rotation is fitted to: the residual stream as it is, or its rows as norms leave them."},
 };
 
 static bool is_reached(struct plan *plan, const struct prune_run *run, const struct prune_target *target,
@@ -73,22 +75,87 @@ static bool put_weights(struct prune_run *run, const double *basis, struct plan 
            patch_sync(plan->patch, error);
 }
 
-static bool rotate(struct prune_run *run, struct plan *plan, struct error *error)
+/* ---- the basis ---------------------------------------------------------------------------------------------------- */
+
+/* A header line, then the basis as it lies in memory:  PRUNEDBS <version> <sha256 of it> <hidden size>\n. It is a cache of the same
+ * machine's: what is not whole is passed over and made anew. */
+#define BASIS_VERSION      1
+#define BASIS_HEADER_BYTES 128
+
+static size_t basis_bytes(size_t size)
 {
-    size_t size = run->inventory->config.hidden_size;
+    return size * size * sizeof(double);
+}
+
+static bool load_basis(const char *path, size_t size, double *ret_basis)
+{
+    size_t count = 0;
+    size_t found_size = 0;
+    int version = 0;
+    char expected[SHA256_HEX];
+    char found[SHA256_HEX];
+    OWNED_MEMORY char *bytes =
+        path != NULL ? file_load(path, basis_bytes(size) + BASIS_HEADER_BYTES, &count, NULL) : NULL;
+    const char *newline = bytes != NULL ? memchr(bytes, '\n', count) : NULL;
+    if (newline == NULL || (size_t)(bytes + count - newline - 1) != basis_bytes(size) ||
+        sscanf(bytes, "PRUNEDBS %d %64s %zu\n", &version, expected, &found_size) != 3 ||
+        version != BASIS_VERSION || found_size != size) {
+        return false;
+    }
+    sha256_hex_of(newline + 1, basis_bytes(size), found);
+    if (strcmp(found, expected) != 0) {
+        return false;
+    }
+    memcpy(ret_basis, newline + 1, basis_bytes(size));
+    return true;
+}
+
+/* What cannot be kept is made anew the next time. */
+static void save_basis(const char *path, size_t size, const double *basis)
+{
+    char sha256[SHA256_HEX];
+    OWNED_MEMORY char *bytes =
+        path != NULL ? memory_try_array(basis_bytes(size) + BASIS_HEADER_BYTES, 1, "a basis", NULL) : NULL;
+    if (bytes == NULL) {
+        return;
+    }
+    sha256_hex_of(basis, basis_bytes(size), sha256);
+    int length = snprintf(bytes, BASIS_HEADER_BYTES, "PRUNEDBS %d %s %zu\n", BASIS_VERSION, sha256, size);
+    memcpy(bytes + length, basis, basis_bytes(size));
+    bool is_kept = file_save(path, bytes, (size_t)length + basis_bytes(size), 0644, NULL);
+    (void)is_kept;
+}
+
+static bool make_basis(struct prune_run *run, size_t size, double *ret_basis, struct error *error)
+{
     const char *signals = json_string_value(json_object_get(run->parameters, "signals"));
     struct rotation_gathering gathering = {.model = run->model,
                                            .batch = run->batch,
                                            .sweep = run->sweep,
-                                           .is_normed = signals == NULL || strcmp(signals, "normed") == 0,
+                                           .is_normed = signals != NULL && strcmp(signals, "normed") == 0,
                                            .observer = &run->observer};
     struct dense_threads threads = {run->pool, run->cancel};
     OWNED_MEMORY double *values = memory_create(size, sizeof *values);
-    OWNED_MEMORY double *basis =
-        memory_try_array(size * size, sizeof *basis, "a basis of the residual stream", error);
-    return basis != NULL && rotation_gather(&gathering, basis, error) &&
-           dense_eigen(&threads, size, basis, values, error) && put_weights(run, basis, plan, error);
+    if (load_basis(run->kept_path, size, ret_basis)) {
+        return true;
+    }
+    if (!rotation_gather(&gathering, ret_basis, error) ||
+        !dense_eigen(&threads, size, ret_basis, values, error)) {
+        return false;
+    }
+    save_basis(run->kept_path, size, ret_basis);
+    return true;
 }
+
+static bool rotate(struct prune_run *run, struct plan *plan, struct error *error)
+{
+    size_t size = run->inventory->config.hidden_size;
+    OWNED_MEMORY double *basis =
+        memory_try_array(basis_bytes(size), 1, "a basis of the residual stream", error);
+    return basis != NULL && make_basis(run, size, basis, error) && put_weights(run, basis, plan, error);
+}
+
+/* ---- the method --------------------------------------------------------------------------------------------------- */
 
 /* LlamaConfig of transformers refuses a hidden size that the number of query heads does not divide, whatever head_dim says. */
 static size_t choose_step(const json_t *round_to, const struct model_config *config)
@@ -140,6 +207,8 @@ static uint64_t slicegpt_bytes(const struct inventory *inventory, const struct p
     return matrix + (most > put ? most : put);
 }
 
+static const char *const late_params[] = {"round_to", NULL};
+
 const struct prune_method prune_method_slicegpt = {
     .name = "slicegpt",
     .summary = "Rotates the residual stream onto its principal axes and slices the hidden size.",
@@ -148,6 +217,7 @@ const struct prune_method prune_method_slicegpt = {
     .traits = PRUNE_TRAIT_REPLACE,
     .params = params,
     .param_count = sizeof params / sizeof params[0],
+    .late_params = late_params,
     .decide = slicegpt_decide,
     .pass_bytes = slicegpt_bytes,
 };

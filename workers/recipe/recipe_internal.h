@@ -288,6 +288,8 @@ void scores_keep_members(struct recipe *recipe);
 void scores_keep_curve(struct recipe *recipe, const struct plan *curve);
 /* Statistics of width methods are a file that guards itself, shared by all that want the same: where it is kept. Owned; NULL: nowhere. */
 char *scores_statistics_path(const struct recipe *recipe, unsigned wanted) MUST_USE;
+/* The same for what a method's own passes find (prune_run.kept_path); in the work folder where nothing is kept. Owned. */
+char *scores_pass_path(const struct recipe *recipe) MUST_USE;
 /* {"cache": "off", "miss", "hit" or "extended", "key", "seconds"}. Owned. */
 json_t *scores_format(const struct recipe *recipe) MUST_USE;
 void scores_finish(struct scores *scores);

@@ -93,6 +93,12 @@ char *scores_statistics_path(const struct recipe *recipe, unsigned wanted)
     return make_path(recipe, sha256, "statistics");
 }
 
+char *scores_pass_path(const struct recipe *recipe)
+{
+    return recipe->scores.key != NULL ? make_path(recipe, recipe->scores.sha256, "pass")
+                                      : file_join(recipe->job->work_folder, "pass");
+}
+
 /* ---- reading ----------------------------------------------------------------------------------------------------- */
 
 /* Owned; NULL for what is absent, damaged or another's. */

@@ -491,6 +491,7 @@ bool recipe_choose(struct recipe *recipe, const struct prune_target *target, con
         !recipe_open_source(recipe, MEMORY_SEARCH, error)) {
         return false;
     }
+    OWNED_MEMORY char *kept_path = scores_pass_path(recipe);
     struct prune_run run = {
         .method = recipe->method,
         .inventory = recipe->inventory,
@@ -508,6 +509,7 @@ bool recipe_choose(struct recipe *recipe, const struct prune_target *target, con
         .model = recipe->model,
         .batch = &batch,
         .sweep = sweep_options(recipe),
+        .kept_path = kept_path,
         .cancel = recipe->job->cancel,
         .observer = {recipe, search_progress, search_save},
         .state = json_object_get(recipe->done, "search"),

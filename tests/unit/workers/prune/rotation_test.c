@@ -311,6 +311,43 @@ static void slicegpt_repeats_itself(void **state)
     free(bytes[1]);
 }
 
+/* A second target needs no pass: it has no model to make one with. A damaged file is made anew. */
+static void slicegpt_keeps_its_basis_for_another_target(void **state)
+{
+    (void)state;
+    FINISHED(small_model) small = {0};
+    small_model_open(&small, "llama");
+    struct prune_target target = {.kind = PRUNE_TARGET_SPARSITY, .ratio = 0.3};
+    OWNED_MEMORY char *kept = file_join(small.work, "kept");
+    OWNED_MEMORY char *path = file_join(small.work, PATCH_FILE);
+    struct error error = {0};
+    char *first = NULL;
+    size_t first_count = 0;
+    small.run.kept_path = kept;
+    for (size_t i = 0; i < 4; i++) {
+        size_t count = 0;
+        OWNED_MEMORY char *bytes = NULL;
+        OWNED(plan) plan = plan_create(small.sublayer_count);
+        small.run.model = i == 1 ? NULL : small.model;
+        if (i >= 2) { /* damaged at its end, then at its beginning */
+            size_t kept_count = 0;
+            OWNED_MEMORY char *damaged = file_load(kept, (size_t)1 << 24, &kept_count, &error);
+            damaged[i == 2 ? kept_count - 1 : 9] ^= 1;
+            assert_true(file_save(kept, damaged, kept_count, 0644, &error));
+        }
+        assert_true(small_model_decide(&small, "slicegpt", "{}", &target, plan, &error));
+        bytes = file_load(path, (size_t)1 << 24, &count, &error);
+        if (i == 0) {
+            first_count = count;
+            first = TAKE(bytes);
+            continue;
+        }
+        assert_int_equal(count, first_count);
+        assert_memory_equal(bytes, first, count);
+    }
+    free(first);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -324,6 +361,7 @@ int main(void)
         cmocka_unit_test(an_untied_head_counts),
         cmocka_unit_test(a_target_of_nothing_leaves_no_weights),
         cmocka_unit_test(slicegpt_repeats_itself),
+        cmocka_unit_test(slicegpt_keeps_its_basis_for_another_target),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
