@@ -5,7 +5,7 @@ import os
 import struct
 import sys
 
-from command import digest, load, main, pruning, run, sums, world
+from command import digest, load, main, pruning, run, sums, world, write_text
 
 HELPERS = ("main", "read_header")
 
@@ -84,6 +84,19 @@ def a_span_is_replaced_by_a_map(folder):
         after[out] = result["after"]["perplexity"]["gptq"]
         sums(out)
     assert len(set(after.values())) == 3, after
+
+
+def spans_step_back_to_smaller_ones(folder):
+    w = world(folder, layers=6)
+    calibration = write_text(os.path.join(folder, "calibration.txt"), words=900, seed=3)
+    spec = pruning(w, "angular_span", target={"num_layers": 3})
+    spec["calibration"] = {"source": calibration, "num_samples": 8, "window_tokens": 64}
+    spec["quality_gate"] = {"max_ratio": 1, "on_fail": "back_off", "text": {"source": w["text"], "half": "first"}}
+    _, errors = run(spec, os.path.join(folder, "refused"), expect=None)
+    assert "at sparsity 0.1667" in errors and "no smaller step passes" in errors, errors
+    spec["quality_gate"]["max_ratio"] = 1000
+    result, _ = run(spec, os.path.join(folder, "passed"))
+    assert result["target"]["achieved"] == 3
 
 
 def every_metric_and_granularity_runs(folder):

@@ -239,7 +239,8 @@ bool gate_choose(struct recipe *recipe, struct error *error)
     }
     struct steps steps = {.recipe = recipe};
     const char *outcome = NULL;
-    bool is_made = (recipe->method->traits & (PRUNE_TRAIT_WIDTH | PRUNE_TRAIT_REPLACE)) != 0;
+    bool is_made =
+        (recipe->method->traits & (PRUNE_TRAIT_WIDTH | PRUNE_TRAIT_REPLACE | PRUNE_TRAIT_APART)) != 0;
     bool is_good = !recipe->points.has_target ? choose_point(recipe, &steps, &outcome, error)
                    : is_made                  ? choose_sparsity(recipe, &outcome, error)
                                               : choose_cut(recipe, &steps, &outcome, error);
