@@ -3,9 +3,13 @@
 written files hold; single layers; what cannot be."""
 import json
 import os
+import random
+import signal
+import subprocess
 import sys
+import time
 
-from command import SHARED, Skip, load, main, pruning, run, sums, world
+from command import SHARED, Skip, load, main, pruning, run, stop, sums, world
 
 HELPERS = ("width", "stories", "read_shapes")
 METHODS = ("cfsp", "adapt_pruner", "flap", "wanda_sp", "magnitude_sp", "minitron", "modegpt", "two_ssp")
@@ -84,6 +88,32 @@ def the_same_job_leaves_the_same_plan(folder):
             files = sums(out)
             plans.append({name: files[name] for name in files if name in ("plan.json", "plan.weights", "model.safetensors")})
         assert plans[0] == plans[1] and "model.safetensors" in plans[0], method
+
+
+def killed_and_resumed_gives_the_same_plan(folder):
+    """SIGKILL at random moments of searches that have resume points of their own."""
+    w = world(folder, layers=6)
+    source = random.Random(5)
+    for method, more in (("wanda_sp", {"allocation": {"type": "evolutionary"}, "compensation": {"type": "ls"}}),
+                         ("two_ssp", {"parameters": {"attention_sublayers": 3}, "sparsity": 0.3})):
+        spec = width(w, method, **more)
+        whole = os.path.join(folder, method)
+        started = time.monotonic()
+        run(spec, whole)
+        seconds = time.monotonic() - started
+        out = os.path.join(folder, method + "_cut")
+        stops, errors = 0, b""
+        for attempt in range(40):
+            process = run(spec, out, *(["--resume"] if attempt else []), wait=False)
+            try:
+                _, errors = process.communicate(timeout=source.uniform(0.1, 1) * seconds if stops < 5 else 300)
+            except subprocess.TimeoutExpired:
+                stop(process, signal.SIGKILL)
+                process.communicate()
+                stops += 1
+            if process.returncode == 0:
+                break
+        assert process.returncode == 0 and sums(out) == sums(whole), (method, stops, errors.decode())
 
 
 def skipped_and_given_layers_are_as_said(folder):
