@@ -2,9 +2,11 @@
 """What an evaluation measures besides perplexity: tasks of every kind and shape, with their options and faults."""
 import json
 import os
+import re
 import signal
 import sys
 import time
+from html.parser import HTMLParser
 
 from command import load, main, pruning, run, stop, sums, world, write_text
 
@@ -111,6 +113,58 @@ def speed_comes_with_memory_and_how_it_was_measured(folder):
             assert speed["prefill_tokens_per_second"] > 0 and speed["decode_tokens_per_second"] > 0 and speed["runs"] == 5
             assert memory["peak_bytes"] == memory["process_peak_bytes"] - memory["process_before_bytes"] and "VmHWM" in memory["how"]
             assert evaluation[side]["peak_rss_bytes"] >= memory["process_peak_bytes"]
+
+
+def the_page_shows_what_the_report_says(folder):
+    """Every figure and table where there is something to show; no script, no link to anywhere, every text escaped."""
+    w = world(folder)
+    evil = "<b>&cat"
+    spec = pruning(w, "wanda_sp", target={"sparsity": 0.2}, output={"dtype": "float16"}, sweep={"sparsity": [0.2, 0.4, 0.6]})
+    spec["evaluation"].update(speed=True, prompts=[evil], tasks=[{"name": evil, "source": w["choice"], "kind": "choice"}])
+    run(spec, os.path.join(folder, "wide"))
+    run(pruning(w, "shortgpt", target={"num_layers": 3}), os.path.join(folder, "deep"))
+    run(evaluation(w, text={"source": w["text"]}, window_tokens=64), os.path.join(folder, "one"))
+    pages = {}
+    for name in ("wide", "deep", "one"):
+        with open(os.path.join(folder, name, "report.html")) as file:
+            pages[name] = file.read()
+        parser = Balance()
+        parser.feed(pages[name])
+        assert not parser.open and not parser.faults, (parser.open, parser.faults)
+        for word in ("<script", "http://", "https://", "(null)"):
+            assert word not in pages[name], word
+        assert not re.search(r'["> ]-?(nan|inf)[<" %]', pages[name])
+    titles = {name: [part.split("</h2>")[0] for part in page.split("<h2>")[1:]] for name, page in pages.items()}
+    for title in ("All targets", "What is kept of each layer", "In short", "Distance from the original", "Perplexity by position (gptq)",
+                  "Tasks", "Speed and memory", "What it writes"):
+        assert title in titles["wide"], (title, titles["wide"])
+    assert "What was removed" in titles["deep"] and "Scores by layer" in titles["deep"] and "All targets" not in titles["deep"]
+    assert "Perplexity by position (gptq)" in titles["one"] and "Measured" in titles["one"]
+    assert evil not in pages["wide"] and "&lt;b&gt;&amp;cat" in pages["wide"]
+    report = load(os.path.join(folder, "wide"), "report.json")
+    assert report["check"]["is_rounded"] and report["check"]["logit_magnitude_max"] > report["check"]["logit_difference_max"] > 0
+    assert "float16 keeps 11 significant bits" in pages["wide"]
+    assert all(item["kl"] > 0 for item in report["curve"]) and len(report["curve"]) == 3
+    assert ("knee is at" in pages["wide"]) == any(item["knee"] for item in report["curve"])
+    assert not load(os.path.join(folder, "deep"), "report.json")["check"]["is_rounded"] and "bit by bit" in pages["deep"]
+
+
+class Balance(HTMLParser):
+    """Whether every element that opens closes, in order."""
+    def __init__(self):
+        super().__init__()
+        self.open, self.faults = [], []
+
+    def handle_starttag(self, tag, attributes):
+        if tag not in ("meta", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        pass
+
+    def handle_endtag(self, tag):
+        if not self.open or self.open.pop() != tag:
+            self.faults.append((tag, self.getpos()))
 
 
 def place(out):

@@ -24,6 +24,15 @@ void logit_sample_finish(struct logit_sample *sample)
     *sample = (struct logit_sample){0};
 }
 
+double logit_sample_magnitude(const struct logit_sample *sample)
+{
+    double largest = 0;
+    for (size_t i = 0; sample->logits != NULL && i < sample->count * sample->vocab_size; i++) {
+        largest = fmax(largest, fabs((double)sample->logits[i]));
+    }
+    return largest;
+}
+
 static bool run_logits(struct model *model, const struct logit_sample *sample, const bool *removed,
                        float *ret_logits, struct error *error)
 {
@@ -39,7 +48,7 @@ bool measure_masked_logits(struct recipe *recipe, struct logit_sample *ret_sampl
 {
     enum { CHECK_STREAM = 2, LOGITS_MAX = 1 << 23 };
     const struct model_config *config = &recipe->inventory->config;
-    struct logit_sample sample = {.count = RECIPE_CHECK_TOKENS};
+    struct logit_sample sample = {.count = RECIPE_CHECK_TOKENS, .vocab_size = config->vocab_size};
     size_t fitting = LOGITS_MAX / config->vocab_size + 1;
     sample.count = sample.count > fitting ? fitting : sample.count;
     sample.count = sample.count > config->context_tokens ? config->context_tokens : sample.count;

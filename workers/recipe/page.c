@@ -2,7 +2,7 @@
  * workers/recipe/page.c: report.html from report.json: one file, no script, no link to anywhere, figures as inline SVG in the page's own
  * colours, light and dark. Every text that comes from outside goes through text_append_html.
  *
- * page_figures.c draws: the strip of what was removed, the removal curve, the bars.
+ * page_figures.c, page_layers.c and page_measures.c draw and list the parts (page.h).
  */
 #include "workers/recipe/page.h"
 
@@ -21,7 +21,7 @@ static const char page_style[] =
     "\"Segoe UI\",Roboto,sans-serif}main{max-width:1000px;margin:0 auto;padding:32px 20px 64px}"
     "h1{font-size:26px;line-height:1.25;margin:0 0 4px;overflow-wrap:anywhere}h2{font-size:17px;margin:0 0 12px}"
     ".lead{color:var(--soft);margin:0 0 24px}section{background:var(--card);border:1px solid var(--line);border-radius:10px;"
-    "padding:18px 20px;margin:0 0 16px}.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(165px,1fr));gap:12px;"
+    "padding:18px 20px;margin:0 0 16px}.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(140px,1fr));gap:12px;"
     "margin:0 0 16px}.tile{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:14px 16px}"
     ".tile b{display:block;font-size:22px;font-weight:600;font-variant-numeric:tabular-nums}.tile span{color:var(--soft);"
     "font-size:13px}.good{color:var(--good)}.bad{color:var(--bad)}"
@@ -142,16 +142,6 @@ static void append_row(struct text *page, const char *label, enum row_kind kind,
     text_append(page, "</td></tr>");
 }
 
-static void append_speed_row(struct text *page, const char *label, const json_t *before, const json_t *after,
-                             const char *key)
-{
-    double from = page_number(before, key);
-    double to = page_number(after, key);
-    if (!isnan(to)) {
-        append_row(page, label, ROW_NUMBER, from, to, 1);
-    }
-}
-
 static void append_comparison(struct text *page, const json_t *report)
 {
     const json_t *size = json_object_get(report, "size");
@@ -182,33 +172,15 @@ static void append_comparison(struct text *page, const json_t *report)
                        page_number(to, "perplexity"), -1);
         }
     }
-    const json_t *task;
-    size_t index;
-    json_array_foreach(json_object_get(after, "tasks"), index, task)
-    {
-        const json_t *from = json_array_get(json_object_get(before, "tasks"), index);
-        append_row(page, get_text(task, "name"), ROW_PERCENT, page_number(from, "accuracy"),
-                   page_number(task, "accuracy"), 1);
-    }
-    if (json_object_get(after, "task_accuracy_mean") != NULL) {
-        append_row(page, "Mean of all tasks", ROW_PERCENT, page_number(before, "task_accuracy_mean"),
-                   page_number(after, "task_accuracy_mean"), 1);
-    }
-    const json_t *speed = json_object_get(before, "speed");
-    append_speed_row(page, "Prompt tokens per second, as loaded", speed, json_object_get(after, "speed"),
-                     "prefill_tokens_per_second");
-    append_speed_row(page, "Generated tokens per second, as loaded", speed, json_object_get(after, "speed"),
-                     "decode_tokens_per_second");
-    append_speed_row(page, "Prompt tokens per second, removed sublayers skipped", speed,
-                     json_object_get(after, "speed_skipped"), "prefill_tokens_per_second");
-    append_speed_row(page, "Generated tokens per second, removed sublayers skipped", speed,
-                     json_object_get(after, "speed_skipped"), "decode_tokens_per_second");
     text_append(page, "</table></div></section>");
 }
 
 static void append_measured(struct text *page, const json_t *report)
 {
     const json_t *model = json_object_get(json_object_get(report, "evaluation"), "model");
+    if (json_object_get(model, "perplexity") == NULL) {
+        return;
+    }
     text_append(page,
                 "<section><h2>Measured</h2><div class=\"scroll\"><table><tr><th></th><th>value</th></tr>");
     const char *protocol;
@@ -219,21 +191,6 @@ static void append_measured(struct text *page, const json_t *report)
             page,
             "<tr><td>Perplexity (%s)</td><td>%.17g</td></tr><tr><td>Bits per byte (%s)</td><td>%.6g</td></tr>",
             protocol, page_number(value, "perplexity"), protocol, page_number(value, "bits_per_byte"));
-    }
-    size_t index;
-    json_array_foreach(json_object_get(model, "tasks"), index, value)
-    {
-        text_append(page, "<tr><td>");
-        text_append_html(page, get_text(value, "name"));
-        text_append_format(page, "</td><td>%.2f %%</td></tr>", page_number(value, "accuracy") * 100);
-    }
-    const json_t *speed = json_object_get(model, "speed");
-    if (speed != NULL) {
-        text_append_format(
-            page,
-            "<tr><td>Prompt tokens per second</td><td>%.4g</td></tr><tr><td>Generated tokens per second</td>"
-            "<td>%.4g</td></tr>",
-            page_number(speed, "prefill_tokens_per_second"), page_number(speed, "decode_tokens_per_second"));
     }
     text_append(page, "</table></div></section>");
 }
@@ -267,12 +224,19 @@ static void append_tiles(struct text *page, const json_t *report)
         append_tile(page, "of weights", "", "b", page_number(large, "weight_bytes"));
     } else {
         double parameters = change_of(large, small, "parameters");
-        append_change_tile(page, "sublayers in use", change_of(large, small, "sublayers"), 0);
+        double sublayers = change_of(large, small, "sublayers");
+        if (fabs(sublayers) > 0) {
+            append_change_tile(page, "sublayers in use", sublayers, 0);
+        }
         append_change_tile(page, fabs(parameters) > 0 ? "parameters" : "parameters (layout identity)",
                            parameters, 0);
         const json_t *from = json_object_get(json_object_get(before, "perplexity"), "gptq");
         const json_t *to = json_object_get(json_object_get(after, "perplexity"), "gptq");
         append_change_tile(page, "perplexity (gptq)", change_of(from, to, "perplexity"), -1);
+        double kl = page_number(json_object_get(after, "divergence"), "kl_mean");
+        if (isfinite(kl)) {
+            append_tile(page, "KL to the original, nats", "", "n", kl);
+        }
         append_change_tile(page, "mean accuracy of the tasks", change_of(before, after, "task_accuracy_mean"),
                            1);
         const json_t *skipped = json_object_get(after, "speed_skipped");
@@ -304,6 +268,52 @@ static void append_warnings(struct text *page, const json_t *report)
     text_append(page, "</ul></section>");
 }
 
+/* What reading the folder back showed, and why the logits are not the plan's to the last digit where they are not. */
+static void append_check(struct text *page, const json_t *report)
+{
+    static const struct {
+        const char *dtype, *what;
+    } roundings[] = {
+        {"float16", "float16 keeps 11 significant bits, so that a weight moves by at most 0.05 % of itself"},
+        {"bfloat16", "bfloat16 keeps 8 significant bits, so that a weight moves by at most 0.4 % of itself"},
+    };
+    const json_t *check = json_object_get(report, "check");
+    const json_t *options = json_object_get(json_object_get(report, "request"), "output");
+    double difference = page_number(check, "logit_difference_max"),
+           magnitude = page_number(check, "logit_magnitude_max");
+    text_append_format(page, "The written folder was opened again: over %.0f tokens its logits ",
+                       page_number(check, "tokens"));
+    if (difference == 0) {
+        text_append(page, "are the plan's, bit by bit.");
+    } else {
+        text_append_format(page, "differ from the plan's by at most %.3g", difference);
+        if (isfinite(magnitude) && magnitude > 0) {
+            text_append_format(page, ", %.3g %% of the largest", difference / magnitude * 100);
+        }
+        text_append(page, ".");
+    }
+    if (json_is_true(json_object_get(check, "is_rounded"))) {
+        text_append(page, " Its weights were rounded");
+        for (size_t i = 0; i < sizeof roundings / sizeof roundings[0]; i++) {
+            if (strcmp(get_text(options, "dtype"), roundings[i].dtype) == 0) {
+                text_append_format(page, " (%s)", roundings[i].what);
+            }
+        }
+        text_append(page, ", which is where the difference comes from.");
+    }
+    const json_t *format;
+    size_t index;
+    json_array_foreach(json_object_get(options, "formats"), index, format)
+    {
+        if (json_is_string(format) && strcmp(json_string_value(format), "gguf:q8_0") == 0) {
+            text_append(
+                page,
+                " The Q8_0 file holds 8 bits a weight in blocks of 32: a weight moves by at most 0.4 % of the "
+                "largest of its block, and its logits by as much as that makes.");
+        }
+    }
+}
+
 static void append_opening(struct text *page, const json_t *report)
 {
     const json_t *output = json_object_get(report, "output");
@@ -323,12 +333,11 @@ static void append_opening(struct text *page, const json_t *report)
         text_append_html(page, get_text(loader, "line"));
         text_append(page, "</code></td></tr>");
     }
-    const json_t *check = json_object_get(report, "check");
-    text_append_format(
-        page,
-        "</table></div><p class=\"note\">Layout %s. The written folder was opened again: over %.0f tokens its logits "
-        "differ from the plan's by at most %.3g.</p></section>",
-        get_text(output, "layout"), page_number(check, "tokens"), page_number(check, "logit_difference_max"));
+    text_append(page, "</table></div><p class=\"note\">Layout ");
+    text_append_html(page, get_text(output, "layout"));
+    text_append(page, ". ");
+    append_check(page, report);
+    text_append(page, "</p></section>");
 }
 
 static void append_fact(struct text *page, const char *label, const char *value)
@@ -426,10 +435,17 @@ static void append_head(struct text *page, const json_t *report)
     text_append(page, "</h1><p class=\"lead\">");
     if (is_pruning) {
         const json_t *target = json_object_get(report, "target");
+        double removed = page_number(target, "sublayers_removed");
+        size_t narrowed = page_count_narrowed(report);
         text_append_html(page, get_text(json_object_get(report, "method"), "name"));
+        if (removed > 0 || narrowed == 0) {
+            text_append_format(page, " removed %.0f%s", removed, narrowed > 0 ? "" : " of");
+        }
+        if (narrowed > 0) {
+            text_append_format(page, "%s narrowed %zu of", removed > 0 ? " and" : "", narrowed);
+        }
         text_append_format(
-            page, " removed %.0f of %.0f sublayers. Target %s: %.6g asked for, %.6g reached.",
-            page_number(target, "sublayers_removed"),
+            page, " %.0f sublayers. Target %s: %.6g asked for, %.6g reached.",
             page_number(json_object_get(json_object_get(report, "size"), "before"), "sublayers"),
             get_text(target, "kind"), page_number(target, "requested"), page_number(target, "achieved"));
     } else {
@@ -445,13 +461,20 @@ char *page_format(const json_t *report)
     append_tiles(&page, report);
     append_warnings(&page, report);
     if (json_object_get(report, "plan") != NULL) {
-        page_append_strip(&page, report);
+        page_append_sweep(&page, report);
+        (page_count_narrowed(report) > 0 ? page_append_widths : page_append_strip)(&page, report);
+        page_append_scores(&page, report);
         page_append_curve(&page, report);
         page_append_bars(&page, report);
         append_comparison(&page, report);
     } else {
         append_measured(&page, report);
     }
+    page_append_divergence(&page, report);
+    page_append_positions(&page, report);
+    page_append_accuracy(&page, report);
+    page_append_speed(&page, report);
+    page_append_continuations(&page, report);
     append_opening(&page, report);
     append_provenance(&page, report);
     text_append(&page, "</main></body></html>\n");

@@ -8,7 +8,7 @@
 #include <stdbool.h>
 #include <string.h>
 
-#define FIGURE_WIDTH 920.0
+#define FIGURE_WIDTH PAGE_FIGURE_WIDTH
 
 /* ---- the strip ---------------------------------------------------------------------------------------------------- */
 
@@ -256,7 +256,7 @@ void page_append_bars(struct text *page, const json_t *report)
 {
     const json_t *size = json_object_get(report, "size");
     const json_t *evaluation = json_object_get(report, "evaluation");
-    const json_t *sides[2][3];
+    const json_t *sides[2][4];
     static const char *const names[] = {"before", "after"};
     for (size_t i = 0; i < 2; i++) {
         const json_t *measured = json_object_get(evaluation, names[i]);
@@ -264,8 +264,9 @@ void page_append_bars(struct text *page, const json_t *report)
         sides[i][1] = json_object_get(json_object_get(measured, "perplexity"), "gptq");
         const json_t *skipped = json_object_get(measured, "speed_skipped");
         sides[i][2] = skipped != NULL ? skipped : json_object_get(measured, "speed");
+        sides[i][3] = json_object_get(measured, skipped != NULL ? "memory_skipped" : "memory");
     }
-    enum { TASKS_SHOWN = 24, BARS = 5 + TASKS_SHOWN };
+    enum { TASKS_SHOWN = 24, BARS = 6 + TASKS_SHOWN };
     struct bar bars[BARS] = {
         {"parameters", page_number(sides[0][0], "parameters"), page_number(sides[1][0], "parameters"), false,
          false},
@@ -277,8 +278,10 @@ void page_append_bars(struct text *page, const json_t *report)
          page_number(sides[1][2], "prefill_tokens_per_second"), false, false},
         {"generated tokens / s", page_number(sides[0][2], "decode_tokens_per_second"),
          page_number(sides[1][2], "decode_tokens_per_second"), false, false},
+        {"peak memory, model alone", page_number(sides[0][3], "peak_bytes"),
+         page_number(sides[1][3], "peak_bytes"), true, false},
     };
-    size_t count = 5;
+    size_t count = 6;
     const json_t *tasks = json_object_get(json_object_get(evaluation, "after"), "tasks");
     for (size_t i = 0; i < json_array_size(tasks) && count < BARS; i++) {
         const json_t *after = json_array_get(tasks, i);

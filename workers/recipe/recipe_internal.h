@@ -349,13 +349,14 @@ bool stage_evaluate(struct recipe *recipe, struct error *error) MUST_USE;
 struct logit_sample {
     int32_t *tokens;
     float *logits; /* [count, vocab_size] */
-    size_t count;
+    size_t count, vocab_size;
 };
 bool measure_masked_logits(struct recipe *recipe, struct logit_sample *ret_sample,
                            struct error *error) MUST_USE;
 bool measure_exported_logits(struct recipe *recipe, const struct logit_sample *sample, double *ret_difference,
                              struct error *error) MUST_USE;
 void logit_sample_finish(struct logit_sample *sample);
+double logit_sample_magnitude(const struct logit_sample *sample); /* the largest absolute logit */
 /* Opens a model with the job's pool, threads and cancel flag, and what the plan of memory gives it in a phase. */
 struct model *recipe_open_model(struct recipe *recipe, const struct inventory *inventory, const char *folder,
                                 enum memory_phase phase, struct error *error) MUST_USE;
@@ -366,8 +367,6 @@ void recipe_close_model(struct recipe *recipe, struct model *model);
 bool report_write(struct recipe *recipe, json_t **ret_result, struct error *error) MUST_USE;
 /* plan.json, request.json and README.md of the current point. */
 bool report_write_point(struct recipe *recipe, struct error *error) MUST_USE;
-/* report.html from report.json: owned. */
-char *page_format(const json_t *report) MUST_USE;
 /* {"before": {parameters, weight_bytes, blocks, sublayers}, "after": ...}: the same in every run. Owned. */
 json_t *report_size_summary(const struct recipe *recipe) MUST_USE;
 

@@ -8,6 +8,7 @@
 #include "base/file.h"
 #include "base/memory.h"
 #include "workers/evaluate/speed.h"
+#include "workers/recipe/page.h"
 #include <string.h>
 
 static bool save_json(const struct recipe *recipe, const char *name, const json_t *json, struct error *error)
@@ -231,6 +232,25 @@ static void put_pruning(const struct recipe *recipe, json_t *report)
     }
 }
 
+/* A result that fell apart on a prompt which the original continues soundly. */
+static void warn_degenerate(struct recipe *recipe)
+{
+    const json_t *before = json_object_get(json_object_get(recipe->done, "before"), "continuations");
+    const json_t *after = json_object_get(json_object_get(recipe->done, "after"), "continuations");
+    size_t count = json_array_size(after), worse = 0;
+    for (size_t i = 0; i < count; i++) {
+        worse += json_is_true(json_object_get(json_array_get(after, i), "is_degenerate")) &&
+                         !json_is_true(json_object_get(json_array_get(before, i), "is_degenerate"))
+                     ? 1
+                     : 0;
+    }
+    if (worse > 0) {
+        recipe_warn(recipe,
+                    "the result's continuation of %zu of %zu prompts is degenerate, the original's is not",
+                    worse, count);
+    }
+}
+
 static json_t *format_report(const struct recipe *recipe)
 {
     static const char *const sides[] = {"before", "after", "model"};
@@ -330,6 +350,7 @@ bool report_write(struct recipe *recipe, json_t **ret_result, struct error *erro
                                 !file_make_folders(recipe->out_folder, 0755, error))) {
         return false;
     }
+    warn_degenerate(recipe);
     JSON_OWNED request = format_request(recipe);
     JSON_OWNED report = format_report(recipe);
     OWNED_MEMORY char *page = page_format(report);

@@ -643,7 +643,9 @@ static bool write_out(struct recipe *recipe, struct error *error)
     is_good = is_good && measure_exported_logits(recipe, &sample, &difference, error);
     json_t *check = json_object();
     json_put_double(check, "logit_difference_max", difference);
+    json_put_double(check, "logit_magnitude_max", logit_sample_magnitude(&sample));
     json_put_i64(check, "tokens", (int64_t)sample.count);
+    json_put(check, "is_rounded", json_boolean(!is_lossless(recipe)));
     json_put(recipe->done, "check", check);
     logit_sample_finish(&sample);
     if (is_good && is_lossless(recipe) && !(difference <= RECIPE_CHECK_TOLERANCE)) {
