@@ -11,6 +11,10 @@
  *     solve         W + D, b + d into the patch
  *     one pass      pruned: run the sublayer with them
  *
+ * A token's error counts relative to the residual that it is added to: it is divided by the root mean square of the source's residual behind the
+ * sublayers at hand. Whatever reads the residual normalises it, token by token; without this a few tokens with massive activations (the first of a
+ * sequence, 1000 times the others) are all that squares see, and a bias that suits them ruins the rest. plain_tokens switches it off.
+ *
  * The outputs compared are those of the projection, before a norm that comes after and the residual. Both sublayers of a parallel layer
  * read the same and are repaired in one pass. Experts are repaired one by one, from the tokens that both models sent there, weighted with the
  * pruned model's gates; an expert that saw too few stays as it is. Sublayers that the plan removes are skipped by the pruned stream alone, so the
@@ -41,13 +45,14 @@ struct prune_compensation {
     bool
         allows_new_biases; /* biases that the source lacks may be added where the family's config can say so */
     bool repairs_all;      /* also projections that lost nothing, for what earlier sublayers still miss */
+    bool plain_tokens;     /* every token's error counts as it is */
     const char *patch_path; /* where the patch is made, if the plan has none */
     struct prune_observer observer;
     const json_t *state; /* of an earlier attempt with the same plan, from observer.save; NULL: none */
 };
 /* Fills plan->patch, and plan->adds_attention_bias and adds_ffn_bias where a bias that is new is of use; nothing where nothing is gained: the plan
  * has no patch then (unless it had one). *ret_report (owned):
- *     {mode, repaired_count, skipped_count, sublayers: [{sublayer, layer, kind, expert?, inputs, outputs, mode, note, lambda?, error_before,
+ *     {mode, token_weights: "residual" or "none", repaired_count, skipped_count, sublayers: [{sublayer, layer, kind, expert?, inputs, outputs, mode, note, lambda?, error_before,
  *      error_after, tokens, held_out_tokens}]}
  * On failure the plan's patch may hold part of it. */
 bool prune_compensate(const struct prune_compensation *options, struct plan *plan, json_t **ret_report,

@@ -45,7 +45,10 @@ struct repair {
     size_t job_count;
     bool keeps_dense; /* another pass follows: the source's stream stays where it is */
     size_t chunk_row; /* first of the current chunk */
-    float *x;         /* owned; the inputs shown last */
+    float *weights;   /* owned, [weight_capacity]: of the chunk's rows; NULL: 1 */
+    size_t weight_capacity;
+    float *row_weights; /* owned, [weight_capacity]: of rows that are summed */
+    float *x;           /* owned; the inputs shown last */
     size_t x_capacity, x_size;
 };
 

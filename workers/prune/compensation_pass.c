@@ -9,6 +9,7 @@
 #include "base/memory.h"
 #include "workers/model/patch.h"
 #include "workers/model/tap.h"
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -133,6 +134,20 @@ static void find_run(const struct repair *repair, const struct repair_job *job, 
     *ret_end = end;
 }
 
+/* Of rows [first, end): the token's weight times the router's. NULL: all 1. */
+static const float *weigh_rows(const struct repair *repair, const struct tap_rows *rows, size_t first,
+                               size_t end)
+{
+    if (repair->weights == NULL) {
+        return rows->weights != NULL ? rows->weights + first : NULL;
+    }
+    for (size_t r = first; r < end; r++) {
+        float gate = rows->weights != NULL ? rows->weights[r] : 1.0f;
+        repair->row_weights[r - first] = gate * repair->weights[row_number(rows, r)];
+    }
+    return repair->row_weights;
+}
+
 static bool sum_rows(struct repair *repair, struct repair_job *job, const struct tap_rows *rows,
                      struct error *error)
 {
@@ -152,7 +167,7 @@ static bool sum_rows(struct repair *repair, struct repair_job *job, const struct
                                  .y_stride = job->out,
                                  .z = rows->values + first * rows->stride,
                                  .z_stride = rows->stride,
-                                 .weights = rows->weights != NULL ? rows->weights + first : NULL};
+                                 .weights = weigh_rows(repair, rows, first, end)};
         if (!gram_add(job->gram, &repair->threads, part_of(repair, row), &some, error)) {
             return false;
         }
@@ -216,6 +231,37 @@ static bool start_chunk(struct repair *repair, const struct sweep_chunk *chunk, 
     return true;
 }
 
+/* One over the root mean square of each row of the source's residual; a silent row counts as it is. */
+static bool weigh_tokens(struct repair *repair, const struct hidden *hidden, struct error *error)
+{
+    size_t size = hidden->hidden_size;
+    if (repair->options->plain_tokens) {
+        return true;
+    }
+    if (hidden->row_count > repair->weight_capacity) {
+        free(repair->weights);
+        free(repair->row_weights);
+        repair->weight_capacity = hidden->row_count;
+        repair->weights = memory_create(hidden->row_count, sizeof *repair->weights);
+        repair->row_weights = memory_create(hidden->row_count, sizeof *repair->row_weights);
+    }
+    OWNED_MEMORY float *rows = memory_try_array(WINDOW_ROWS, size * sizeof *rows, "hidden states", error);
+    for (size_t first = 0; rows != NULL && first < hidden->row_count; first += WINDOW_ROWS) {
+        size_t left = hidden->row_count - first, count = left < WINDOW_ROWS ? left : WINDOW_ROWS;
+        if (!hidden_read(hidden, first, count, rows, error)) {
+            return false;
+        }
+        for (size_t r = 0; r < count; r++) {
+            double square = 0.0;
+            for (size_t i = 0; i < size; i++) {
+                square += (double)rows[r * size + i] * (double)rows[r * size + i];
+            }
+            repair->weights[first + r] = square > 0.0 ? (float)sqrt((double)size / square) : 1.0f;
+        }
+    }
+    return rows != NULL;
+}
+
 static bool sum_chunk(void *context, const struct sweep_chunk *dense, const struct sweep_chunk *pruned,
                       struct error *error)
 {
@@ -236,10 +282,11 @@ static bool sum_chunk(void *context, const struct sweep_chunk *dense, const stru
             return false;
         }
     }
+    struct hidden *hidden = repair->keeps_dense ? dense_copy : dense->hidden;
     model_set_tap(repair->dense, &outputs);
-    bool is_good =
-        run_sublayers(repair, repair->dense, false, repair->keeps_dense ? dense_copy : dense->hidden, error);
+    bool is_good = run_sublayers(repair, repair->dense, false, hidden, error);
     model_set_tap(repair->dense, NULL);
+    is_good = is_good && weigh_tokens(repair, hidden, error);
     OWNED(hidden) pruned_copy = is_good ? copy_chunk(repair, repair->pruned, pruned, error) : NULL;
     if (pruned_copy == NULL) {
         return false;

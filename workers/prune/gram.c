@@ -88,14 +88,14 @@ static void add_row(struct gram *gram, struct gram_sums *sums, const struct gram
     float weight = rows->weights != NULL ? rows->weights[r] : 1.0f;
     for (size_t i = 0; i < gram->in; i++) {
         x[i] = weight * from[i];
-        sums->x[i] += (double)x[i];
+        sums->x[i] += (double)weight * (double)x[i];
     }
     for (size_t o = 0; o < gram->out; o++) {
         float y = rows->y[r * rows->y_stride + o];
         float z = rows->z != NULL ? rows->z[r * rows->z_stride + o] : 0.0f;
         e[o] = weight * (y - z);
         double target = (double)weight * (double)y;
-        sums->e[o] += (double)e[o];
+        sums->e[o] += (double)weight * (double)e[o];
         sums->e_squares[o] += (double)e[o] * (double)e[o];
         sums->y_square += target * target;
     }

@@ -33,8 +33,8 @@ struct gram_sums {
     double weight;            /* sum of squares of the rows' weights; tokens where they have none */
     struct dense_symmetric c; /* [in, in] */
     double *cross;            /* [out, in] E^T X */
-    double *x;                /* [in] */
-    double *e, *e_squares;    /* [out] */
+    double *x;                /* [in]; of rows with weights w the sum of w^2 x: weight is their count */
+    double *e, *e_squares;    /* [out]; likewise */
     double y_square;          /* sum over tokens and outputs */
 };
 struct gram {

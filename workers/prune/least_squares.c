@@ -73,7 +73,7 @@ static bool factor(const struct solving *solving, bool is_centred, double lambda
 {
     const struct gram_sums *fit = &solving->gram->parts[GRAM_FIT];
     size_t n = solving->gram->in;
-    double mean = 0.0, scale = is_centred && fit->tokens > 0 ? 1.0 / (double)fit->tokens : 0.0;
+    double mean = 0.0, scale = is_centred && fit->weight > 0.0 ? 1.0 / fit->weight : 0.0;
     for (size_t i = 0; i < n; i++) {
         const double *c = fit->c.values + i * fit->c.stride;
         double *to = solving->factor + i * n;
@@ -102,7 +102,7 @@ static void gather_outputs(const struct solving *solving, bool is_centred, size_
 {
     const struct gram_sums *fit = &solving->gram->parts[GRAM_FIT];
     size_t n = solving->gram->in;
-    double scale = is_centred && fit->tokens > 0 ? 1.0 / (double)fit->tokens : 0.0;
+    double scale = is_centred && fit->weight > 0.0 ? 1.0 / fit->weight : 0.0;
     for (size_t r = 0; r < count; r++) {
         size_t output = first + r * step;
         for (size_t i = 0; i < n; i++) {
@@ -115,7 +115,7 @@ static double bias_of(const struct gram *gram, size_t output, const double *weig
 {
     const struct gram_sums *fit = &gram->parts[GRAM_FIT];
     double missing = fit->e[output] - (weights != NULL ? dot(weights, fit->x, gram->in) : 0.0);
-    return fit->tokens > 0 ? missing / (double)fit->tokens : 0.0;
+    return fit->weight > 0.0 ? missing / fit->weight : 0.0;
 }
 
 /* The held-out error of one output: weights [in] and their product with C, or NULL. */
@@ -123,7 +123,7 @@ static double error_of(const struct gram *gram, size_t output, const double *wei
                        double bias)
 {
     const struct gram_sums *held = &gram->parts[GRAM_HELD_OUT];
-    double sum = held->e_squares[output] + bias * (bias * (double)held->tokens - 2.0 * held->e[output]);
+    double sum = held->e_squares[output] + bias * (bias * held->weight - 2.0 * held->e[output]);
     if (weights != NULL) {
         sum +=
             dot(weights, product, gram->in) - 2.0 * dot(weights, held->cross + output * gram->in, gram->in);

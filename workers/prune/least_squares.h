@@ -15,6 +15,8 @@
  *
  *     sum |e - D x - d|^2 = sum e^2 - 2 <D, E^T X> + <D C, D> - 2 d.sum(e) + 2 d.(D sum(x)) + n d^2
  *
+ * Where rows have weights w all of this is of w (e - D x - d): means are weighted with w^2, and n is the sum of w^2.
+ *
  * A correction stands only where it lowers that error. Weights are fitted only to at least LEAST_SQUARES_TOKENS tokens for each input.
  *
  * Cost: a factor for each l and form ([in, in] doubles beside the sums, in^3 / 3), and LEAST_SQUARES_PROBE outputs solved to judge it (evenly

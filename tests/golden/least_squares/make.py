@@ -57,6 +57,26 @@ def main():
             if best is None or error < best["error"]:
                 best = {"lambda": scale, "weights": d.tolist(), "bias": b.tolist(), "error": error}
         results[name] = best
+    # The same with weights of tokens: everything is of weighted errors, and the bias is a column of weights that has no penalty.
+    scale = 0.5 + np.arange(ROWS) % 7 / 4.0
+    xs, es, column = xk * scale[:, None], e * scale[:, None], scale[:, None]
+    share = np.sum((y[held] * scale[held, None]) ** 2)
+    squares = scale[fit] ** 2
+    mean_x = squares @ xk[fit] / squares.sum()
+    best = None
+    for ratio in LAMBDAS:
+        centred = (xk[fit] - mean_x) * column[fit]
+        penalty = ratio * np.mean(np.sum(centred ** 2, 0))
+        rows = np.hstack([xs[fit], column[fit]])
+        stacked = np.vstack([rows, np.sqrt(penalty) * np.eye(len(KEPT) + 1)[: len(KEPT)]])
+        target = np.vstack([es[fit], np.zeros((len(KEPT), OUT))])
+        solution = np.linalg.lstsq(stacked, target, rcond=None)[0]
+        d, b = solution[:-1].T, solution[-1]
+        error = float(np.sum((es[held] - xs[held] @ d.T - column[held] * b) ** 2) / share)
+        if best is None or error < best["error"]:
+            best = {"lambda": ratio, "weights": d.tolist(), "bias": b.tolist(), "error": error}
+    best["before"] = float(np.sum(es[held] ** 2) / share)
+    results["weighted"] = best
     alpha = 3.5
     results["map"] = {"alpha": alpha, "weights": ridge(x[fit], y[fit], alpha).tolist()}
     expected = {"in": IN, "out": OUT, "rows": ROWS, "held_out": HELD_OUT, "kept": KEPT, "weights": w.tolist(),

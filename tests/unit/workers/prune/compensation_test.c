@@ -106,7 +106,7 @@ struct setting {
     enum least_squares_mode mode;
     size_t threads, chunk_rows;
     uint64_t memory_bytes, weights_bytes, gram_bytes;
-    bool repairs_all;
+    bool repairs_all, plain_tokens;
     const json_t *state;
     /* After this many states the run is drained; 0: never. The last state is kept, owned. */
     size_t drain_after;
@@ -153,6 +153,7 @@ static json_t *compensate(const struct golden *golden, const struct inventory *i
                                          .mode = setting->mode,
                                          .allows_new_biases = true,
                                          .repairs_all = setting->repairs_all,
+                                         .plain_tokens = setting->plain_tokens,
                                          .patch_path = path,
                                          .observer = {.context = setting, .save = keep_state},
                                          .state = setting->state};
@@ -188,6 +189,8 @@ static const char *text(const json_t *entry, const char *name)
 enum { MOST_SUBLAYERS = 16, MOST_EXPERTS = 8 };
 struct outputs {
     size_t size;
+    double *weights
+        [MOST_SUBLAYERS]; /* [ROWS] of tokens: one over the rms of the residual behind what runs at once */
     float *rows[MOST_SUBLAYERS][MOST_EXPERTS];  /* [ROWS, size] */
     float *gates[MOST_SUBLAYERS][MOST_EXPERTS]; /* [ROWS]; 0: not there */
 };
@@ -215,11 +218,45 @@ static bool keep_rows(void *context, const struct tap_rows *rows, struct error *
 static void free_outputs(struct outputs *outputs)
 {
     for (size_t i = 0; i < MOST_SUBLAYERS; i++) {
+        free(outputs->weights[i]);
         for (size_t e = 0; e < MOST_EXPERTS; e++) {
             free(outputs->rows[i][e]);
             free(outputs->gates[i][e]);
         }
     }
+}
+
+static double *weigh_tokens(const float *rows, size_t size)
+{
+    double *weights = memory_create(ROWS, sizeof *weights);
+    for (size_t r = 0; r < ROWS; r++) {
+        double square = 0.0;
+        for (size_t i = 0; i < size; i++) {
+            square += (double)rows[r * size + i] * (double)rows[r * size + i];
+        }
+        weights[r] = sqrt((double)size / square);
+    }
+    return weights;
+}
+
+/* All sublayers but the removed; outputs: may be NULL. rows [ROWS, hidden]: the last states. */
+static bool run_sublayers(struct model *model, const bool *removed, struct hidden *hidden,
+                          struct outputs *outputs, float *rows, struct error *error)
+{
+    bool is_parallel = model_get_config(model)->is_parallel;
+    for (size_t i = 0; i < model_sublayer_count(model); i++) {
+        if ((removed == NULL || !removed[i]) && !model_run_sublayer(model, i, hidden, error)) {
+            return false;
+        }
+        assert_true(hidden_read(hidden, 0, ROWS, rows, error));
+        if (outputs != NULL) {
+            outputs->weights[i] = weigh_tokens(rows, hidden->hidden_size);
+        }
+        if (outputs != NULL && is_parallel && model_sublayer(model, i)->kind == SUBLAYER_FFN && i > 0) {
+            memcpy(outputs->weights[i - 1], outputs->weights[i], ROWS * sizeof *outputs->weights[i]);
+        }
+    }
+    return true;
 }
 
 /* The last states of a run over the batch, owned: [ROWS, hidden]. outputs: may be NULL. */
@@ -236,25 +273,25 @@ static float *run_model(const struct golden *golden, const struct inventory *inv
     if (model != NULL && outputs != NULL) {
         model_set_tap(model, &tap);
     }
+    float *rows = memory_create(ROWS * inventory->config.hidden_size, sizeof *rows);
     if (hidden == NULL || !model_embed(model, &batch, hidden, &error) ||
-        !model_run_from(model, 0, removed, hidden, &error)) {
+        !run_sublayers(model, removed, hidden, outputs, rows, &error)) {
         fail_msg("%s: %s", golden->name, error.message);
     }
-    float *rows = memory_create(ROWS * hidden->hidden_size, sizeof *rows);
-    assert_true(hidden_read(hidden, 0, ROWS, rows, &error));
     return rows;
 }
 
 /* Held-out error of one projection, gates and all, relative to the source's outputs. */
 static double measure(const struct outputs *source, const struct outputs *pruned, size_t sublayer,
-                      size_t expert)
+                      size_t expert, bool plain_tokens)
 {
     const float *y = source->rows[sublayer][expert], *z = pruned->rows[sublayer][expert];
     const float *there = source->gates[sublayer][expert], *gates = pruned->gates[sublayer][expert];
     double lost = 0.0, all = 0.0;
     for (size_t r = ROWS - ROWS / 4; r < ROWS && y != NULL && z != NULL; r++) {
         for (size_t o = 0; o < source->size && there[r] > 0.0f && gates[r] > 0.0f; o++) {
-            double weight = (double)gates[r], wanted = (double)y[r * source->size + o];
+            double weight = (double)gates[r] * (plain_tokens ? 1.0 : source->weights[sublayer][r]);
+            double wanted = (double)y[r * source->size + o];
             double missing = wanted - (double)z[r * source->size + o];
             lost += weight * weight * missing * missing;
             all += weight * weight * wanted * wanted;
@@ -266,12 +303,13 @@ static double measure(const struct outputs *source, const struct outputs *pruned
 static void check_report(const struct golden *golden, const json_t *report, const struct outputs *source,
                          const struct outputs *pruned)
 {
+    bool plain_tokens = strcmp(text(report, "token_weights"), "none") == 0;
     const json_t *entries = json_object_get(report, "sublayers");
     for (size_t i = 0; i < json_array_size(entries); i++) {
         const json_t *entry = json_array_get(entries, i);
         double before = number(entry, "error_before"), after = number(entry, "error_after");
-        double measured =
-            measure(source, pruned, (size_t)number(entry, "sublayer"), (size_t)number(entry, "expert"));
+        double measured = measure(source, pruned, (size_t)number(entry, "sublayer"),
+                                  (size_t)number(entry, "expert"), plain_tokens);
         if (!(fabs(measured - after) <= 2e-4 * before + 1e-9)) {
             fail_msg("%s, %s, sublayer %g: the error is %g, the report says %g (before: %g)", golden->name,
                      text(entry, "mode"), number(entry, "sublayer"), measured, after, before);
@@ -292,7 +330,7 @@ static void the_report_is_what_the_finished_model_does(void **state)
                                                     LEAST_SQUARES_LS_BIAS, LEAST_SQUARES_AUTO};
     for (size_t m = 0; m < 4; m++) {
         OWNED(plan) plan = make_plan(golden->inventory, SIZE_MAX);
-        struct setting setting = {.mode = modes[m]};
+        struct setting setting = {.mode = modes[m], .plain_tokens = m < 2};
         JSON_OWNED report = compensate_well(golden, golden->inventory, &setting, plan);
         OWNED(inventory) derived = plan_apply(plan, golden->inventory, NULL);
         struct outputs pruned = {0};

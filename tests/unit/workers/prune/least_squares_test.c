@@ -73,7 +73,8 @@ static void read_kept(const json_t *expected, uint32_t ret_kept[KEPT])
     }
 }
 
-static struct gram *gather_golden(const float *rows, const uint32_t *kept)
+/* weights: [ROWS] of tokens, or NULL. */
+static struct gram *gather_golden(const float *rows, const uint32_t *kept, const float *weights)
 {
     float x[ROWS * KEPT];
     for (size_t r = 0; r < ROWS; r++) {
@@ -91,7 +92,8 @@ static struct gram *gather_golden(const float *rows, const uint32_t *kept)
                                  .y = rows + first * WIDTH + IN,
                                  .y_stride = WIDTH,
                                  .z = rows + first * WIDTH + IN + OUT,
-                                 .z_stride = WIDTH};
+                                 .z_stride = WIDTH,
+                                 .weights = weights != NULL ? weights + first : NULL};
         assert_true(gram_add(gram, &here, (enum gram_part)part, &some, NULL));
     }
     assert_true(gram_finish(gram, &here, NULL));
@@ -122,7 +124,7 @@ static void corrections_are_those_of_numpy(void **state)
     json_t *expected = read_expected();
     read_kept(expected, kept);
     for (size_t c = 0; c < sizeof cases / sizeof cases[0]; c++) {
-        OWNED(gram) gram = gather_golden(rows, kept);
+        OWNED(gram) gram = gather_golden(rows, kept, NULL);
         struct least_squares_request request = {cases[c].mode, cases[c].can_have_bias};
         struct least_squares_result result;
         assert_true(least_squares_solve(gram, &here, &request, &result, NULL));
@@ -149,6 +151,38 @@ static void corrections_are_those_of_numpy(void **state)
         least_squares_result_finish(&result);
     }
     json_decref(expected);
+}
+
+/* With weights the bias is what a column without penalty would get: NumPy solves for both at once. */
+static void tokens_may_have_weights(void **state)
+{
+    (void)state;
+    float rows[ROWS * WIDTH], weights[ROWS];
+    uint32_t kept[KEPT];
+    read_rows(rows);
+    JSON_OWNED expected = read_expected();
+    read_kept(expected, kept);
+    for (size_t r = 0; r < ROWS; r++) {
+        weights[r] = 0.5f + (float)(r % 7) / 4.0f;
+    }
+    OWNED(gram) gram = gather_golden(rows, kept, weights);
+    struct least_squares_request request = {LEAST_SQUARES_LS_BIAS, true};
+    struct least_squares_result result;
+    assert_true(least_squares_solve(gram, &here, &request, &result, NULL));
+    const json_t *wanted = json_object_get(json_object_get(expected, "results"), "weighted");
+    assert_int_equal(result.mode, LEAST_SQUARES_LS_BIAS);
+    assert_near(result.lambda, json_number_value(json_object_get(wanted, "lambda")), 0.0);
+    assert_near(result.error_before, json_number_value(json_object_get(wanted, "before")), 1e-6);
+    assert_near(result.error_after, json_number_value(json_object_get(wanted, "error")), 1e-6);
+    for (size_t o = 0; o < OUT; o++) {
+        for (size_t i = 0; i < KEPT; i++) {
+            const json_t *row = json_array_get(json_object_get(wanted, "weights"), o);
+            assert_near(result.weights[o * KEPT + i], json_number_value(json_array_get(row, i)), 2e-5);
+        }
+        const json_t *bias = json_object_get(wanted, "bias");
+        assert_near(result.bias[o], json_number_value(json_array_get(bias, o)), 5e-5);
+    }
+    least_squares_result_finish(&result);
 }
 
 /* Sums over all inputs and the weights say the same as sums over the kept inputs and a residual. */
@@ -563,6 +597,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(corrections_are_those_of_numpy),
+        cmocka_unit_test(tokens_may_have_weights),
         cmocka_unit_test(sums_over_all_inputs_give_those_over_the_kept),
         cmocka_unit_test(a_ridge_map_is_that_of_numpy_and_goes_before_a_projection),
         cmocka_unit_test(the_bias_is_that_of_flap),
