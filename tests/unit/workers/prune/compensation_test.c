@@ -14,6 +14,7 @@
 #include "workers/model/architecture.h"
 #include "workers/model/patch.h"
 #include "workers/model/tap.h"
+#include "workers/model/weights.h"
 #include "workers/prune/compensation.h"
 
 #include <fcntl.h>
@@ -561,13 +562,16 @@ static void threads_chunks_and_resumes_change_no_byte(void **state)
     OWNED_MEMORY char *bytes = file_load(path, (size_t)16 << 20, &count, NULL);
     assert_non_null(bytes);
     JSON_OWNED index = patch_format(plan->patch);
+    struct weights_size size;
+    weights_measure(golden->inventory, NULL, DTYPE_F32, &size);
     struct {
         const char *what;
         struct setting setting;
     } others[] = {{"on one thread", {.threads = 1}},
                   {"by chunks", {.chunk_rows = 1}},
                   {"spilled, on three threads", {.threads = 3, .chunk_rows = 100, .memory_bytes = 1}},
-                  {"one expert at a time", {.gram_bytes = 1}}};
+                  {"one expert at a time", {.gram_bytes = 1}},
+                  {"with streamed weights", {.weights_bytes = size.least_bytes, .gram_bytes = 1}}};
     for (size_t i = 0; i < sizeof others / sizeof others[0]; i++) {
         OWNED(plan) other = make_plan(golden->inventory, SIZE_MAX);
         others[i].setting.mode = LEAST_SQUARES_AUTO;
