@@ -209,6 +209,7 @@ static void close_streams(struct repair *repair)
     free(repair->x);
     free(repair->weights);
     free(repair->row_weights);
+    free(repair->drift);
 }
 
 static bool run_groups(struct repair *repair, size_t next_group, struct error *error)
@@ -274,6 +275,7 @@ static json_t *format_report(const struct repair *repair)
     }
     json_t *report = json_object();
     json_put_text(report, "mode", least_squares_name(repair->options->mode));
+    json_put_text(report, "target", repair->options->target == PRUNE_REPAIR_RESIDUAL ? "residual" : "output");
     json_put_text(report, "token_weights", repair->options->plain_tokens ? "none" : "residual");
     json_put_i64(report, "repaired_count", (int64_t)repaired);
     json_put_i64(report, "skipped_count", (int64_t)(count - repaired));
@@ -321,7 +323,8 @@ uint64_t prune_compensation_bytes(const struct model_config *config, size_t chun
             uint64_t active = experts > 1 ? 2 * layer->active_expert_count : 1; /* room that grows doubles */
             uint64_t one = gram_bytes((size_t)in, (size_t)out), all = experts * one;
             all = gram_limit > 0 && all > gram_limit ? (gram_limit > one ? gram_limit : one) : all;
-            uint64_t rows = chunk_rows * (states * out + active * out + in + experts + 2) * sizeof(float);
+            uint64_t rows =
+                chunk_rows * (states * out + active * out + out + in + experts + 2) * sizeof(float);
             uint64_t bytes = all + least_squares_bytes((size_t)in, (size_t)out) + rows;
             if (config->is_parallel) { /* its two sublayers at once */
                 bytes *= 2;

@@ -34,6 +34,11 @@
 #include "workers/prune/least_squares.h"
 #include "workers/prune/prune.h"
 
+/* What a projection should make up for: what its own output lacks, or what the residual behind it lacks, which is that and what earlier
+ * sublayers still miss. The latter where the output is added to the residual as it is and alone: not with norms after sublayers, experts and
+ * parallel layers, whose target is the output. */
+enum prune_repair_target { PRUNE_REPAIR_OUTPUT, PRUNE_REPAIR_RESIDUAL };
+
 struct prune_compensation {
     const struct inventory *inventory; /* of the source */
     const char *folder;                /* of its files, as model_open has it */
@@ -42,6 +47,7 @@ struct prune_compensation {
     struct sweep_options sweep; /* of each of the two streams */
     uint64_t gram_bytes;        /* for sums of one pass, where a sublayer has many experts; 0: no limit */
     enum least_squares_mode mode;
+    enum prune_repair_target target;
     bool
         allows_new_biases; /* biases that the source lacks may be added where the family's config can say so */
     bool repairs_all;      /* also projections that lost nothing, for what earlier sublayers still miss */
@@ -52,7 +58,7 @@ struct prune_compensation {
 };
 /* Fills plan->patch, and plan->adds_attention_bias and adds_ffn_bias where a bias that is new is of use; nothing where nothing is gained: the plan
  * has no patch then (unless it had one). *ret_report (owned):
- *     {mode, token_weights: "residual" or "none", repaired_count, skipped_count, sublayers: [{sublayer, layer, kind, expert?, inputs, outputs, mode, note, lambda?, error_before,
+ *     {mode, target: "residual" or "output", token_weights: "residual" or "none", repaired_count, skipped_count, sublayers: [{sublayer, layer, kind, expert?, inputs, outputs, mode, note, lambda?, error_before,
  *      error_after, tokens, held_out_tokens}]}
  * On failure the plan's patch may hold part of it. */
 bool prune_compensate(const struct prune_compensation *options, struct plan *plan, json_t **ret_report,

@@ -48,7 +48,11 @@ struct repair {
     float *weights;   /* owned, [weight_capacity]: of the chunk's rows; NULL: 1 */
     size_t weight_capacity;
     float *row_weights; /* owned, [weight_capacity]: of rows that are summed */
-    float *x;           /* owned; the inputs shown last */
+    float
+        *drift; /* owned; of the chunk, the source's residual in front of the group less the pruned model's */
+    size_t drift_capacity;
+    bool has_drift; /* the target is the residual */
+    float *x;       /* owned; the inputs shown last */
     size_t x_capacity, x_size;
 };
 

@@ -167,6 +167,8 @@ static bool sum_rows(struct repair *repair, struct repair_job *job, const struct
                                  .y_stride = job->out,
                                  .z = rows->values + first * rows->stride,
                                  .z_stride = rows->stride,
+                                 .drift = repair->has_drift ? repair->drift + row * job->out : NULL,
+                                 .drift_stride = job->out,
                                  .weights = weigh_rows(repair, rows, first, end)};
         if (!gram_add(job->gram, &repair->threads, part_of(repair, row), &some, error)) {
             return false;
@@ -262,6 +264,46 @@ static bool weigh_tokens(struct repair *repair, const struct hidden *hidden, str
     return rows != NULL;
 }
 
+/* Residuals in front of the group, the source's less the pruned model's: what earlier sublayers still miss. */
+static bool find_drift(struct repair *repair, const struct hidden *dense, const struct hidden *pruned,
+                       struct error *error)
+{
+    size_t size = dense->hidden_size, out = pruned->hidden_size, row_count = dense->row_count;
+    const struct repair_job *job = &repair->jobs[0];
+    const struct architecture *architecture = architecture_of(&repair->derived->config);
+    repair->has_drift = repair->options->target == PRUNE_REPAIR_RESIDUAL && !job->has_experts &&
+                        repair->group->end == repair->group->first + 1 &&
+                        architecture->norm_placement == NORM_BEFORE;
+    if (!repair->has_drift) {
+        return true;
+    }
+    if (row_count > repair->drift_capacity) {
+        free(repair->drift);
+        repair->drift_capacity = 0;
+        repair->drift = memory_try_array(row_count, out * sizeof *repair->drift, "hidden states", error);
+        if (repair->drift == NULL) {
+            return false;
+        }
+        repair->drift_capacity = row_count;
+    }
+    OWNED_MEMORY float *rows = memory_try_array(WINDOW_ROWS, size * sizeof *rows, "hidden states", error);
+    if (rows == NULL || !hidden_read(pruned, 0, row_count, repair->drift, error)) {
+        return false;
+    }
+    const uint32_t *hidden = repair->plan->hidden;
+    for (size_t first = 0; first < row_count; first += WINDOW_ROWS) {
+        size_t left = row_count - first, count = left < WINDOW_ROWS ? left : WINDOW_ROWS;
+        if (!hidden_read(dense, first, count, rows, error)) {
+            return false;
+        }
+        for (size_t i = 0; i < count * out; i++) {
+            float *drift = repair->drift + first * out + i;
+            *drift = rows[i / out * size + (hidden != NULL ? hidden[i % out] : i % out)] - *drift;
+        }
+    }
+    return true;
+}
+
 static bool sum_chunk(void *context, const struct sweep_chunk *dense, const struct sweep_chunk *pruned,
                       struct error *error)
 {
@@ -273,7 +315,7 @@ static bool sum_chunk(void *context, const struct sweep_chunk *dense, const stru
                              .points = outputs.points | 1u << TAP_HEADS | 1u << TAP_CHANNELS,
                              .visit = sum_outputs};
     OWNED(hidden) dense_copy = NULL;
-    if (!start_chunk(repair, dense, error)) {
+    if (!start_chunk(repair, dense, error) || !find_drift(repair, dense->hidden, pruned->hidden, error)) {
         return false;
     }
     if (repair->keeps_dense) {

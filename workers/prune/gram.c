@@ -93,7 +93,8 @@ static void add_row(struct gram *gram, struct gram_sums *sums, const struct gram
     for (size_t o = 0; o < gram->out; o++) {
         float y = rows->y[r * rows->y_stride + o];
         float z = rows->z != NULL ? rows->z[r * rows->z_stride + o] : 0.0f;
-        e[o] = weight * (y - z);
+        float drift = rows->drift != NULL ? rows->drift[r * rows->drift_stride + o] : 0.0f;
+        e[o] = weight * (y - z + drift);
         double target = (double)weight * (double)y;
         sums->e[o] += (double)weight * (double)e[o];
         sums->e_squares[o] += (double)e[o] * (double)e[o];

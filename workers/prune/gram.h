@@ -60,8 +60,10 @@ struct gram_rows {
     size_t y_stride;
     const float *z; /* NULL: zero, e = y */
     size_t z_stride;
-    const float
-        *weights; /* [rows]: x and e count as weights[r] times what they are (an expert's gates); NULL: 1 */
+    const float *drift; /* added to e; NULL: nothing */
+    size_t drift_stride;
+    const float *
+        weights; /* [rows]: errors count as weights[r] times what they are (an expert's gate, say); NULL: 1 */
 };
 bool gram_add(struct gram *gram, const struct dense_threads *threads, enum gram_part part,
               const struct gram_rows *rows, struct error *error) MUST_USE;

@@ -108,6 +108,7 @@ struct setting {
     size_t threads, chunk_rows;
     uint64_t memory_bytes, weights_bytes, gram_bytes;
     bool repairs_all, plain_tokens;
+    enum prune_repair_target target;
     const json_t *state;
     /* After this many states the run is drained; 0: never. The last state is kept, owned. */
     size_t drain_after;
@@ -155,6 +156,7 @@ static json_t *compensate(const struct golden *golden, const struct inventory *i
                                          .allows_new_biases = true,
                                          .repairs_all = setting->repairs_all,
                                          .plain_tokens = setting->plain_tokens,
+                                         .target = setting->target,
                                          .patch_path = path,
                                          .observer = {.context = setting, .save = keep_state},
                                          .state = setting->state};
@@ -192,6 +194,7 @@ struct outputs {
     size_t size;
     double *weights
         [MOST_SUBLAYERS]; /* [ROWS] of tokens: one over the rms of the residual behind what runs at once */
+    float *states[MOST_SUBLAYERS];              /* [ROWS, hidden]: the residual behind each sublayer */
     float *rows[MOST_SUBLAYERS][MOST_EXPERTS];  /* [ROWS, size] */
     float *gates[MOST_SUBLAYERS][MOST_EXPERTS]; /* [ROWS]; 0: not there */
 };
@@ -220,6 +223,7 @@ static void free_outputs(struct outputs *outputs)
 {
     for (size_t i = 0; i < MOST_SUBLAYERS; i++) {
         free(outputs->weights[i]);
+        free(outputs->states[i]);
         for (size_t e = 0; e < MOST_EXPERTS; e++) {
             free(outputs->rows[i][e]);
             free(outputs->gates[i][e]);
@@ -251,7 +255,10 @@ static bool run_sublayers(struct model *model, const bool *removed, struct hidde
         }
         assert_true(hidden_read(hidden, 0, ROWS, rows, error));
         if (outputs != NULL) {
+            size_t count = ROWS * hidden->hidden_size;
             outputs->weights[i] = weigh_tokens(rows, hidden->hidden_size);
+            outputs->states[i] = memory_create(count, sizeof *rows);
+            memcpy(outputs->states[i], rows, count * sizeof *rows);
         }
         if (outputs != NULL && is_parallel && model_sublayer(model, i)->kind == SUBLAYER_FFN && i > 0) {
             memcpy(outputs->weights[i - 1], outputs->weights[i], ROWS * sizeof *outputs->weights[i]);
@@ -284,7 +291,7 @@ static float *run_model(const struct golden *golden, const struct inventory *inv
 
 /* Held-out error of one projection, gates and all, relative to the source's outputs. */
 static double measure(const struct outputs *source, const struct outputs *pruned, size_t sublayer,
-                      size_t expert, bool plain_tokens)
+                      size_t expert, bool plain_tokens, bool is_residual)
 {
     const float *y = source->rows[sublayer][expert], *z = pruned->rows[sublayer][expert];
     const float *there = source->gates[sublayer][expert], *gates = pruned->gates[sublayer][expert];
@@ -293,7 +300,9 @@ static double measure(const struct outputs *source, const struct outputs *pruned
         for (size_t o = 0; o < source->size && there[r] > 0.0f && gates[r] > 0.0f; o++) {
             double weight = (double)gates[r] * (plain_tokens ? 1.0 : source->weights[sublayer][r]);
             double wanted = (double)y[r * source->size + o];
-            double missing = wanted - (double)z[r * source->size + o];
+            double missing = is_residual ? (double)source->states[sublayer][r * source->size + o] -
+                                               (double)pruned->states[sublayer][r * source->size + o]
+                                         : wanted - (double)z[r * source->size + o];
             lost += weight * weight * missing * missing;
             all += weight * weight * wanted * wanted;
         }
@@ -305,12 +314,16 @@ static void check_report(const struct golden *golden, const json_t *report, cons
                          const struct outputs *pruned)
 {
     bool plain_tokens = strcmp(text(report, "token_weights"), "none") == 0;
+    const struct model_config *config = &golden->inventory->config;
+    bool is_residual = strcmp(text(report, "target"), "residual") == 0 && !config->is_parallel &&
+                       architecture_of(config)->norm_placement == NORM_BEFORE;
     const json_t *entries = json_object_get(report, "sublayers");
     for (size_t i = 0; i < json_array_size(entries); i++) {
         const json_t *entry = json_array_get(entries, i);
         double before = number(entry, "error_before"), after = number(entry, "error_after");
-        double measured = measure(source, pruned, (size_t)number(entry, "sublayer"),
-                                  (size_t)number(entry, "expert"), plain_tokens);
+        double measured =
+            measure(source, pruned, (size_t)number(entry, "sublayer"), (size_t)number(entry, "expert"),
+                    plain_tokens, is_residual && json_object_get(entry, "expert") == NULL);
         if (!(fabs(measured - after) <= 2e-4 * before + 1e-9)) {
             fail_msg("%s, %s, sublayer %g: the error is %g, the report says %g (before: %g)", golden->name,
                      text(entry, "mode"), number(entry, "sublayer"), measured, after, before);
@@ -331,7 +344,9 @@ static void the_report_is_what_the_finished_model_does(void **state)
                                                     LEAST_SQUARES_LS_BIAS, LEAST_SQUARES_AUTO};
     for (size_t m = 0; m < 4; m++) {
         OWNED(plan) plan = make_plan(golden->inventory, SIZE_MAX);
-        struct setting setting = {.mode = modes[m], .plain_tokens = m < 2};
+        struct setting setting = {.mode = modes[m],
+                                  .plain_tokens = m < 2,
+                                  .target = m % 2 == 0 ? PRUNE_REPAIR_RESIDUAL : PRUNE_REPAIR_OUTPUT};
         JSON_OWNED report = compensate_well(golden, golden->inventory, &setting, plan);
         OWNED(inventory) derived = plan_apply(plan, golden->inventory, NULL);
         struct outputs pruned = {0};
@@ -354,7 +369,8 @@ static void repair_and_check(const struct golden *golden, struct plan *plan, boo
 {
     struct outputs source = {0}, pruned = {0};
     float *last = run_model(golden, golden->inventory, NULL, &source);
-    struct setting setting = {.mode = LEAST_SQUARES_LS, .repairs_all = repairs_all};
+    struct setting setting = {
+        .mode = LEAST_SQUARES_LS, .repairs_all = repairs_all, .target = PRUNE_REPAIR_RESIDUAL};
     JSON_OWNED report = compensate_well(golden, golden->inventory, &setting, plan);
     const json_t *entries = json_object_get(report, "sublayers");
     assert_true(json_array_size(entries) >= least_entries);
@@ -369,6 +385,12 @@ static void repair_and_check(const struct golden *golden, struct plan *plan, boo
                 for (size_t o = 0; o < plan->hidden_count; o++) {
                     y[r * plan->hidden_count + o] = y[r * source.size + plan->hidden[o]];
                 }
+            }
+        }
+        for (size_t i = 0; i < plan->sublayer_count; i++) {
+            for (size_t r = 0; r < ROWS * plan->hidden_count; r++) {
+                size_t from = r / plan->hidden_count * source.size + plan->hidden[r % plan->hidden_count];
+                source.states[i][r] = source.states[i][from];
             }
         }
         source.size = plan->hidden_count;
