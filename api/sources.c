@@ -66,6 +66,27 @@ char *sources_resolve_model(const char *const *roots, const char *uri, struct er
     return TAKE(path);
 }
 
+static const char plan_name[] = "plan.json";
+static const char weights_name[] = "plan.weights";
+
+/* The weights that a plan.json tells of lie beside it, and are an input too. */
+static void resolve_weights_beside(const struct resolver *resolver, const char *uri, const char *path)
+{
+    if (!text_ends_with(uri, plan_name) || !text_ends_with(path, plan_name)) {
+        return;
+    }
+    FINISHED(text) weights = {0};
+    FINISHED(text) name = {0};
+    text_append_bytes(&weights, path, strlen(path) - strlen(plan_name));
+    text_append(&weights, weights_name);
+    text_append_bytes(&name, uri, strlen(uri) - strlen(plan_name));
+    text_append(&name, weights_name);
+    OWNED_MEMORY char *resolved = realpath(weights.bytes, NULL);
+    if (resolved != NULL && is_inside(resolved, resolver->roots) && !file_is_folder(resolved)) {
+        json_put_text(resolver->sources->inputs, name.bytes, resolved);
+    }
+}
+
 static void resolve_file(const struct resolver *resolver, const char *uri, const char *pointer)
 {
     struct error error;
@@ -77,6 +98,7 @@ static void resolve_file(const struct resolver *resolver, const char *uri, const
                        "\"%.200s\" is a folder; a text is one file", uri);
     } else {
         json_put_text(resolver->sources->inputs, uri, path);
+        resolve_weights_beside(resolver, uri, path);
     }
 }
 
@@ -135,8 +157,6 @@ static const char *find_digest(const json_t *files, const char *path)
 /* job:<id>/<path>. With a plan come the weights it tells of, under their own name. */
 static void resolve_result_file(const struct resolver *resolver, const char *uri, const char *pointer)
 {
-    static const char plan_name[] = "plan.json";
-    static const char weights_name[] = "plan.weights";
     const char *name = uri + strlen("job:");
     const char *slash = strchr(name, '/');
     FINISHED(text) job_id = {0};

@@ -135,7 +135,7 @@ def the_gate_finds_the_width_an_exhaustive_scan_finds(folder):
         with open(path, "w") as file:
             file.write(whole[i * third:(i + 1) * third][:12000])
         texts.append(path)
-    more = {"calibration": {"source": texts[0], "num_samples": 4, "window_tokens": 128}, "compensation": {"type": "ls"}}
+    more = {"calibration": {"source": texts[0], "num_samples": 16, "window_tokens": 128}, "compensation": {"type": "ls"}}
     scan = pruning(w, "wanda_sp", sweep={"sparsity": [i / 50 for i in range(1, 17)]}, **more)
     del scan["target"]
     scan["evaluation"] = {"text": {"source": texts[1]}, "window_tokens": 128, "protocols": ["gptq"], "speed": False}
@@ -227,6 +227,32 @@ def a_gate_chooses_among_the_targets_of_a_sweep(folder):
     assert result["target"]["achieved"] == 1 and result["quality_gate"]["outcome"] == "backed_off"
     assert sorted(p["path"] for p in result["curve"]) == ["", "sublayers_removed-3", "sublayers_removed-6"]
     sums(out)
+
+
+def a_stored_plan_with_widths_is_exported_anew(folder):
+    w = stories(folder)
+    first = os.path.join(folder, "first")
+    spec = pruning(w, "wanda_sp", {"structures": "channels"}, target={"sparsity": 0.2}, compensation={"type": "ls_bias"})
+    spec["calibration"].update(num_samples=16, window_tokens=128)
+    result, _ = run(spec, first)
+    assert "plan.weights" in sums(first)
+    for layout, formats in (("auto", ["hf"]), ("padded", ["hf", "gguf:f32"])):
+        out = os.path.join(folder, layout)
+        replay = pruning(w, "replay", {"source": os.path.join(first, "plan.json")}, target={"sparsity": 0.15},
+                         output={"layout": layout, "formats": formats})
+        del replay["calibration"]
+        again, _ = run(replay, out)
+        assert again["after"]["perplexity"] == result["after"]["perplexity"] and again["output"]["layout"] != "auto"
+        for name in ("model.safetensors", "plan.weights") if layout == "auto" else ("plan.weights",):
+            assert digest(os.path.join(out, name)) == digest(os.path.join(first, name)), name
+        assert load(out, "plan.json") == load(first, "plan.json")
+        sums(out)
+    found, errors = faults_of(pruning(w, "replay", {"source": os.path.join(first, "plan.json")}, target={"sparsity": 0.5}), os.path.join(folder, "far"))
+    assert found == {"/target/sparsity"} and "as it is" in errors, errors
+    with open(os.path.join(first, "plan.weights"), "r+b") as file:
+        file.truncate(100)
+    _, errors = run(pruning(w, "replay", {"source": os.path.join(first, "plan.json")}, target={"sparsity": 0.1}), os.path.join(folder, "cut"), expect=2)
+    assert "plan.weights" in errors or "plan.json" in errors, errors
 
 
 def skipped_layers_stay(folder):

@@ -78,6 +78,19 @@ def check_replay(service, first):
     identity = body(method={"type": "replay", "replay": {"source": "job:%s/plan.json" % first["id"]}}, output={"layout": "identity"})
     job = submit(service, identity)
     tap.ok(job["status"] == "succeeded" and job["result"]["output"]["layout"] == "identity", "or exported in another layout", job["error"])
+    narrow = submit(service, body(method={"type": "wanda_sp"}, target={"sparsity": 0.2}, compensation={"type": "ls"},
+                                  allocation={"type": "auto", "align": 1}))
+    if tap.ok(narrow["status"] == "succeeded" and "plan.weights" in narrow["result_files"], "a narrowed model is repaired", narrow["error"]):
+        job = submit(service, body(method={"type": "replay", "replay": {"source": "job:%s/plan.json" % narrow["id"]}}, target={"sparsity": 0.2}))
+        tap.ok(job["status"] == "succeeded", "its plan is exported anew, with the weights beside it", job["error"])
+        tap.equal(sum_of(service, job, "model.safetensors"), sum_of(service, narrow, "model.safetensors"), "to the same weights")
+        os.makedirs(os.path.join(folder, "kept"))
+        for name in ("plan.json", "plan.weights"):
+            with open(os.path.join(folder, "kept", name), "wb") as file:
+                file.write(service.get("/v1/jobs/%s/artifacts/%s" % (narrow["id"], name)).body)
+        source = "file://%s/kept/plan.json" % folder
+        job = submit(service, body(method={"type": "replay", "replay": {"source": source}}, target={"sparsity": 0.2}))
+        tap.ok(job["status"] == "succeeded", "and from a folder", job["error"])
     for source, code in (("job:%s/nothing.json" % first["id"], "not_found"), ("job:job_00000000000000000000000000/plan.json", "not_found"),
                          ("job:" + first["id"], "not_found")):
         answer = service.post("/v1/pruning/jobs", body(method={"type": "replay", "replay": {"source": source}}))

@@ -239,8 +239,11 @@ bool gate_choose(struct recipe *recipe, struct error *error)
     }
     struct steps steps = {.recipe = recipe};
     const char *outcome = NULL;
-    bool is_made =
-        (recipe->method->traits & (PRUNE_TRAIT_WIDTH | PRUNE_TRAIT_REPLACE | PRUNE_TRAIT_APART)) != 0;
+    const struct plan *head = recipe->points.items[recipe->points.head].plan;
+    unsigned traits = recipe->method->traits;
+    bool is_made = (traits & PRUNE_TRAIT_APART) != 0 ||
+                   ((traits & (PRUNE_TRAIT_WIDTH | PRUNE_TRAIT_REPLACE)) != 0 &&
+                    (plan_has_widths(head) || head->point_count == 0)); /* else its curve can be cut */
     bool is_good = !recipe->points.has_target ? choose_point(recipe, &steps, &outcome, error)
                    : is_made                  ? choose_sparsity(recipe, &outcome, error)
                                               : choose_cut(recipe, &steps, &outcome, error);

@@ -7,7 +7,9 @@
 #include "base/check.h"
 #include "base/file.h"
 #include "base/memory.h"
+#include "base/text.h"
 #include "workers/data/overlap.h"
+#include "workers/model/patch.h"
 #include "workers/model/weights.h"
 #include "workers/prune/prefix.h"
 #include <math.h>
@@ -28,6 +30,23 @@ const char *recipe_find_input(const struct recipe *recipe, const char *source, c
         error_set_field(error, ERROR_NOT_FOUND, pointer, "source \"%s\" was not found", source);
     }
     return path;
+}
+
+/* Of an earlier result in the store the file is named by itself: job:<id>/plan.weights beside job:<id>/plan.json. */
+static bool open_given_patch(struct plan *plan, const json_t *json, const json_t *inputs, const char *source,
+                             const char *folder, struct error *error)
+{
+    const char *slash = strrchr(source, '/');
+    const json_t *index = json_object_get(json, "patch");
+    FINISHED(text) beside = {0};
+    text_append_bytes(&beside, source, slash != NULL ? (size_t)(slash + 1 - source) : 0);
+    text_append(&beside, PATCH_FILE);
+    const char *path = json_string_value(json_object_get(inputs, beside.bytes));
+    if (index == NULL || path == NULL) {
+        return plan_open_patch(plan, json, folder, error);
+    }
+    plan->patch = patch_open(path, index, error);
+    return plan->patch != NULL;
 }
 
 struct plan *recipe_load_plan(const json_t *inputs, const struct inventory *inventory,
@@ -63,7 +82,7 @@ struct plan *recipe_load_plan(const json_t *inputs, const struct inventory *inve
     if (slash != NULL) {
         *slash = '\0';
     }
-    if (!plan_open_patch(plan, json, slash != NULL ? folder : ".", error) ||
+    if (!open_given_patch(plan, json, inputs, source, slash != NULL ? folder : ".", error) ||
         !plan_check_widths(plan, &inventory->config, error)) {
         (void)snprintf(error->field, sizeof error->field, "%s", pointer);
         error_prefix(error, "%s: ", recipe_source_name(source));
