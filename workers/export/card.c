@@ -129,9 +129,14 @@ static void append_body(struct text *card, const struct export_card *content)
                        "`report.json` and `report.html`.\n\n",
                        content->method, content->method_reference);
     append_table(card, content);
-    const json_t *first = json_array_get(content->loaders, 0);
-    const char *line = json_string_value(json_object_get(first, "line"));
-    bool is_remote = line != NULL && strstr(line, "trust_remote_code") != NULL;
+    bool is_remote = false;
+    const json_t *loader;
+    size_t index;
+    json_array_foreach(content->loaders, index, loader)
+    {
+        const char *line = json_string_value(json_object_get(loader, "line"));
+        is_remote = is_remote || (line != NULL && strstr(line, "trust_remote_code") != NULL);
+    }
     const char *option = is_remote ? ", trust_remote_code=True" : "";
     text_append_format(
         card,
@@ -139,12 +144,18 @@ static void append_body(struct text *card, const struct export_card *content)
         "model = AutoModelForCausalLM.from_pretrained(folder%s)\n"
         "tokenizer = AutoTokenizer.from_pretrained(folder%s)\n```\n\n",
         option, option);
-    const json_t *loader;
-    size_t index;
+    text_append(
+        card, "What each runtime does with it (verified: run by our tests; by_rule: by what is known of its "
+              "code):\n\n");
     json_array_foreach(content->loaders, index, loader)
     {
-        text_append_format(card, "- %s: `%s`\n", json_string_value(json_object_get(loader, "loader")),
-                           json_string_value(json_object_get(loader, "line")));
+        const char *line = json_string_value(json_object_get(loader, "line"));
+        text_append_format(card, "- %s: %s (%s): %s%s%s%s\n",
+                           json_string_value(json_object_get(loader, "loader")),
+                           json_string_value(json_object_get(loader, "verdict")),
+                           json_string_value(json_object_get(loader, "basis")),
+                           json_string_value(json_object_get(loader, "reason")), line != NULL ? ": `" : "",
+                           line != NULL ? line : "", line != NULL ? "`" : "");
     }
     if (content->calibration != NULL) {
         const char *name = json_string_value(json_object_get(content->calibration, "name"));

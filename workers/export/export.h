@@ -7,6 +7,7 @@
  *     writer.c    safetensors files, sharded; tensors stream from the source, one buffer at a time
  *     export.c    the folder: weights, config.json, tokenizer and side files byte for byte, our modelling files
  *     formats.c   GGUF files beside it (gguf.h)
+ *     certificate.c   what each runtime will do with it, by rules
  *     card.c      README.md, the model card
  *     sums.c      SHA256SUMS and the list of what is there
  *
@@ -101,11 +102,9 @@ bool export_check_formats(const struct export_draft *draft, const struct invento
 bool export_write_formats(const struct export_draft *draft, const struct inventory *inventory,
                           const char *source_path, const char *out_folder, const json_t *formats,
                           const struct export_options *options, struct error *error) MUST_USE;
-/* Appends what opens them to the list of export_loaders. */
-void export_add_format_loaders(const json_t *formats, json_t *loaders);
-
-/* What opens the folder, and how: [{loader, line}]. Owned. */
-json_t *export_loaders(const struct export_draft *draft) MUST_USE;
+/* certificate.h: what each runtime will do with what was written: [{loader, verdict, basis, reason, line}]; line, which opens it, is
+ * there where it loads as it should. formats: as above. Owned. */
+json_t *export_loaders(const struct export_draft *draft, const json_t *formats) MUST_USE;
 
 /* README.md. All JSON borrowed and the same in every run: no times, no speeds. */
 struct export_card {

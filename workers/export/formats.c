@@ -300,23 +300,3 @@ bool export_write_formats(const struct export_draft *draft, const struct invento
     }
     return is_good && file_sync_folder(out_folder, error);
 }
-
-void export_add_format_loaders(const json_t *formats, json_t *loaders)
-{
-    const json_t *format = NULL;
-    size_t index = 0;
-    json_array_foreach(formats, index, format)
-    {
-        enum dtype dtype = DTYPE_F32;
-        if (!parse_format(format, &dtype)) {
-            continue;
-        }
-        OWNED_MEMORY char *name = file_name(dtype);
-        FINISHED(text) line = {0};
-        text_append_format(&line, "llama-cli -m FOLDER/%s", name);
-        json_t *item = json_object();
-        json_put_text(item, "loader", "llama.cpp");
-        json_put_text(item, "line", line.bytes);
-        (void)json_array_append_new(loaders, item);
-    }
-}

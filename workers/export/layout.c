@@ -415,30 +415,3 @@ void export_draft_finish(struct export_draft *draft)
     json_decref(draft->config);
     *draft = (struct export_draft){0};
 }
-
-json_t *export_loaders(const struct export_draft *draft)
-{
-    json_t *loaders = json_array();
-    json_t *item = json_object();
-    bool is_remote = export_is_remote(draft->layout);
-    const char *family = json_string_value(json_object_get(draft->config, "model_type"));
-    bool is_encoder =
-        family != NULL && architecture_find(family) != NULL && architecture_find(family)->is_encoder;
-    json_put_text(item, "loader", "transformers");
-    json_put_text(item, "line",
-                  is_remote    ? "AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)"
-                  : is_encoder ? "AutoModel.from_pretrained(folder)"
-                               : "AutoModelForCausalLM.from_pretrained(folder)");
-    CHECK(json_array_append_new(loaders, item) == 0);
-    if (!is_remote && !is_encoder) {
-        item = json_object();
-        json_put_text(item, "loader", "vllm");
-        json_put_text(item, "line", "vllm serve FOLDER");
-        CHECK(json_array_append_new(loaders, item) == 0);
-    }
-    item = json_object();
-    json_put_text(item, "loader", "pruned");
-    json_put_text(item, "line", "{\"type\": \"evaluation\", \"model\": \"FOLDER\", \"evaluation\": {...}}");
-    CHECK(json_array_append_new(loaders, item) == 0);
-    return loaders;
-}

@@ -321,15 +321,21 @@ static void append_opening(struct text *page, const json_t *report)
         return;
     }
     text_append(
-        page,
-        "<section><h2>Open it</h2><div class=\"scroll\"><table><tr><th>loader</th><th style=\"text-align:left\">line</th></tr>");
+        page, "<section><h2>Open it</h2><div class=\"scroll\"><table><tr><th>loader</th><th>verdict</th><th "
+              "style=\"text-align:left\">why, and how</th></tr>");
     size_t index;
     const json_t *loader;
     json_array_foreach(json_object_get(output, "loaders"), index, loader)
     {
         text_append(page, "<tr><td>");
         text_append_html(page, get_text(loader, "loader"));
-        text_append(page, "</td><td style=\"text-align:left;white-space:normal\"><code>");
+        text_append(page, "</td><td>");
+        text_append_html(page, get_text(loader, "verdict"));
+        text_append(page, " (");
+        text_append_html(page, get_text(loader, "basis"));
+        text_append(page, ")</td><td style=\"text-align:left;white-space:normal\">");
+        text_append_html(page, get_text(loader, "reason"));
+        text_append(page, " <code>");
         text_append_html(page, get_text(loader, "line"));
         text_append(page, "</code></td></tr>");
     }

@@ -126,8 +126,7 @@ static bool write_card(const struct recipe *recipe, struct error *error)
     JSON_OWNED before = format_measured(recipe, "before", false);
     JSON_OWNED after = format_measured(recipe, "after", false);
     JSON_OWNED summary = report_size_summary(recipe);
-    JSON_OWNED loaders = export_loaders(&recipe->draft);
-    export_add_format_loaders(recipe_formats(recipe), loaders);
+    JSON_OWNED loaders = export_loaders(&recipe->draft, recipe_formats(recipe));
     JSON_OWNED request = recipe_point_spec(recipe->spec, &recipe->points, recipe->points.current);
     OWNED_MEMORY char *license = export_read_license(recipe->job->model_folder);
     struct export_card card = {
@@ -219,9 +218,9 @@ static void put_pruning(const struct recipe *recipe, json_t *report)
     }
     json_t *output = json_object();
     json_put_text(output, "layout", export_layout_name(recipe->draft.layout));
-    json_t *loaders = export_loaders(&recipe->draft);
-    export_add_format_loaders(recipe_formats(recipe), loaders);
+    json_t *loaders = export_loaders(&recipe->draft, recipe_formats(recipe));
     json_put(output, "loaders", loaders);
+    json_put(report, "loaders", json_incref(loaders));
     json_put(report, "output", output);
     json_put(report, "check", json_deep_copy(json_object_get(recipe->done, "check")));
     if (recipe->calibration_json != NULL) {
