@@ -8,7 +8,7 @@ import time
 
 from command import SHARED, Skip, load, main, pruning, run, stop, sums, world
 
-HELPERS = ("main", "stories")
+HELPERS = ("main", "stories", "search", "points")
 
 
 def stories(folder):
@@ -39,6 +39,46 @@ def threads_change_no_byte_on_stories260k(folder):
     run(spec, first, "--threads", "1")
     run(spec, second, "--threads", "2")
     assert sums(first) == sums(second)
+
+
+def search(w, out, *given, **more):
+    """Only the search matters."""
+    spec = pruning(w, *given, **more)
+    spec["evaluation"] = {"speed": False}
+    run(spec, out)
+
+
+def points(out):
+    return [(p["sublayer"], p["score"]) for p in load(out, "plan.json")["points"]]
+
+
+def a_search_finds_the_same_with_every_switch(folder):
+    """What is switched off, or screened in bf16, changes neither the order nor a score; the report says what it saved."""
+    w = stories(folder)
+    for method, more in (("finercut", {"metric": "js"}), ("blockpruner", {}), ("sleb", {})):
+        target = {"num_layers": 4} if method == "sleb" else {"sublayers_removed": 4}
+        seen = []
+        for name, switches in (("on", {}), ("off", {"prefix_cache": False, "batch_candidates": False, "early_abort": False}),
+                               ("screened", {"screening": "bf16"})):
+            out = os.path.join(folder, method + name + more.get("metric", ""))
+            search(w, out, method, parameters={**more, **switches}, target=target)
+            seen.append(points(out))
+            work = load(out, "report.json")["resources"]["search"]
+            assert work["candidates"] >= work["completed"] > 0
+            assert ("screen" in work) == (name == "screened")
+            if name == "off":
+                assert work["aborted"] == 0 and work["completed"] == work["candidates"]
+            if name == "on":
+                assert work["token_sublayers"] < work["naive_token_sublayers"]
+        assert seen[0] == seen[1] == seen[2], (method, seen)
+
+
+def a_search_ranks_by_what_it_saves(folder):
+    w = world(folder)
+    for rank in ("score_per_parameter", "score_per_millisecond"):
+        out = os.path.join(folder, rank)
+        search(w, out, parameters={"rank_by": rank, "protect_ratio": 0, "curve": "full"})
+        assert sorted(p["sublayer"] for p in load(out, "plan.json")["points"]) == list(range(8))
 
 
 def a_seed_decides_what_random_removes(folder):

@@ -14,6 +14,8 @@
 #include <string.h>
 
 #define KEPT_LOGITS_BYTES ((uint64_t)512 << 20)
+#define CACHED_BYTES                                                                                         \
+    ((size_t)28 << 20) /* of a candidate's logits that are made, scanned and compared before the next rows */
 
 struct head_reference {
     enum head_metric metric;
@@ -29,6 +31,14 @@ struct head_reference {
     double *projected;     /* [row_count, hidden_size], ANGULAR: of length 1 */
     double *scales;        /* [row_count]: log-sum-exp, or norm */
 };
+
+/* Rows at a time: their logits stay in the cache from the product to the distance, and are enough for weights that are read once for
+ * them. */
+static size_t logit_rows(size_t vocab)
+{
+    size_t rows = CACHED_BYTES / (vocab * sizeof(float)) / 16 * 16;
+    return rows < 16 ? 16 : rows < LOGIT_ROWS ? rows : LOGIT_ROWS;
+}
 
 static enum distance_kind kind_of(enum head_metric metric)
 {
@@ -121,7 +131,8 @@ static bool fill_reference(struct head_reference *reference, const struct hidden
     struct model *model = reference->model;
     struct head_weights head;
     FINISHED(chunk_list) list = {0};
-    chunk_list_create(original->segments, original->sequence_count, LOGIT_ROWS, LOGIT_ROWS, &list);
+    size_t rows = logit_rows(reference->vocab_size);
+    chunk_list_create(original->segments, original->sequence_count, rows, rows, &list);
     if (!scratch_reserve(model, LOGIT_ROWS * (reference->hidden_size + reference->vocab_size), error) ||
         !weights_acquire_head(model->weights, &head, error)) {
         return false;
@@ -415,7 +426,8 @@ static bool compare_all(const struct comparison *run, const struct head_weights 
 {
     const struct segment *segments = run->reference->segments + run->job->first_sequence;
     FINISHED(chunk_list) list = {0};
-    chunk_list_create(segments, run->job->sequence_count, LOGIT_ROWS, LOGIT_ROWS, &list);
+    size_t rows = logit_rows(run->reference->vocab_size);
+    chunk_list_create(segments, run->job->sequence_count, rows, rows, &list);
     for (size_t i = 0; i < list.count; i++) {
         /* Chunks start where their first segment does, counted from the first that is compared. */
         const struct chunk *chunk = &list.chunks[i];
@@ -433,9 +445,10 @@ static bool compare_all(const struct comparison *run, const struct head_weights 
 static bool compare_tokens(const struct comparison *run, const struct head_weights *head, struct error *error)
 {
     int32_t rows[LOGIT_ROWS];
+    size_t most = logit_rows(run->reference->vocab_size);
     for (size_t done = 0; done < run->job->token_count;) {
         struct piece piece = {.rows = rows};
-        for (; piece.row_count < LOGIT_ROWS && done < run->job->token_count; done++) {
+        for (; piece.row_count < most && done < run->job->token_count; done++) {
             CHECK(run->job->tokens[done] < run->row_count);
             rows[piece.row_count++] = (int32_t)run->job->tokens[done];
         }

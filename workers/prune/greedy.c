@@ -17,6 +17,7 @@
 
 const char *const greedy_rank_values[] = {"score", "score_per_parameter", "score_per_millisecond", NULL};
 const char *const greedy_curve_values[] = {"target", "full", NULL};
+const char *const greedy_screening_values[] = {"none", "bf16", NULL};
 
 struct search {
     struct prune_run *run;

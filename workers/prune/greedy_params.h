@@ -12,6 +12,7 @@
 
 extern const char *const greedy_rank_values[];
 extern const char *const greedy_curve_values[];
+extern const char *const greedy_screening_values[];
 
 #define GREEDY_SEARCH_PARAMS                                                                                 \
     {.name = "curve",                                                                                        \
@@ -39,6 +40,12 @@ extern const char *const greedy_curve_values[];
          .type = PARAM_BOOL,                                                                                 \
          .default_json = "true",                                                                             \
          .help = "Give up candidates whose partial score exceeds the best one (exact)."},                    \
+        {.name = "screening",                                                                                \
+         .type = PARAM_ENUM,                                                                                 \
+         .values = greedy_screening_values,                                                                  \
+         .default_json = "\"none\"",                                                                         \
+         .help = "Judge candidates in bf16 first and in fp32 only those that may win by the measured band "  \
+                 "between the two; for jobs in fp32 with weights that fit into memory."},                    \
         {.name = "lazy",                                                                                     \
          .type = PARAM_BOOL,                                                                                 \
          .default_json = "false",                                                                            \

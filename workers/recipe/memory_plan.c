@@ -49,6 +49,7 @@ struct needs {
     bool has_generation, has_choices, has_divergence;
     uint64_t fixed_bytes;
     struct weights_size weights;
+    uint64_t screen_bytes; /* of a second model that screens candidates; 0: none is asked for */
 };
 
 static uint64_t get_integer(const json_t *object, const char *name, uint64_t otherwise)
@@ -141,6 +142,13 @@ static void read_needs(const struct inventory *inventory, const json_t *spec, si
     struct model_size model;
     model_measure(inventory, compute.backend, compute.dtype, threads, needs.longest_tokens, &model);
     weights_measure(inventory, compute.backend, compute.dtype, &needs.weights);
+    if (recipe_screens(spec, needs.method)) {
+        struct weights_size screen;
+        struct model_size working;
+        weights_measure(inventory, compute.backend, DTYPE_BF16, &screen);
+        model_measure(inventory, compute.backend, DTYPE_BF16, threads, needs.longest_tokens, &working);
+        needs.screen_bytes = screen.resident_bytes + working.working_bytes;
+    }
     /* Text is held as bytes, tokens, and n-grams of the overlap check; a tokenizer as its JSON and its tables. */
     needs.fixed_bytes = PROCESS_BYTES + threads * (THREAD_BYTES + needs.weights.window_bytes) +
                         8 * text_bytes + 16 * tokenizer_bytes(inventory) + model.working_bytes;
@@ -187,12 +195,13 @@ static uint64_t check_bytes(const struct needs *needs)
     return 2 * rows * config->vocab_size * sizeof(float) + state_bytes(needs, rows) + ((uint64_t)8 << 20);
 }
 
-/* The prefix cache at its smallest and at its best. */
-static uint64_t search_bytes(const struct needs *needs, bool is_least)
+/* The prefix cache at its smallest and at its best; twice where a second model screens, which streamed weights have no room for. */
+static uint64_t search_bytes(const struct needs *needs, bool is_streamed, bool is_least)
 {
     uint64_t states = is_least ? 3 : 3 * (2 * (uint64_t)needs->inventory->config.layer_count + 1) + 1;
-    return states * state_bytes(needs, needs->calibration_rows) +
-           head_reference_bytes(&needs->inventory->config, needs->calibration_rows);
+    uint64_t bytes = states * state_bytes(needs, needs->calibration_rows) +
+                     head_reference_bytes(&needs->inventory->config, needs->calibration_rows);
+    return needs->screen_bytes > 0 && !is_streamed ? 2 * bytes + needs->screen_bytes : bytes;
 }
 
 /* One pass: states, targets and likelihoods; for a divergence the original's head is there as well. */
@@ -256,7 +265,7 @@ static void take_way(const struct needs *needs, bool is_streamed, bool is_spille
         }
     }
     way.states[MEMORY_SCORE] += width_gather_bytes(&needs->inventory->config, wanted);
-    way.states[MEMORY_SEARCH] = has_search ? search_bytes(needs, true) : 0;
+    way.states[MEMORY_SEARCH] = has_search ? search_bytes(needs, is_streamed, true) : 0;
     if (needs->method != NULL && (needs->method->needs & PRUNE_NEED_WIDTH) != 0 &&
         width_needs_judge(needs->method, json_object_get(needs->spec, "allocation"))) {
         has_search = true;
@@ -367,11 +376,12 @@ static void share_rest(const struct needs *needs, const struct way *way, uint64_
     if (has_search) {
         uint64_t least = states[MEMORY_SEARCH] + way->weights[MEMORY_SEARCH];
         uint64_t rest = room > least ? room - least : 0;
-        uint64_t best = search_bytes(needs, false);
+        uint64_t best = search_bytes(needs, way->is_streamed, false);
         uint64_t wanted = best > states[MEMORY_SEARCH] ? best - states[MEMORY_SEARCH] : 0;
         states[MEMORY_SEARCH] += smaller(wanted, way->is_streamed ? rest / 4 * 3 : rest);
     }
     plan->evaluator_bytes = states[MEMORY_SEARCH];
+    plan->screen_bytes = way->is_streamed ? 0 : needs->screen_bytes;
     uint64_t peak = 0;
     for (size_t i = 0; i < MEMORY_PHASES; i++) {
         uint64_t weights = way->weights[i];

@@ -2,6 +2,7 @@
  * workers/recipe/recipe_internal.h: one running job, shared by the files of this folder.
  *
  *     recipe.c        the door: stages in order, result, clean-up
+ *     search.c        the evaluator of greedy searches: objective, memory, screening
  *     stages.c        inspect, calibrate, score, rewrite, export
  *     points.c        search; one job's several targets
  *     gate*.c         whether what was found is good enough
@@ -31,6 +32,7 @@
 #include "workers/model/model.h"
 #include "workers/model/plan.h"
 #include "workers/model/tokenizer.h"
+#include "workers/prune/prefix.h"
 #include "workers/prune/prune.h"
 #include "workers/recipe/checkpoint.h"
 #include "workers/recipe/recipe.h"
@@ -59,6 +61,7 @@ struct memory_plan {
     bool fits, is_streamed, is_spilled;
     uint64_t weights_bytes[MEMORY_PHASES]; /* budget of weights; 0: all are held */
     uint64_t evaluator_bytes;              /* of the prefix cache, with what it compares to */
+    uint64_t screen_bytes;                 /* of that: the model that screens candidates; 0: nobody screens */
     uint64_t sweep_bytes;                  /* of the states of a sweep */
     uint64_t angle_bytes;                  /* of the states of all layers that angles are made of */
     size_t chunk_rows, batch_tokens;       /* of a sweep; of an evaluation */
@@ -69,6 +72,18 @@ struct memory_plan {
 void memory_plan_make(const struct inventory *inventory, const json_t *spec, size_t threads,
                       uint64_t text_bytes, uint64_t limit_bytes, struct memory_plan *ret_plan);
 uint64_t machine_available_bytes(void); /* 0: unknown */
+
+/* ---- search.c: what candidates of a greedy search are judged by --------------------------------------------------- */
+struct recipe_search {
+    struct model *screen; /* owned; NULL: no screening */
+    struct prefix_evaluator *evaluator;
+};
+struct recipe;
+/* Whether the method's parameters ask for screening in bf16 and the job computes in fp32. */
+bool recipe_screens(const json_t *spec, const struct prune_method *method);
+/* The source is open. Zeroed before; recipe_search_finish after, also where this fails. */
+bool recipe_open_search(struct recipe *recipe, struct recipe_search *search, struct error *error) MUST_USE;
+void recipe_search_finish(struct recipe_search *search);
 
 /* ---- machine.c: what the bits of results depend on ---- */
 struct machine {

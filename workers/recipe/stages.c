@@ -442,27 +442,6 @@ static bool search_save(void *context, const json_t *state, bool must, struct er
     return recipe_save(recipe, error);
 }
 
-/* Sublayers as the config says; without a model open nothing is known about zero projections, which only the prefix cache asks for. */
-static bool make_evaluator(struct recipe *recipe, const struct token_batch *batch,
-                           struct prefix_evaluator **ret_evaluator, struct error *error)
-{
-    if (!recipe_open_source(recipe, MEMORY_SEARCH, error)) {
-        return false;
-    }
-    struct prefix_options options;
-    prefix_options_read(recipe->parameters, &options);
-    if (recipe->memory.limit_bytes > 0 || recipe->memory.is_streamed) {
-        /* With little left, few states are kept. */
-        size_t rows = recipe->windows->count * recipe->windows->window_tokens;
-        uint64_t reference = head_reference_bytes(&recipe->inventory->config, rows);
-        options.wave.memory_limit_bytes =
-            recipe->memory.evaluator_bytes > reference ? recipe->memory.evaluator_bytes - reference : 1;
-    }
-    struct objective_text text = {.batch = *batch};
-    *ret_evaluator = prefix_evaluator_create(recipe->model, &text, &options, error);
-    return *ret_evaluator != NULL;
-}
-
 bool recipe_decide(struct recipe *recipe, const struct prune_target *target, const struct plan *curve,
                    struct plan **ret_plan, struct error *error)
 {
@@ -497,13 +476,14 @@ bool recipe_choose(struct recipe *recipe, const struct prune_target *target, con
     OWNED_MEMORY double *block_cosines = get_numbers(turns, "block_cosines", layers);
     OWNED_MEMORY double *sublayer_cosines = get_numbers(turns, "sublayer_cosines", count);
     OWNED_MEMORY double *span_angles = get_numbers(turns, "span_angles", prune_span_count(layers));
-    OWNED(prefix_evaluator) evaluator = NULL;
+    struct recipe_search search = {0};
     struct token_batch batch = {0};
     if (recipe->windows != NULL) {
         batch = (struct token_batch){recipe->windows->sequences, recipe->windows->count};
     }
     if ((recipe->method->needs & PRUNE_NEED_EVALUATOR) != 0 &&
-        !make_evaluator(recipe, &batch, &evaluator, error)) {
+        (!recipe_open_source(recipe, MEMORY_SEARCH, error) || !recipe_open_search(recipe, &search, error))) {
+        recipe_search_finish(&search);
         return false;
     }
     if ((recipe->method->needs & PRUNE_NEED_MODEL) != 0 &&
@@ -521,7 +501,7 @@ bool recipe_choose(struct recipe *recipe, const struct prune_target *target, con
         .block_cosines = block_cosines,
         .sublayer_cosines = sublayer_cosines,
         .span_angles = span_angles,
-        .evaluator = evaluator != NULL ? prefix_evaluator_interface(evaluator) : NULL,
+        .evaluator = search.evaluator != NULL ? prefix_evaluator_interface(search.evaluator) : NULL,
         .given = recipe->given,
         .layers = recipe->layers,
         .curve = curve,
@@ -541,11 +521,10 @@ bool recipe_choose(struct recipe *recipe, const struct prune_target *target, con
     if (recipe->model != NULL) {
         recipe->work = model_get_work(recipe->model);
     }
-    if (evaluator != NULL) {
+    if (search.evaluator != NULL) {
         json_put(recipe->done, "search_work", run.evaluator->describe(run.evaluator->context));
     }
-    prefix_evaluator_destroy(evaluator); /* it holds states of the model, which a repair closes */
-    evaluator = NULL;
+    recipe_search_finish(&search); /* it holds states of the model, which a repair closes */
     if (is_good) {
         *ret_plan = TAKE(plan);
     }

@@ -310,6 +310,43 @@ static void shortgpt_removes_the_blocks_that_turn_least(void **state)
     assert_int_equal(plan->points[3].sublayer, 5);
 }
 
+/* Attention has half the parameters of an FFN here, and what it costs grows with what is gone. */
+static void a_greedy_search_ranks_by_what_is_asked_for(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *rank;
+        size_t second;
+    } rows[] = {{"score", 4}, {"score_per_parameter", 7}};
+    for (size_t i = 0; i < 2; i++) {
+        struct world world;
+        world_start(&world);
+        JSON_OWNED parameters = json_pack("{s:s, s:f}", "rank_by", rows[i].rank, "protect_ratio", 0.4);
+        struct prune_target target = {.kind = PRUNE_TARGET_SUBLAYERS_REMOVED, .count = 2};
+        OWNED(plan) plan = plan_create(SUBLAYERS);
+        struct error error = {0};
+        world.run.parameters = parameters;
+        assert_true(prune_method_find("finercut")->decide(&world.run, &target, plan, &error));
+        assert_int_equal(plan->points[0].sublayer, 6);
+        assert_int_equal(plan->points[1].sublayer, rows[i].second);
+    }
+}
+
+static void sleb_keeps_the_first_and_the_last_block(void **state)
+{
+    (void)state;
+    struct prune_target target = {.kind = PRUNE_TARGET_NUM_LAYERS, .count = 2};
+    OWNED(plan) plan = plan_create(SUBLAYERS);
+    assert_true(run_method(prune_method_find("sleb"), &target, 7, plan, NULL));
+    assert_int_equal(plan->removed_count, 4);
+    assert_false(plan->removed[0] || plan->removed[1] || plan->removed[6] || plan->removed[7]);
+    OWNED(plan) rest = plan_create(SUBLAYERS);
+    struct error error = {0};
+    target.count = 1;
+    assert_false(run_method(prune_method_find("sleb"), &target, 7, rest, &error));
+    assert_int_equal(error.code, ERROR_UNREACHABLE);
+}
+
 static void last_blocks_removes_from_the_end(void **state)
 {
     (void)state;
@@ -415,6 +452,8 @@ int main(void)
         cmocka_unit_test(every_method_refuses_to_remove_everything),
         cmocka_unit_test(a_target_of_nothing_removes_nothing),
         cmocka_unit_test(shortgpt_removes_the_blocks_that_turn_least),
+        cmocka_unit_test(a_greedy_search_ranks_by_what_is_asked_for),
+        cmocka_unit_test(sleb_keeps_the_first_and_the_last_block),
         cmocka_unit_test(last_blocks_removes_from_the_end),
         cmocka_unit_test(llm_drop_removes_the_sublayers_that_turn_least),
         cmocka_unit_test(llm_drop_keeps_to_the_kind_that_was_asked_for),
