@@ -255,6 +255,45 @@ def a_stored_plan_with_widths_is_exported_anew(folder):
     assert "plan.weights" in errors or "plan.json" in errors, errors
 
 
+def depth_and_width_in_one_job(folder):
+    """Half of the target goes as sublayers, by the very order that the depth method finds alone; the rest is narrowed."""
+    w = stories(folder)
+    calibration = {"source": w["text"], "half": "first", "num_samples": 16, "window_tokens": 128}
+    depth = {"type": "finercut", "finercut": {"protect_ratio": 0}}
+    method = {"type": "combined", "combined": {"depth": depth, "width": {"type": "wanda_sp"}, "depth_ratio": 0.5}}
+    spec = pruning(w, target={"sparsity": 0.4}, sweep={"sparsity": [0.2]}, calibration=calibration, compensation={"type": "ls"})
+    spec["method"] = method
+    out = os.path.join(folder, "out")
+    result, _ = run(spec, out)
+    expected = sums(out)
+    alone = pruning(w, "finercut", {"protect_ratio": 0}, target={"sparsity": 0.2}, calibration=calibration)
+    searched, _ = run(alone, os.path.join(folder, "alone"))
+    assert result["removed"] == searched["removed"] and result["removed"]
+    assert searched["target"]["sparsity"] < 0.4 <= result["target"]["sparsity"] < 0.45, result["target"]
+    assert result["method"] == "combined" and len(result["curve"]) == 2
+    assert load(out, "report.json")["method"]["parameters"]["depth"]["finercut"]["protect_ratio"] == 0
+    assert result["check"]["logit_difference_max"] < 1e-3
+    for name in ("shortgpt", "random", "llm_drop"):
+        spec["method"] = {"type": "combined", "combined": {"depth": {"type": name}, "width": {"type": "magnitude_sp"}, "depth_ratio": 0.3}}
+        other, _ = run(spec, os.path.join(folder, name))
+        assert other["target"]["sparsity"] >= 0.4 and other["removed"], name
+    found, errors = faults_of(pruning(w, "combined", {"depth": {"type": "wanda_sp"}, "width": {"type": "finercut"}}), os.path.join(folder, "wrong"))
+    assert found == {"/method/combined/depth/type", "/method/combined/width/type"}, errors
+    spec["method"] = method
+    source = random.Random(9)
+    cut = os.path.join(folder, "cut")
+    for attempt in range(40):
+        process = run(spec, cut, *(["--resume"] if attempt else []), wait=False)
+        try:
+            process.communicate(timeout=source.uniform(0.1, 2) if attempt < 8 else 300)
+        except Exception:
+            stop(process, signal.SIGKILL)
+            process.communicate()
+        if process.returncode == 0:
+            break
+    assert process.returncode == 0 and sums(cut) == expected, attempt
+
+
 def skipped_layers_stay(folder):
     w = world(folder, layers=6)
     for method in ("finercut", "random", "shortgpt", "last_blocks"):

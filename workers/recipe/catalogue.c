@@ -7,6 +7,7 @@
 #include "base/check.h"
 #include "base/memory.h"
 #include "workers/prune/prune.h"
+#include "workers/recipe/combined.h"
 #include "workers/recipe/recipe_internal.h"
 #include "workers/tensor/backend.h"
 #include <string.h>
@@ -359,6 +360,8 @@ static const struct param_spec *pruning_body(void)
                                                       .member_count = (*method)->param_count,
                                                       .help = (*method)->summary};
     }
+    CHECK(method_count < COUNT_OF(methods));
+    methods[method_count++] = *combined_spec();
     members[0] = model_member;
     members[1] = (struct param_spec){.name = "method",
                                      .type = PARAM_UNION,
@@ -423,6 +426,14 @@ static json_t *format_methods(void)
         json_put(item, "parameters", param_format(&spec));
         CHECK(json_array_append_new(array, item) == 0);
     }
+    json_t *item = json_object();
+    json_put_text(item, "name", combined_spec()->name);
+    json_put_text(item, "job_type", "pruning");
+    json_put_text(item, "summary", COMBINED_SUMMARY);
+    json_put_text(item, "reference", "those of the two methods");
+    json_put(item, "needs", json_array());
+    json_put(item, "parameters", param_format(combined_spec()));
+    CHECK(json_array_append_new(array, item) == 0);
     return array;
 }
 

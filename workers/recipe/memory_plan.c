@@ -23,6 +23,7 @@
 #include "workers/model/weights.h"
 #include "workers/prune/compensation.h"
 #include "workers/prune/width.h"
+#include "workers/recipe/combined.h"
 #include <string.h>
 
 /* Measured: a worker that has done nothing yet, with its libraries; what each compute thread adds (stack, arena). */
@@ -43,7 +44,8 @@
 struct needs {
     const struct inventory *inventory;
     const json_t *spec;
-    const struct prune_method *method; /* NULL: an evaluation */
+    struct recipe_method found;
+    const struct prune_method *method; /* NULL: an evaluation; else of `found` */
     const json_t *gate;                /* NULL: none */
     size_t calibration_rows, calibration_window, longest_tokens;
     bool has_generation, has_choices, has_divergence;
@@ -103,9 +105,9 @@ static void read_needs(const struct inventory *inventory, const json_t *spec, si
     const struct model_config *config = &inventory->config;
     const json_t *calibration = json_object_get(spec, "calibration");
     const json_t *evaluation = json_object_get(spec, "evaluation");
-    const char *name = json_string_value(json_object_get(json_object_get(spec, "method"), "type"));
     struct needs needs = {.inventory = inventory, .spec = spec};
-    needs.method = name != NULL ? prune_method_find(name) : NULL;
+    recipe_find_method(spec, &needs.found);
+    needs.method = recipe_method_of(&needs.found);
     uint64_t context = config->context_tokens;
     uint64_t window = get_integer(evaluation, "window_tokens", smaller(context, 2048));
     bool has_text = json_is_object(json_object_get(evaluation, "text"));
@@ -153,6 +155,7 @@ static void read_needs(const struct inventory *inventory, const json_t *spec, si
     needs.fixed_bytes = PROCESS_BYTES + threads * (THREAD_BYTES + needs.weights.window_bytes) +
                         8 * text_bytes + 16 * tokenizer_bytes(inventory) + model.working_bytes;
     *ret_needs = needs;
+    ret_needs->method = recipe_method_of(&ret_needs->found);
 }
 
 /* ---- phases ---------------------------------------------------------------------------------------- */
@@ -230,11 +233,11 @@ static uint64_t turn_bytes(const struct needs *needs, struct way *way)
     uint64_t best = 0;
     uint64_t least = 0;
     if ((asked & PRUNE_NEED_SPAN_ANGLES) != 0) {
-        const json_t *method = json_object_get(needs->spec, "method");
+        const struct recipe_method *found = &needs->found;
+        const json_t *parameters = found->depth != NULL ? found->depth_parameters : found->parameters;
         size_t window = needs->calibration_window > 0 ? needs->calibration_window : 1;
         prune_measure_turns(&needs->inventory->config, needs->calibration_rows / window, window,
-                            prune_angles_of_all_tokens(json_object_get(method, needs->method->name)), &best,
-                            &least);
+                            prune_angles_of_all_tokens(parameters), &best, &least);
         best = smaller(best, larger(least, way->is_spilled ? LITTLE_ANGLE_BYTES : ANGLE_BYTES));
     }
     way->angle_bytes = best;

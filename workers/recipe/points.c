@@ -341,7 +341,7 @@ static bool search_all(struct recipe *recipe, struct error *error)
             return false;
         }
     }
-    if (curve != NULL) {
+    if (is_searching(recipe) && curve != NULL) {
         scores_keep_curve(recipe, curve);
         share_curve(recipe, curve);
     }

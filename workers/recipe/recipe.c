@@ -12,6 +12,7 @@
 #include "base/memory.h"
 #include "base/text.h"
 #include "workers/prune/width.h"
+#include "workers/recipe/combined.h"
 #include "workers/recipe/recipe_internal.h"
 #include "workers/recipe/spec.h"
 #include <errno.h>
@@ -51,10 +52,15 @@ static bool read_spec(struct recipe *recipe, struct error *error)
     if (!recipe->is_pruning) {
         return true;
     }
-    const json_t *method = json_object_get(recipe->spec, "method");
-    recipe->method_name = json_string_value(json_object_get(method, "type"));
-    recipe->method = prune_method_find(recipe->method_name);
-    recipe->parameters = json_object_get(method, recipe->method_name);
+    struct recipe_method found;
+    recipe_find_method(recipe->spec, &found);
+    recipe->method_name = found.name;
+    recipe->merged = found.merged;
+    recipe->method = found.depth != NULL ? &recipe->merged : found.method;
+    recipe->parameters = found.parameters;
+    recipe->depth = found.depth;
+    recipe->depth_parameters = found.depth_parameters;
+    recipe->depth_ratio = found.depth_ratio;
     const json_t *output = json_object_get(recipe->spec, "output");
     struct export_options *options = &recipe->export_options;
     CHECK(recipe->method != NULL);

@@ -156,6 +156,11 @@ struct recipe {
     const char *method_name;
     const struct prune_method *method;
     const json_t *parameters; /* of the method; borrowed from spec */
+    /* Of a combination (combined.h) the method above is the width's; this one comes first. NULL: no combination. */
+    const struct prune_method *depth;
+    const json_t *depth_parameters;
+    double depth_ratio;
+    struct prune_method merged;
     uint64_t seed;
     const char *model_name; /* owned */
     char *out_folder;       /* owned */

@@ -206,7 +206,8 @@ static void put_pruning(const struct recipe *recipe, json_t *report)
     json_put_text(method, "name", recipe->method_name);
     json_put_text(method, "summary", recipe->method->summary);
     json_put_text(method, "reference", recipe->method->reference);
-    json_put(method, "parameters", json_deep_copy(recipe->parameters));
+    json_put(method, "parameters",
+             json_deep_copy(json_object_get(json_object_get(recipe->spec, "method"), recipe->method_name)));
     json_put(method, "is_curve", json_boolean((recipe->method->traits & PRUNE_TRAIT_CURVE) != 0));
     json_put(report, "method", method);
     json_put(report, "plan", plan_format(recipe->plan, recipe->inventory));

@@ -66,6 +66,9 @@ static json_t *make_key(const struct recipe *recipe)
     json_t *key = make_base_key(recipe);
     json_put_text(key, "method", recipe->method_name);
     json_put(key, "parameters", without_late(recipe));
+    if (recipe->depth != NULL) {
+        json_put(key, "combined", json_deep_copy(json_object_get(recipe->spec, "method")));
+    }
     json_put(key, "skip", list_skipped(recipe->layers));
     if ((recipe->method->traits & PRUNE_TRAIT_SEEDED) != 0) {
         json_put_i64(key, "seed", (int64_t)recipe->seed);

@@ -1,7 +1,7 @@
 /*
  * workers/recipe/search.c: the evaluator of greedy searches, as the method's parameters ask for it and as far as memory goes.
  */
-#include "workers/recipe/recipe_internal.h"
+#include "workers/recipe/combined.h"
 
 #include <string.h>
 
@@ -11,8 +11,7 @@ bool recipe_screens(const json_t *spec, const struct prune_method *method)
     if (method == NULL) {
         return false;
     }
-    const json_t *parameters = json_object_get(json_object_get(spec, "method"), method->name);
-    const char *screening = json_string_value(json_object_get(parameters, "screening"));
+    const char *screening = json_string_value(json_object_get(recipe_search_parameters(spec), "screening"));
     recipe_read_compute(spec, &compute);
     return screening != NULL && strcmp(screening, "bf16") == 0 && compute.dtype == DTYPE_F32;
 }
@@ -52,7 +51,7 @@ static bool open_screen(struct recipe *recipe, struct recipe_search *search, str
 bool recipe_open_search(struct recipe *recipe, struct recipe_search *search, struct error *error)
 {
     struct prefix_options options;
-    prefix_options_read(recipe->parameters, &options);
+    prefix_options_read(recipe_search_parameters(recipe->spec), &options);
     options.wave.memory_limit_bytes = state_limit(recipe);
     if (!open_screen(recipe, search, error)) {
         return false;

@@ -2,7 +2,7 @@
  * workers/recipe/stages.c: from a model to a smaller model. Every stage can be entered again: what an earlier attempt finished stands in
  * recipe->done and is taken from there; what is cheap (headers, tokens) is done anew.
  */
-#include "workers/recipe/recipe_internal.h"
+#include "workers/recipe/combined.h"
 
 #include "base/check.h"
 #include "base/file.h"
@@ -387,7 +387,7 @@ static bool gather_turns(struct recipe *recipe, struct error *error)
     struct token_batch batch = {recipe->windows->sequences, recipe->windows->count};
     struct prune_turn_options options = {
         .sweep = sweep_options(recipe),
-        .angles_of_all_tokens = prune_angles_of_all_tokens(recipe->parameters),
+        .angles_of_all_tokens = prune_angles_of_all_tokens(recipe_search_parameters(recipe->spec)),
         .angle_memory_bytes = recipe->memory.angle_bytes,
     };
     OWNED_MEMORY double *block_cosines = memory_create(layers + 1, sizeof *block_cosines);
@@ -516,7 +516,7 @@ bool recipe_choose(struct recipe *recipe, const struct prune_target *target, con
     struct recipe_width_run width = {0};
     OWNED(plan) plan = plan_create(count);
     bool is_good = recipe_open_widths(recipe, target, &width, &run, error) &&
-                   recipe->method->decide(&run, target, plan, error);
+                   combined_decide(recipe, &run, target, plan, error);
     recipe_width_run_finish(&width);
     if (recipe->model != NULL) {
         recipe->work = model_get_work(recipe->model);

@@ -5,7 +5,7 @@
  * Statistics lie in the work folder, in a file of their own; the checkpoint knows its hash. A plan's patch lies beside others' in
  * plans/<target>/, and plan.json's index of it stands in the checkpoint.
  */
-#include "workers/recipe/recipe_internal.h"
+#include "workers/recipe/combined.h"
 
 #include "base/check.h"
 #include "base/file.h"
@@ -33,7 +33,7 @@ const char *recipe_compensation(const struct prune_method *method, const json_t 
 
 static const json_t *parameters_of(const struct prune_method *method, const json_t *spec)
 {
-    return json_object_get(json_object_get(spec, "method"), method->name);
+    return recipe_method_parameters(spec, method->name);
 }
 
 unsigned recipe_width_wanted(const struct prune_method *method, const json_t *spec)

@@ -5,7 +5,7 @@
  * Methods that need no data are decided on the spot, so their plan is exact; for the others the sizes are upper bounds at the
  * target.
  */
-#include "workers/recipe/recipe_internal.h"
+#include "workers/recipe/combined.h"
 
 #include "workers/prune/width.h"
 
@@ -22,6 +22,7 @@ struct work {
     const struct recipe_job *job;
     const json_t *spec;
     const struct inventory *inventory;
+    struct recipe_method found;
     const struct prune_method *method; /* NULL: an evaluation */
     const json_t *parameters;
     struct recipe_points points;
@@ -389,11 +390,10 @@ static void check_compute(struct work *work)
 
 static void read_method(struct work *work)
 {
-    const json_t *method = json_object_get(work->spec, "method");
-    const char *name = json_string_value(json_object_get(method, "type"));
-    work->method = prune_method_find(name);
+    recipe_find_method(work->spec, &work->found);
+    work->method = recipe_method_of(&work->found);
     CHECK(work->method != NULL);
-    work->parameters = json_object_get(method, name);
+    work->parameters = work->found.parameters;
     const json_t *output = json_object_get(work->spec, "output");
     CHECK(export_layout_parse(json_string_value(json_object_get(output, "layout")), &work->options.layout));
     work->options.is_stock = export_formats_have_gguf(json_object_get(output, "formats"));
