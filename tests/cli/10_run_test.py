@@ -65,8 +65,11 @@ def rotation_leaves_a_plain_narrower_model(folder):
     copy = os.path.join(folder, "copy")
     run(pruning(w, "slicegpt", target={"sparsity": 0}), copy)
     assert digest(os.path.join(copy, "model.safetensors")) == digest(os.path.join(w["model"], "model.safetensors"))
-    _, errors = run(pruning(w, "slicegpt", target={"num_layers": 3}), os.path.join(folder, "refused"), expect=None)
+    _, errors = run(pruning(w, "slicegpt", target={"num_layers": 3}), os.path.join(folder, "refused"), expect=2)
     assert "/target/num_layers" in errors and "hidden size" in errors, errors
+    few = os.path.join(folder, "few")
+    result, _ = run(pruning(w, "slicegpt", target={"params": 12000}), few)
+    assert result["target"]["parameters"] <= 12000 and load(few, "config.json")["hidden_size"] == 8, result["target"]
 
 
 def a_span_is_replaced_by_a_map(folder):

@@ -230,6 +230,10 @@ struct prune_method {
      * UNREACHABLE. */
     bool (*decide)(struct prune_run *run, const struct prune_target *target, struct plan *ret_plan,
                    struct error *error);
+    /* By arithmetic alone, before the job: a plan as large as decide()'s will be, or the reason that there is none. NULL: what removing
+     * sublayers reaches says it. */
+    bool (*estimate)(const struct prune_run *run, const struct prune_target *target, struct plan *ret_plan,
+                     struct error *error);
     /* PRUNE_NEED_MODEL: what decide() takes at most beside weights, the sweep and the forward pass. */
     uint64_t (*pass_bytes)(const struct inventory *inventory, const struct prune_pass *pass);
     /* Width methods (width.h). decide is width_decide, which calls score and then the allocation. */

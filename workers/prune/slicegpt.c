@@ -171,24 +171,31 @@ static size_t choose_step(const json_t *round_to, const struct model_config *con
     return step;
 }
 
-static bool slicegpt_decide(struct prune_run *run, const struct prune_target *target, struct plan *ret_plan,
-                            struct error *error)
+/* The width, and whether there can be one. A plan without a width removes nothing. */
+static bool slicegpt_estimate(const struct prune_run *run, const struct prune_target *target,
+                              struct plan *ret_plan, struct error *error)
 {
-    size_t step = choose_step(json_object_get(run->parameters, "round_to"), &run->inventory->config);
+    const struct model_config *config = &run->inventory->config;
     if (prune_target_reached(target, ret_plan, run->inventory)) {
-        return true; /* without removing anything */
+        return true;
     }
-    for (size_t layer = 0; layer < run->inventory->config.layer_count; layer++) {
+    for (size_t layer = 0; layer < config->layer_count; layer++) {
         if (prune_is_skipped(run, layer)) {
             return error_set_field(error, ERROR_UNSUPPORTED, "/layers/skip",
                                    "method slicegpt changes every layer, so none can be skipped");
         }
     }
-    if (!rotation_check(&run->inventory->config, error) ||
-        !choose_width(ret_plan, run, target, step, error)) {
+    size_t step = choose_step(json_object_get(run->parameters, "round_to"), config);
+    return rotation_check(config, error) && choose_width(ret_plan, run, target, step, error);
+}
+
+static bool slicegpt_decide(struct prune_run *run, const struct prune_target *target, struct plan *ret_plan,
+                            struct error *error)
+{
+    if (!slicegpt_estimate(run, target, ret_plan, error)) {
         return false;
     }
-    if (!rotate(run, ret_plan, error)) {
+    if (ret_plan->hidden_count > 0 && !rotate(run, ret_plan, error)) {
         plan_clear_widths(ret_plan);
         return false;
     }
@@ -219,5 +226,6 @@ const struct prune_method prune_method_slicegpt = {
     .param_count = sizeof params / sizeof params[0],
     .late_params = late_params,
     .decide = slicegpt_decide,
+    .estimate = slicegpt_estimate,
     .pass_bytes = slicegpt_bytes,
 };

@@ -253,6 +253,12 @@ static json_t *plan_output(struct work *work, uint64_t *ret_weight_bytes)
             error_list_add_error(work->faults, &error);
             return NULL;
         }
+    } else if (work->method->estimate != NULL) {
+        plan = plan_create(count);
+        if (!work->method->estimate(&run, &work->target, plan, &error)) {
+            error_list_add_error(work->faults, &error);
+            return NULL;
+        }
     } else if ((work->method->needs & PRUNE_NEED_WIDTH) != 0) {
         plan = plan_create(count);
         if (!width_estimate(&run, &work->target, plan, &error)) {
@@ -297,10 +303,21 @@ static json_t *plan_output(struct work *work, uint64_t *ret_weight_bytes)
 
 /* ---- the answer -------------------------------------------------------------------------------------------------- */
 
+/* Those whose plans pack whatever the target: whole blocks, or none. */
+static bool is_always_packing(const struct prune_method *method)
+{
+    static const char *const names[] = {"shortgpt", "last_blocks", "angular_span", "replaceme", "slicegpt"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        if (strcmp(method->name, names[i]) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static json_t *list_layouts(const struct work *work)
 {
-    bool is_packing = work->target.require_packable || strcmp(work->method->name, "shortgpt") == 0 ||
-                      strcmp(work->method->name, "last_blocks") == 0;
+    bool is_packing = work->target.require_packable || is_always_packing(work->method);
     const char *granularity = json_string_value(json_object_get(work->parameters, "granularity"));
     is_packing = is_packing || (granularity != NULL && strcmp(granularity, "block") == 0);
     json_t *layouts = json_array();
