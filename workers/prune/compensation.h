@@ -37,7 +37,7 @@
 /* What a projection should make up for: what its own output lacks, or what the residual behind it lacks, which is that and what earlier
  * sublayers still miss. The latter where the output is added to the residual as it is and alone: not with norms after sublayers, experts and
  * parallel layers, whose target is the output. */
-enum prune_repair_target { PRUNE_REPAIR_OUTPUT, PRUNE_REPAIR_RESIDUAL };
+enum prune_repair_target { PRUNE_REPAIR_RESIDUAL, PRUNE_REPAIR_OUTPUT };
 
 struct prune_compensation {
     const struct inventory *inventory; /* of the source */
