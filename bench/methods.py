@@ -77,7 +77,7 @@ def make_spec(arguments, text, method, compensation, seed):
         "calibration": {"source": os.path.abspath(arguments.calibration), "num_samples": arguments.samples,
                         "window_tokens": arguments.window},
         "evaluation": {"text": {"source": text}, "protocols": ["gptq"],
-                       "window_tokens": arguments.evaluation_window, "tasks": tasks, "speed": arguments.speed},
+                       "window_tokens": arguments.evaluation_window, "tasks": tasks, "speed": arguments.speed, "prompts": []},
         "compute": {"dtype": arguments.dtype},
         "seed": seed,
     }
