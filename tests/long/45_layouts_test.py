@@ -21,7 +21,7 @@ ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
 BUILD = os.environ.get("PRUNED_BUILD", os.path.join(ROOT, "build"))
 FAMILIES = os.path.join(ROOT, "tests", "golden", "families")
 NAMES = ["llama", "llama_bias", "llama_headdim", "llama3", "mistral", "qwen2", "qwen2_window", "qwen3", "gemma2", "gemma3_text", "phi3",
-         "phi3_longrope", "gpt2", "opt", "gpt_neox", "gpt_neox_serial", "mixtral", "qwen3_moe"]
+         "phi3_longrope", "gpt2", "opt", "gpt_neox", "gpt_neox_serial", "mixtral", "qwen3_moe", "skills"]
 TOLERANCE = 1e-5  # of the largest logit
 number = failed = 0
 
@@ -37,7 +37,7 @@ class Model:
     """What a plan needs to know of config.json."""
 
     def __init__(self, name):
-        self.name, self.folder = name, os.path.join(FAMILIES, name)
+        self.name, self.folder = name, os.path.join(FAMILIES, name) if name != "skills" else os.path.join(ROOT, "tests", "skills", "model")
         with open(os.path.join(self.folder, "config.json"), encoding="utf-8") as file:
             config = json.load(file)
         self.layers = config.get("num_hidden_layers") or config["n_layer"]
@@ -47,7 +47,8 @@ class Model:
         self.experts = config.get("num_local_experts") or config.get("num_experts") or 0
         self.plain = [i for i in range(self.layers) if self.experts == 0 or i in config.get("mlp_only_layers", [])]
         self.ffn = config.get("intermediate_size") or config.get("ffn_dim") or config.get("n_inner") or 4 * config["n_embd"]
-        with open(os.path.join(self.folder, "tokens.json"), encoding="ascii") as file:
+        with open(os.path.join(FAMILIES, "llama", "tokens.json") if name == "skills" else os.path.join(self.folder, "tokens.json"),
+                  encoding="ascii") as file:
             self.tokens = json.load(file)
 
 
@@ -69,6 +70,10 @@ def narrowed(model, is_alike, has_heads):
 def plans(model):
     """(name, layouts, removed sublayers, widths)."""
     last = 2 * model.layers - 1
+    if model.name == "skills":  # 256 channels, as DeciLM wants them
+        yield "no last FFN", ["decilm"], [last], []
+        yield "no first FFN, no last attention", ["decilm"], [1, last - 1], []
+        return
     yield "ends", ["heterogeneous", "identity"], [0, last], []
     yield "no first FFN", ["heterogeneous"], [1], []
     yield "no last attention", ["heterogeneous"], [last - 1], []

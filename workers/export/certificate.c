@@ -46,6 +46,16 @@ static bool has_no_gguf(const struct certificate_subject *subject)
     return !subject->has_gguf;
 }
 
+static bool is_decilm(const struct certificate_subject *subject)
+{
+    return subject->layout == EXPORT_DECILM;
+}
+
+static bool is_decilm_without_ffn(const struct certificate_subject *subject)
+{
+    return is_decilm(subject) && subject->lacks_ffn;
+}
+
 static bool is_deci_with_zeros(const struct certificate_subject *subject)
 {
     return subject->is_deci && (subject->lacks_ffn || subject->starts_without_attention);
@@ -90,6 +100,9 @@ static const struct rule {
      NULL},
     {"transformers before 4.53", always, CERTIFICATE_LOADS, false, NULL, NULL},
 
+    {"vllm", is_decilm, CERTIFICATE_LOADS, false,
+     "DeciLM with the configuration file beside it; by rule, vLLM was not run",
+     "vllm serve FOLDER --trust-remote-code"},
     {"vllm", is_remote, CERTIFICATE_REFUSES, false,
      "it has no class for models of our own; ask for layout uniform, padded or identity", NULL},
     {"vllm", is_encoder, CERTIFICATE_LOADS, false, NULL, NULL},
@@ -110,6 +123,11 @@ static const struct rule {
      GGUF_LINE},
     {"llama.cpp", always, CERTIFICATE_LOADS, false, "the family's architecture, with the keys that it reads",
      GGUF_LINE},
+
+    {"llama.cpp (convert_hf_to_gguf.py)", is_decilm_without_ffn, CERTIFICATE_LOADS_OTHERWISE, false,
+     "its deci graph loses what attention adds in a block without FFN; the GGUF files of output.formats do not",
+     NULL},
+    {"llama.cpp (convert_hf_to_gguf.py)", always, CERTIFICATE_LOADS, false, NULL, NULL},
 
     {"pruned", always, CERTIFICATE_LOADS, true, "this result was opened again and its logits compared",
      "{\"type\": \"evaluation\", \"model\": \"FOLDER\", \"evaluation\": {...}}"},
@@ -166,8 +184,8 @@ void certificate_describe(const struct export_draft *draft, const json_t *format
     struct certificate_subject subject = {.layout = draft->layout, .family = ""};
     const char *type = json_string_value(json_object_get(draft->config, "model_type"));
     if (type != NULL) {
-        bool is_ours = text_starts_with(type, MODEL_HETEROGENEOUS_PREFIX);
-        subject.family = is_ours ? type + strlen(MODEL_HETEROGENEOUS_PREFIX) : type;
+        const char *stock = model_config_stock_type(type);
+        subject.family = stock != NULL ? stock : type;
     }
     const struct architecture *row = architecture_find(subject.family);
     subject.is_encoder = row != NULL && row->is_encoder;
@@ -183,7 +201,7 @@ void certificate_describe(const struct export_draft *draft, const json_t *format
                                            (index == 0 && json_is_false(json_object_get(layer, "attention")));
     }
     subject.has_gguf = export_formats_have_gguf(formats);
-    subject.is_deci = subject.has_gguf && draft->layout == EXPORT_HETEROGENEOUS;
+    subject.is_deci = subject.has_gguf && export_is_remote(draft->layout);
     *ret_subject = subject;
 }
 

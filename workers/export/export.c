@@ -153,8 +153,11 @@ static bool save_text(const char *folder, const char *name, const char *text, st
 
 static bool write_python_files(const struct export_draft *draft, const char *out_folder, struct error *error)
 {
-    return draft->layout != EXPORT_HETEROGENEOUS ||
-           save_text(out_folder, "modeling_pruned.py", python_modeling_pruned, error);
+    return (!export_is_remote(draft->layout) ||
+            save_text(out_folder, "modeling_pruned.py", python_modeling_pruned, error)) &&
+           (draft->layout != EXPORT_DECILM ||
+            (save_text(out_folder, "configuration_decilm.py", python_configuration_decilm, error) &&
+             save_text(out_folder, "modeling_decilm.py", python_modeling_decilm, error)));
 }
 
 /* The tokenizer that lies in a GGUF file, where there is no other. */

@@ -3,6 +3,7 @@
  *
  *     layout.c    which layout, and what becomes of every tensor (no weight is touched)
  *     layout_config.c   config.json of it
+ *     layout_decilm.c   block_configs of DeciLM, which vLLM reads
  *     padding.c   zeros between a tensor's rows and columns: padded and identity layouts of narrower sublayers
  *     writer.c    safetensors files, sharded; tensors stream from the source, one buffer at a time
  *     export.c    the folder: weights, config.json, tokenizer and side files byte for byte, our modelling files
@@ -26,8 +27,15 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum export_layout { EXPORT_AUTO, EXPORT_UNIFORM, EXPORT_PADDED, EXPORT_IDENTITY, EXPORT_HETEROGENEOUS };
-#define EXPORT_LAYOUT_COUNT 5
+enum export_layout {
+    EXPORT_AUTO,
+    EXPORT_UNIFORM,
+    EXPORT_PADDED,
+    EXPORT_IDENTITY,
+    EXPORT_HETEROGENEOUS,
+    EXPORT_DECILM
+};
+#define EXPORT_LAYOUT_COUNT 6
 bool export_layout_parse(const char *text, enum export_layout *ret_layout);
 const char *export_layout_name(enum export_layout layout);
 bool export_is_remote(enum export_layout layout); /* transformers opens it with trust_remote_code only */

@@ -390,8 +390,9 @@ bool gguf_metadata_write(const json_t *config, struct gguf_pairs *pairs, struct 
     struct gguf_metadata metadata = {0};
     struct maker maker = {.config = config, .pairs = pairs, .metadata = &metadata, .error = error};
     const char *type = json_string_value(json_object_get(config, "model_type"));
-    bool is_layered = type != NULL && text_starts_with(type, MODEL_HETEROGENEOUS_PREFIX);
-    const char *stock = is_layered ? type + strlen(MODEL_HETEROGENEOUS_PREFIX) : type;
+    const char *base = type != NULL ? model_config_stock_type(type) : NULL;
+    bool is_layered = base != NULL;
+    const char *stock = is_layered ? base : type;
     metadata.family = type != NULL ? gguf_family_of(stock) : NULL;
     if (is_layered && !gguf_can_differ(stock)) {
         return error_set_field(

@@ -29,6 +29,7 @@ static const char *const layout_names[EXPORT_LAYOUT_COUNT] = {
     [EXPORT_PADDED] = "padded",
     [EXPORT_IDENTITY] = "identity",
     [EXPORT_HETEROGENEOUS] = "heterogeneous",
+    [EXPORT_DECILM] = "decilm",
 };
 
 bool export_layout_parse(const char *text, enum export_layout *ret_layout)
@@ -49,7 +50,7 @@ const char *export_layout_name(enum export_layout layout)
 
 bool export_is_remote(enum export_layout layout)
 {
-    return layout == EXPORT_HETEROGENEOUS;
+    return layout == EXPORT_HETEROGENEOUS || layout == EXPORT_DECILM;
 }
 
 bool export_dtype_parse(const char *text, bool *ret_keep, enum dtype *ret_dtype)
@@ -240,6 +241,12 @@ bool export_check_layout(const struct model_config *config, enum export_layout l
         return error_set_field(error, ERROR_UNSUPPORTED, "/output/layout",
                                "layout heterogeneous is for decoders; this model is %s", config->model_type);
     }
+    if (layout == EXPORT_DECILM && strcmp(config->model_type, "llama") != 0) {
+        return error_set_field(
+            error, ERROR_UNSUPPORTED, "/output/layout",
+            "layout decilm computes as Llama does; this model is %s; ask for heterogeneous",
+            config->model_type);
+    }
     return true;
 }
 
@@ -290,7 +297,8 @@ static bool check_choice(const struct layout *layout, const struct judgement *ju
     if (layout->kind == EXPORT_IDENTITY && (layout->config->hidden_size != layout->said->hidden_size)) {
         return refuse(error, layout->kind, "a norm over hidden channels of zero is another norm");
     }
-    return layout->kind == EXPORT_HETEROGENEOUS || check_stock(layout, error);
+    return layout->kind == EXPORT_HETEROGENEOUS || layout->kind == EXPORT_DECILM ||
+           check_stock(layout, error);
 }
 
 /* Every layer is a block. */
@@ -357,6 +365,7 @@ static bool choose_layout(const struct plan *plan, const struct plan_blocks *pac
     }
     return export_check_layout(layout->config, layout->kind, error) &&
            check_choice(layout, &judgement, plan, error) &&
+           (layout->kind != EXPORT_DECILM || layout_check_decilm(layout, error)) &&
            (layout->kind != EXPORT_IDENTITY || check_identity(layout, error));
 }
 

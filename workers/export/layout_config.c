@@ -285,7 +285,7 @@ json_t *layout_draft_config(const struct layout *layout, const struct inventory 
         .layout = layout, .config = &inventory->config, .json = json_deep_copy(inventory->config_json)};
     const struct model_config *said = layout->said;
     json_t *pruning = options->pruning != NULL ? json_deep_copy(options->pruning) : json_object();
-    bool is_heterogeneous = layout->kind == EXPORT_HETEROGENEOUS;
+    bool is_heterogeneous = export_is_remote(layout->kind);
     struct model_config_keys keys;
     model_config_find_keys(drafter.config, &keys);
     json_put_text(pruning, "layout", export_layout_name(layout->kind));
@@ -305,6 +305,9 @@ json_t *layout_draft_config(const struct layout *layout, const struct inventory 
     }
     if (is_heterogeneous || drafter.config->is_heterogeneous) {
         set_architecture(&drafter, is_heterogeneous);
+    }
+    if (layout->kind == EXPORT_DECILM) {
+        layout_put_decilm(layout, drafter.json);
     }
     json_put(drafter.json, "pruning", pruning);
     if (!options->is_dtype_kept) {

@@ -33,6 +33,10 @@ static inline const struct model_layer *layout_ffn(const struct layout *layout, 
 
 /* Whether transformers (5) opens the family's config only where num_attention_heads divides hidden_size, though head_dim is said. */
 bool layout_must_divide(const struct model_config *config);
+/* layout_decilm.c: UNSUPPORTED naming every rule that the plan breaks. */
+bool layout_check_decilm(const struct layout *layout, struct error *error) MUST_USE;
+/* Makes config.json (of a heterogeneous result) DeciLM's. */
+void layout_put_decilm(const struct layout *layout, json_t *json);
 const char *layout_dtype_name(enum dtype dtype);
 /* "pruning.layers" of config.json. Owned. */
 json_t *layout_format_layers(const struct layout *layout) MUST_USE;

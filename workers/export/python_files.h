@@ -2,6 +2,6 @@
 #ifndef WORKERS_EXPORT_PYTHON_FILES_H
 #define WORKERS_EXPORT_PYTHON_FILES_H
 
-extern const char python_modeling_pruned[];
+extern const char python_modeling_pruned[], python_configuration_decilm[], python_modeling_decilm[];
 
 #endif

@@ -296,12 +296,21 @@ static void read_shape(struct config_parser *parser)
 
 /* ---- the whole ------------------------------------------------------------------------------- */
 
+const char *model_config_stock_type(const char *model_type)
+{
+    return text_starts_with(model_type, MODEL_HETEROGENEOUS_PREFIX)
+               ? model_type + strlen(MODEL_HETEROGENEOUS_PREFIX)
+           : strcmp(model_type, MODEL_DECILM_TYPE) == 0 ? "llama"
+                                                        : NULL;
+}
+
 static const struct architecture *read_architecture(struct config_parser *parser)
 {
     const json_t *type = config_member(parser, "model_type");
     const char *name = json_string_value(type);
-    bool is_pruned = name != NULL && text_starts_with(name, MODEL_HETEROGENEOUS_PREFIX);
-    const char *family = is_pruned ? name + strlen(MODEL_HETEROGENEOUS_PREFIX) : name;
+    const char *stock = name != NULL ? model_config_stock_type(name) : NULL;
+    bool is_pruned = stock != NULL;
+    const char *family = is_pruned ? stock : name;
     const struct architecture *row = family != NULL ? architecture_find(family) : NULL;
     row = is_pruned && row != NULL && row->is_encoder ? NULL : row;
     parser->config->is_heterogeneous = is_pruned && row != NULL;

@@ -10,6 +10,7 @@
  *                                    "intermediate_size": n} or false}, ...],
  *                 "head_dim": n}               where the family's heads divide the hidden size otherwise
  *
+ * DeciLM folders of ours (MODEL_DECILM_TYPE) say the same beside "block_configs", which are not read.
  * true, for either, is what the rest of the config says.
  */
 #ifndef WORKERS_MODEL_CONFIG_H
@@ -74,6 +75,9 @@ struct model_config {
 /* All faults at once; field: the key ("config.json/hidden_size"). */
 bool model_config_parse(const json_t *json, struct model_config *ret_config, struct error_list *faults);
 #define MODEL_HETEROGENEOUS_PREFIX "pruned_"
+#define MODEL_DECILM_TYPE          "nemotron-nas" /* heterogeneous Llama, with "pruning" beside its block_configs */
+/* The stock model_type that a heterogeneous one is of; NULL: it is none. Borrowed from it, or static. */
+const char *model_config_stock_type(const char *model_type);
 /* For whoever writes a config.json with other layers: the key of the number of layers; whether windows, or FFNs without
  * experts, follow from layers' numbers or lists (then `layer_types`, `mlp_only_layers` say them layer by layer). */
 const char *model_config_layer_count_key(const struct model_config *config);

@@ -441,7 +441,8 @@ void config_refuse_unknown_keys(struct config_parser *parser)
     for (void *iterator = json_object_iter(json); iterator != NULL;
          iterator = json_object_iter_next(json, iterator)) {
         const char *key = json_object_iter_key(iterator);
-        if (key[0] != '_' && !config_family_knows(parser->family, key) &&
+        bool is_block_list = parser->config->is_heterogeneous && strcmp(key, "block_configs") == 0;
+        if (key[0] != '_' && !is_block_list && !config_family_knows(parser->family, key) &&
             !is_switched_off(json_object_iter_value(iterator))) {
             (void)config_fault(parser, ERROR_UNSUPPORTED, key,
                                "is not known; it could change what the model computes");

@@ -19,7 +19,8 @@ static const char *const halves[] = {"first", "second", NULL};
 static const char *const samplings[] = {"first", "random", NULL};
 static const char *const protocols[] = {"gptq", "rolling", NULL};
 static const char *const task_kinds[] = {"generate", "choice", "language_modeling", NULL};
-static const char *const layouts[] = {"auto", "uniform", "padded", "identity", "heterogeneous", NULL};
+static const char *const layouts[] = {"auto",          "uniform", "padded", "identity",
+                                      "heterogeneous", "decilm",  NULL};
 static const char *const dtypes[] = {"keep", "float32", "bfloat16", "float16", NULL};
 static const char *const devices[] = {"auto", "cpu", NULL};
 static const char *const compute_dtypes[] = {"float32", "bfloat16", NULL};
@@ -455,6 +456,9 @@ static json_t *format_layouts(void)
         {"heterogeneous",
          "Blocks without attention or without FFN, and with widths of their own, with our modelling file.",
          {"transformers (trust_remote_code)", "pruned", NULL}},
+        {"decilm",
+         "As heterogeneous, for Llama-type models whose blocks keep to DeciLM's rules, with its block_configs.",
+         {"transformers (trust_remote_code)", "vllm (--trust-remote-code)", "pruned", NULL}},
         {"auto", "uniform where the plan packs, else heterogeneous.", {NULL}},
     };
     json_t *array = json_array();

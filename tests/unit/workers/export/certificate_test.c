@@ -63,6 +63,12 @@ static const struct {
      EXPORT_HETEROGENEOUS, "gguf:f16", "llama.cpp", 'L', "with zeros"},
     {"{\"model_type\": \"pruned_llama\", \"pruning\": {\"layers\": [{\"attention\": false, \"ffn\": {}}]}}",
      EXPORT_HETEROGENEOUS, "gguf:f16", "llama.cpp", 'L', "with zeros"},
+    {"{\"model_type\": \"nemotron-nas\"}", EXPORT_DECILM, NULL, "transformers", 'R', "no stock config"},
+    {"{\"model_type\": \"nemotron-nas\"}", EXPORT_DECILM, NULL, "vllm", 'l', "by rule"},
+    {"{\"model_type\": \"nemotron-nas\"}", EXPORT_DECILM, NULL, "llama.cpp (convert_hf_to_gguf.py)", '-',
+     NULL},
+    {"{\"model_type\": \"nemotron-nas\", \"pruning\": {\"layers\": [{\"attention\": {}, \"ffn\": false}]}}",
+     EXPORT_DECILM, NULL, "llama.cpp (convert_hf_to_gguf.py)", 'o', "loses what attention adds"},
     {"{\"model_type\": \"opt\"}", EXPORT_UNIFORM, NULL, "pruned", 'L', "opened again"},
 };
 

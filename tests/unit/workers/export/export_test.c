@@ -129,6 +129,53 @@ static char *make_folder(void)
     return folder;
 }
 
+/* Blocks as DeciLM says them, and every rule that a plan breaks. */
+static void decilm_keeps_to_its_rules(void **state)
+{
+    (void)state;
+    OWNED(inventory) inventory = open_inventory(MODEL);
+    static const size_t kept[] = {3, 4}, first[] = {0};
+    struct export_options options = options_for(EXPORT_DECILM);
+    struct error error = {0};
+    OWNED(plan) plan = remove_sublayers(inventory, kept, 1);
+    FINISHED(export_draft) draft = {0};
+    if (!export_draft_make(plan, inventory, &options, &draft, &error)) {
+        fail_msg("%s", error.message);
+    }
+    const json_t *blocks = json_object_get(draft.config, "block_configs");
+    const json_t *attention = json_object_get(json_array_get(blocks, 1), "attention"),
+                 *ffn = json_object_get(json_array_get(blocks, 1), "ffn"),
+                 *whole = json_object_get(json_array_get(blocks, 0), "ffn");
+    assert_int_equal(json_array_size(blocks), draft.block_count);
+    assert_int_equal(json_integer_value(json_object_get(attention, "n_heads_in_group")), 2);
+    assert_true(json_is_true(json_object_get(ffn, "no_op")) &&
+                json_is_null(json_object_get(ffn, "ffn_mult")));
+    assert_true(json_real_value(json_object_get(whole, "ffn_mult")) > 2.999999 &&
+                json_real_value(json_object_get(whole, "ffn_mult")) < 3.000001);
+    assert_string_equal(json_string_value(json_object_get(draft.config, "model_type")), "nemotron-nas");
+    OWNED_MEMORY char *folder = make_folder();
+    if (!export_write(&draft, inventory, MODEL, folder, &options, &error)) {
+        fail_msg("%s", error.message);
+    }
+    OWNED(inventory) written = open_inventory(folder);
+    assert_true(written->config.is_heterogeneous && !written->config.layers[1].has_ffn);
+    assert_int_equal(written->parameter_count, draft.parameter_count);
+    assert_true(file_remove_tree(folder, NULL));
+    OWNED(plan) headless = remove_sublayers(inventory, first, 1);
+    struct export_draft other = {0};
+    inventory->config.layers[2].intermediate_size = 200;
+    inventory->config.layers[3].head_count = 2;
+    inventory->config.layers[3].kv_head_count = 1;
+    assert_false(export_draft_make(headless, inventory, &options, &other, &error));
+    assert_string_equal(error.field, "/output/layout");
+    assert_non_null(strstr(error.message, "first block has no attention"));
+    assert_non_null(strstr(error.message, "200 channels"));
+    assert_non_null(strstr(error.message, "2 query heads"));
+    inventory->config.model_type = "qwen3";
+    assert_false(export_draft_make(plan, inventory, &options, &other, &error));
+    assert_non_null(strstr(error.message, "computes as Llama does"));
+}
+
 /* The bytes of one tensor of a folder: owned. */
 static unsigned char *read_tensor(const struct inventory *inventory, const char *folder, const char *name,
                                   uint64_t *ret_bytes)
@@ -362,6 +409,7 @@ int main(void)
         cmocka_unit_test(heterogeneous_renumbers_what_survives),
         cmocka_unit_test(identity_zeroes_only_output_projections),
         cmocka_unit_test(a_layout_that_cannot_hold_the_plan_is_refused),
+        cmocka_unit_test(decilm_keeps_to_its_rules),
         cmocka_unit_test(written_tensors_are_the_sources_bytes),
         cmocka_unit_test(a_gguf_file_beside_the_folder_holds_the_same_model),
         cmocka_unit_test(gguf_refuses_what_it_cannot_hold_before_anything_is_written),
