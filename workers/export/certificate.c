@@ -91,6 +91,8 @@ static const struct rule {
     {"transformers", always, CERTIFICATE_LOADS, true, "a stock config and class (run in transformers 5.23)",
      PLAIN_LINE},
 
+    {"transformers (trust_remote_code)", is_decilm, CERTIFICATE_LOADS, false,
+     "with its modelling files; by rule", REMOTE_LINE},
     {"transformers (trust_remote_code)", is_remote, CERTIFICATE_LOADS, true,
      "with its modelling file (run in transformers 5.23)", REMOTE_LINE},
     {"transformers (trust_remote_code)", always, CERTIFICATE_LOADS, true, NULL, NULL},

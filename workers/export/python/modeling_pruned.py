@@ -57,7 +57,7 @@ def kept(config):
 def layer_sizes(config, attention, ffn):
     """The attributes under which the families know a block's sizes."""
     sizes = {}
-    if attention and hasattr(config, "num_key_value_heads"):
+    if attention and "head_dim" not in config.pruning:  # there, attention is as wide as the model: set_head_count
         sizes.update(attention)
         sizes["head_dim"] = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     if ffn:
