@@ -43,7 +43,7 @@ class Model:
         self.layers = config.get("num_hidden_layers") or config["n_layer"]
         self.heads = config.get("num_attention_heads") or config["n_head"]
         self.kv_heads = config.get("num_key_value_heads") or self.heads
-        self.has_head_dim = config["model_type"] not in ("gpt2", "opt", "gpt_neox")
+        self.has_head_dim = config["model_type"] not in ("gpt2", "opt", "gpt_neox") and name != "phi3_longrope"
         self.experts = config.get("num_local_experts") or config.get("num_experts") or 0
         self.plain = [i for i in range(self.layers) if self.experts == 0 or i in config.get("mlp_only_layers", [])]
         self.ffn = config.get("intermediate_size") or config.get("ffn_dim") or config.get("n_inner") or 4 * config["n_embd"]

@@ -213,6 +213,13 @@ static bool check_stock(const struct layout *layout, struct error *error)
             config->model_type, heads, config->hidden_size);
         return refuse(error, layout->kind, why);
     }
+    const char *scaling = config->ropes[0].scaling.kind;
+    if (scaling != NULL && strcmp(scaling, "longrope") == 0 && heads > 0 &&
+        heads * config->head_size != config->hidden_size) {
+        return refuse(error, layout->kind,
+                      "transformers measures longrope's factors by the hidden size over the heads, whatever "
+                      "head_dim says; ask for heterogeneous");
+    }
     bool is_scaled = config->embedding_scale > 1.0 || config->embedding_scale < 1.0;
     double scale = (double)(float)sqrt((double)config->hidden_size);
     if (is_scaled && fabs(config->embedding_scale - scale) > 1e-6 * scale) {

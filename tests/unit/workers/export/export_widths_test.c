@@ -242,6 +242,7 @@ static void what_a_stock_config_cannot_say_is_refused(void **state)
     expect_refused("gpt2", EXPORT_UNIFORM, ALIKE, "have no head_dim");
     expect_refused("gpt_neox", EXPORT_PADDED, ALIKE, "have no head_dim");
     expect_refused("opt", EXPORT_UNIFORM, ALIKE, "have no head_dim");
+    expect_refused("phi3_longrope", EXPORT_UNIFORM, ALIKE, "longrope's factors");
     expect_refused("llama", EXPORT_PADDED, THREE_HEADS, "whose 3 heads do not divide the hidden size 32");
     expect_refused("mixtral", EXPORT_UNIFORM, DIFFERENT, "experts in different numbers");
     expect_refused("mixtral", EXPORT_PADDED, DIFFERENT, "an expert of zeros");
