@@ -11,31 +11,13 @@ struct objective {
     struct objective_text text;
     struct objective_options options;
     struct head_reference *reference; /* DISTANCE */
-    size_t *first_sequences;          /* [item_count + 1] */
-    size_t item_count;
     double parts;
 };
 
 static int32_t target_of(const struct objective *objective, size_t sequence, size_t position)
 {
     const struct token_sequence *tokens = &objective->text.batch.sequences[sequence];
-    if (objective->text.targets != NULL) {
-        return objective->text.targets[sequence][position];
-    }
     return position + 1 < tokens->count ? tokens->tokens[position + 1] : -1;
-}
-
-static void list_items(struct objective *objective)
-{
-    const struct objective_text *text = &objective->text;
-    bool is_records = objective->options.kind == OBJECTIVE_ACCURACY;
-    objective->item_count = is_records ? text->record_count : text->batch.sequence_count;
-    objective->first_sequences = memory_create(objective->item_count + 1, sizeof(size_t));
-    for (size_t i = 0; i < objective->item_count; i++) {
-        objective->first_sequences[i + 1] =
-            objective->first_sequences[i] + (is_records ? text->choice_counts[i] : 1);
-    }
-    CHECK(objective->first_sequences[objective->item_count] == text->batch.sequence_count);
 }
 
 static double count_parts(const struct objective *objective)
@@ -49,15 +31,10 @@ static double count_parts(const struct objective *objective)
             scored += target_of(objective, s, t) >= 0 ? 1 : 0;
         }
     }
-    switch (objective->options.kind) {
-    case OBJECTIVE_DISTANCE:
-        return (double)(objective->options.metric == HEAD_METRIC_NORM ? batch->sequence_count : tokens);
-    case OBJECTIVE_NLL:
+    if (objective->options.kind == OBJECTIVE_NLL) {
         return (double)scored;
-    case OBJECTIVE_ACCURACY:
-        break;
     }
-    return (double)objective->item_count;
+    return (double)(objective->options.metric == HEAD_METRIC_NORM ? batch->sequence_count : tokens);
 }
 
 struct objective *objective_create(struct model *model, const struct objective_text *text,
@@ -68,7 +45,6 @@ struct objective *objective_create(struct model *model, const struct objective_t
     objective->model = model;
     objective->text = *text;
     objective->options = *options;
-    list_items(objective);
     objective->parts = count_parts(objective);
     if (!(objective->parts > 0)) {
         error_set(error, ERROR_TEXT_TOO_SHORT, "the text has no token to score");
@@ -92,21 +68,12 @@ void objective_destroy(struct objective *objective)
         return;
     }
     head_reference_destroy(objective->reference);
-    free(objective->first_sequences);
     free(objective);
 }
 
 size_t objective_item_count(const struct objective *objective)
 {
-    return objective->item_count;
-}
-
-void objective_sequences(const struct objective *objective, size_t first_item, size_t item_count,
-                         size_t *ret_first, size_t *ret_count)
-{
-    CHECK(first_item + item_count <= objective->item_count);
-    *ret_first = objective->first_sequences[first_item];
-    *ret_count = objective->first_sequences[first_item + item_count] - *ret_first;
+    return objective->text.batch.sequence_count;
 }
 
 static size_t rows_of(const struct objective *objective, size_t first_sequence, size_t count)
@@ -124,9 +91,8 @@ static size_t rows_of(const struct objective *objective, size_t first_sequence, 
 static bool take_likelihoods(struct objective *objective, const struct objective_query *query,
                              struct error *error)
 {
-    size_t first = 0;
-    size_t count = 0;
-    objective_sequences(objective, query->first_item, query->item_count, &first, &count);
+    size_t first = query->first_item;
+    size_t count = query->item_count;
     size_t rows = rows_of(objective, first, count);
     struct hidden view = *query->hidden;
     OWNED_MEMORY int32_t *targets = memory_create(query->slot_count * rows + 1, sizeof *targets);
@@ -209,40 +175,15 @@ static double sum_of(const double *values, size_t count)
     return sum;
 }
 
-/* A record's term: 0 where the likeliest of its choices (ties: the first) is the right one. */
-static double miss_of(const struct objective *objective, size_t record, const double *values)
-{
-    size_t best = 0;
-    double least = 0.0;
-    for (size_t i = 0, first = objective->first_sequences[record]; i < objective->text.choice_counts[record];
-         i++) {
-        size_t count = objective->text.batch.sequences[first + i].count;
-        double sum = sum_of(values, count);
-        values += count;
-        if (i == 0 || sum < least) {
-            best = i;
-            least = sum;
-        }
-    }
-    return best == objective->text.golds[record] ? 0.0 : 1.0;
-}
-
 bool objective_terms(const struct objective *objective, size_t first_item, size_t item_count,
                      const double *values, double *ret_terms, struct error *error)
 {
     for (size_t i = 0; i < item_count; i++) {
-        size_t first = 0;
-        size_t count = 0;
-        objective_sequences(objective, first_item + i, 1, &first, &count);
-        size_t rows = rows_of(objective, first, count);
-        if (objective->options.kind == OBJECTIVE_DISTANCE) {
-            if (!head_term(objective->reference, first, values, &ret_terms[i], error)) {
-                return false;
-            }
-        } else {
-            ret_terms[i] = objective->options.kind == OBJECTIVE_NLL
-                               ? sum_of(values, rows)
-                               : miss_of(objective, first_item + i, values);
+        size_t rows = rows_of(objective, first_item + i, 1);
+        if (objective->options.kind == OBJECTIVE_NLL) {
+            ret_terms[i] = sum_of(values, rows);
+        } else if (!head_term(objective->reference, first_item + i, values, &ret_terms[i], error)) {
+            return false;
         }
         values += rows;
     }
@@ -268,7 +209,7 @@ double objective_parts(const struct objective *objective)
 double objective_total(const struct objective *objective, const double *terms)
 {
     double sum = 0.0;
-    for (size_t i = 0; i < objective->item_count; i++) {
+    for (size_t i = 0; i < objective->text.batch.sequence_count; i++) {
         sum += terms[i];
     }
     return sum / objective->parts;

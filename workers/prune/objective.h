@@ -4,8 +4,6 @@
  *
  *     distance    of the logits from the original's (FinerCut); an item is a sequence (model.h: head_distance)
  *     nll         of the text's own next tokens, in nats (SLEB, BlockPruner); an item is a sequence, parts are scored tokens
- *     accuracy    on the choices of task records: the share of records whose likeliest choice is not the right one; an
- *                 item is a record, that is the sequences of its choices
  */
 #ifndef WORKERS_PRUNE_OBJECTIVE_H
 #define WORKERS_PRUNE_OBJECTIVE_H
@@ -17,16 +15,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum objective_kind { OBJECTIVE_DISTANCE, OBJECTIVE_NLL, OBJECTIVE_ACCURACY };
+enum objective_kind { OBJECTIVE_DISTANCE, OBJECTIVE_NLL };
 
 /* What is judged on; all borrowed. */
 struct objective_text {
     struct token_batch batch;
-    /* [sequence_count] of [count]: what each position should predict, -1: not scored. NULL: the sequence's own next token. */
-    const int32_t *const *targets;
-    /* ACCURACY: records in order: choice_counts[r] sequences each, golds[r] the index of the right one. */
-    const size_t *choice_counts, *golds;
-    size_t record_count;
 };
 struct objective_options {
     enum objective_kind kind;
@@ -45,9 +38,6 @@ void objective_destroy(struct objective *objective);
 OWNED_DEFINE(objective)
 
 size_t objective_item_count(const struct objective *objective);
-/* Sequences of items [first, first + count). */
-void objective_sequences(const struct objective *objective, size_t first_item, size_t item_count,
-                         size_t *ret_first, size_t *ret_count);
 /* What is found out about tokens, which terms are made of: hidden holds these items' sequences of the candidate in slot 0, then of
  * slot 1, ... */
 struct objective_query {

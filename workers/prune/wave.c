@@ -418,7 +418,8 @@ static bool run_sweep(struct wave_engine *engine, const struct prune_unit *units
         indices[i] = (size_t)(order[i] - units);
     }
     struct sweep_run run = {.engine = engine, .units = sorted, .unit_count = unit_count, .keeps = keeps};
-    objective_sequences(engine->objective, first_item, item_count, &run.first_sequence, &run.sequence_count);
+    run.first_sequence = first_item;
+    run.sequence_count = item_count;
     run.first_row = engine->first_rows[run.first_sequence];
     run.row_count = engine->first_rows[run.first_sequence + run.sequence_count] - run.first_row;
     struct wave_view view = {.hidden = &run.view,
@@ -433,10 +434,7 @@ static bool run_sweep(struct wave_engine *engine, const struct prune_unit *units
 
 size_t wave_rows_of(const struct wave_engine *engine, size_t first_item, size_t item_count)
 {
-    size_t first = 0;
-    size_t count = 0;
-    objective_sequences(engine->objective, first_item, item_count, &first, &count);
-    return engine->first_rows[first + count] - engine->first_rows[first];
+    return engine->first_rows[first_item + item_count] - engine->first_rows[first_item];
 }
 
 size_t wave_unit_capacity(const struct wave_engine *engine)

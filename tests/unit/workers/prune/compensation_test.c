@@ -565,7 +565,8 @@ static void assert_same(const struct golden *golden, const char *what, const cha
     size_t other_count = 0;
     OWNED_MEMORY char *other = file_load(path, (size_t)16 << 20, &other_count, NULL);
     assert_non_null(other);
-    if (other_count != count || memcmp(other, bytes, count) != 0) {
+    /* What an interrupted attempt left behind the end goes with the next write, and counts for nothing until then. */
+    if (other_count < count || memcmp(other, bytes, count) != 0) {
         fail_msg("%s: other bytes %s", golden->name, what);
     }
     assert_true(json_equal(report, expected));
@@ -619,9 +620,7 @@ static void threads_chunks_and_resumes_change_no_byte(void **state)
         assert_true(json_equal(index, other_index));
         assert_true(resumed->adds_attention_bias == plan->adds_attention_bias &&
                     resumed->adds_ffn_bias == plan->adds_ffn_bias);
-        if (again.save_count > 0) { /* else nothing is written, and the half tensor stays behind the end */
-            assert_same(golden, "after a resume", bytes, count, resumed, report, expected);
-        }
+        assert_same(golden, "after a resume", bytes, count, resumed, report, expected);
         json_decref(setting.saved);
     }
 }
