@@ -133,11 +133,12 @@ struct projection {
     double *out;
 };
 
-static double sum_lanes(vd v)
+/* By address: without AVX-512 there is no agreed way to pass such a vector. */
+static double sum_lanes(const vd *v)
 {
     double sum = 0.0;
     for (size_t l = 0; l < LANES; l++) {
-        sum += v[l];
+        sum += (*v)[l];
     }
     return sum;
 }
@@ -163,7 +164,7 @@ static void dot_group(size_t size, size_t j, const double *upper, const double *
         }
     }
     for (size_t r = 0; r < GROUP; r++) {
-        ret_sums[r] = sum_lanes(sums[r]);
+        ret_sums[r] = sum_lanes(&sums[r]);
     }
 }
 
