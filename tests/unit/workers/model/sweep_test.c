@@ -268,12 +268,13 @@ static void two_sweeps_go_side_by_side(void **state)
     struct model *model = world.fixture.model;
     size_t count = world.rows * fixture_small.hidden;
     OWNED_MEMORY float *expected = memory_create(2 * count, sizeof *expected);
-    OWNED(hidden) hidden = hidden_create(model, &world.batch, &error);
+    struct hidden *hidden = hidden_create(model, &world.batch, &error);
     assert_true(model_embed(model, &world.batch, hidden, &error));
     assert_true(model_run_sublayer(model, 0, hidden, &error));
     assert_true(hidden_read(hidden, 0, world.rows, expected + count, &error));
     assert_true(model_run_sublayer(model, 1, hidden, &error));
     assert_true(hidden_read(hidden, 0, world.rows, expected, &error));
+    hidden_destroy(hidden); /* before its model */
     char *folder = fixture_create_folder();
     for (size_t spilling = 0; spilling < 4; spilling++) {
         struct sweep_options held = {.chunk_rows = 40},
