@@ -13,10 +13,13 @@ from harness import BUILD, ROOT, Service, main, promised
 DATA = os.path.join(ROOT, "tests", "skills", "data")
 MODEL = os.path.join(ROOT, "tests", "skills", "model")
 
+# The search as published, so that there is time to disturb it.
+SLOWLY = {"prefix_cache": False, "batch_candidates": False, "early_abort": False}
+
 
 def spec(prefix="file://"):
     return {"type": "pruning", "model": prefix + MODEL, "target": {"sublayers_removed": 3},
-            "method": {"type": "finercut", "finercut": {}},
+            "method": {"type": "finercut", "finercut": SLOWLY},
             "calibration": {"source": prefix + "%s/calibration.txt" % DATA, "num_samples": 32, "window_tokens": 128}}
 
 
