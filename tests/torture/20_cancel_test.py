@@ -12,14 +12,11 @@ CANCELS = int(os.environ.get("PRUNED_CANCELS", "200" if IS_LONG else "40"))
 DATA = os.path.join(ROOT, "tests", "skills", "data")
 MODEL = os.path.join(ROOT, "tests", "skills", "model")
 
-# The search as published, so that there is time to disturb it.
-SLOWLY = {"prefix_cache": False, "batch_candidates": False, "early_abort": False}
-
 
 def spec():
     """Long enough to be running whenever the cancel comes."""
     return {"model": "file://" + MODEL, "target": {"sublayers_removed": 10},
-            "method": {"type": "finercut", "finercut": SLOWLY},
+            "method": {"type": "finercut", "finercut": {}},
             "calibration": {"source": "file://%s/calibration.txt" % DATA, "num_samples": 64, "window_tokens": 128}}
 
 

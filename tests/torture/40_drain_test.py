@@ -13,7 +13,7 @@ from harness import BUILD, ROOT, Service, main, promised
 DATA = os.path.join(ROOT, "tests", "skills", "data")
 MODEL = os.path.join(ROOT, "tests", "skills", "model")
 
-# The search as published, so that there is time to disturb it.
+# The search as published, and none of an earlier job (--score-cache-bytes 0), so that there is time to disturb it.
 SLOWLY = {"prefix_cache": False, "batch_candidates": False, "early_abort": False}
 
 
@@ -24,7 +24,7 @@ def spec(prefix="file://"):
 
 
 def undisturbed(folder, *flags):
-    daemon = Service(folder, *flags, roots=[MODEL, DATA])
+    daemon = Service(folder, "--score-cache-bytes", "0", *flags, roots=[MODEL, DATA])
     daemon.start()
     job = daemon.wait(daemon.submit(spec())["id"], seconds=300)
     assert job["status"] == "succeeded", job["error"]
