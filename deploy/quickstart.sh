@@ -204,7 +204,7 @@ for what, name in (("prefill_tokens_per_second", "prompt tokens/s"), ("decode_to
     row(name + ", sublayers skipped", stock["before"]["speed"][what], skipped[what], "%.0f")
 print("  removed, first to last: " + ", ".join("%s %d" % (part["kind"], part["layer"]) for part in job["removed"]))
 print("  layout %s: %s" % (job["output"]["layout"], "; ".join("%s: %s" % (item["loader"], item["line"])
-                                                             for item in job["output"]["loaders"])))
+                                                             for item in job["output"]["loaders"] if "line" in item)))
 EOF
 echo "  a page with the curve and the rest: $out/report.html"
 echo "  $(($(date +%s) - started)) s since the packages were there"
