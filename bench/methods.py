@@ -2,7 +2,7 @@
 """Quality of methods side by side: every method at the same shares of prunable parameters, on one model, one calibration text and one test
 text, through `pruned run`. One job per method and compensation: a sweep scores once and evaluates each target.
 
-    bench/methods.py --pruned build/daemon/pruned --model FOLDER --calibration c4_demo.jsonl --text wiki.test.raw \
+    bench/methods.py --pruned build/pruned --model FOLDER --calibration c4_demo.jsonl --text wiki.test.raw \
         --out results.json [--methods cfsp,flap] [--compensations default,none,ls] [--sparsity 0.1,0.2,0.3]
     bench/methods.py --table results.json
 
@@ -27,7 +27,7 @@ def parse_list(text):
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", help="print the table of a results file and stop")
-    parser.add_argument("--pruned", default="build/daemon/pruned")
+    parser.add_argument("--pruned", default="build/pruned")
     parser.add_argument("--model")
     parser.add_argument("--calibration")
     parser.add_argument("--text")
@@ -103,8 +103,7 @@ def run_job(arguments, spec, folder):
     with open(os.path.join(out, "report.json"), encoding="utf-8") as file:
         report = json.load(file)
     shutil.rmtree(out)
-    return {"curve": report["curve"], "seconds": seconds, "search": report.get("search"),
-            "stage_seconds": report.get("stage_seconds") or report.get("resources", {}).get("stage_seconds"),
+    return {"curve": report["curve"], "seconds": seconds, "stage_seconds": report["resources"]["stage_seconds"],
             "before": report.get("evaluation", {}).get("before")}
 
 
@@ -123,7 +122,10 @@ def save(path, results):
 
 def run_all(arguments):
     results = load(arguments.out)
-    results["setup"] = {key: value for key, value in vars(arguments).items() if key not in ("table", "out", "pruned")}
+    chosen = ("table", "out", "pruned", "methods", "compensations", "seeds", "cache")
+    setup = {key: value for key, value in vars(arguments).items() if key not in chosen}
+    if results.setdefault("setup", setup) != setup:
+        sys.exit(f"{arguments.out} holds results of another setup: {results['setup']}")
     with tempfile.TemporaryDirectory() as folder:
         text = os.path.abspath(cut_text(arguments.text, arguments.text_bytes, folder))
         for method in parse_list_of_methods(arguments.methods):

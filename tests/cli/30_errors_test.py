@@ -129,9 +129,8 @@ def a_plan_of_another_model_is_refused(folder):
 
 
 def a_time_limit_ends_the_job(folder):
-    w = world(folder, layers=16)
-    slow = {"prefix_cache": False, "batch_candidates": False, "early_abort": False}
-    spec = pruning(w, parameters={"curve": "full", "protect_ratio": 0, **slow}, limits={"max_seconds": 1})
+    w = world(folder, layers=40)
+    spec = pruning(w, parameters={"curve": "full", "protect_ratio": 0}, limits={"max_seconds": 1})
     spec["calibration"]["num_samples"] = 64
     refused(folder, spec, "time_limit", "/limits/max_seconds", expect=1)
 

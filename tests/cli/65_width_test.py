@@ -67,11 +67,17 @@ def a_method_without_data_needs_no_calibration(folder):
 
 def every_allocation_and_compensation_runs(folder):
     w = world(folder)
+    plans = {}
     for allocation in ("auto", "uniform", "per_layer", "global", "cfsp", "adapt", "knapsack", "evolutionary"):
         result, _ = run(width(w, allocation={"type": allocation}), os.path.join(folder, allocation))
         assert result["target"]["achieved"] >= 0.2, allocation
-    for cost in ("bytes", "flops", "milliseconds"):
+        plans[allocation] = load(os.path.join(folder, allocation), "plan.json")["widths"]
+    assert plans["auto"] == plans["uniform"] == plans["per_layer"], plans
+    assert len({json.dumps(plan) for plan in plans.values()}) > 2, plans
+    for cost in ("parameters", "bytes", "flops", "milliseconds"):
         run(width(w, allocation={"type": "global", "cost": cost}), os.path.join(folder, cost))
+        plans[cost] = load(os.path.join(folder, cost), "plan.json")["widths"]
+    assert plans["parameters"] == plans["bytes"] != plans["global"], plans
     for compensation in ("none", "bias", "ls", "ls_bias", "auto"):
         result, _ = run(width(w, compensation={"type": compensation}), os.path.join(folder, "c_" + compensation))
         assert result["target"]["achieved"] >= 0.2, compensation

@@ -125,6 +125,11 @@ def what_changes_scores_is_another_entry(folder):
         out = os.path.join(folder, "v%d" % index)
         run(variant, out, "--cache", cache)
         assert state_of(out) == "miss" and len(entries(cache)) == index + 1, (index, entries(cache))
+    for ratio, entry in ((0.01, 1), (0.5, 2)):
+        leverage = os.path.join(folder, "leverage%g" % ratio)
+        run(pruning(w, "modegpt", {"leverage_ratio": ratio}, {"sparsity": 0.2}, compensation={"type": "none"}), leverage,
+            "--cache", cache)
+        assert state_of(leverage) == "miss" and len(entries(cache)) == len(variants) + entry, (ratio, entries(cache))
     # The seed counts where windows or the method are drawn by it, and nowhere else.
     run({**spec, "seed": 7, "name": "again"}, os.path.join(folder, "seed"), "--cache", cache)
     assert state_of(os.path.join(folder, "seed")) == "hit"

@@ -13,17 +13,16 @@ from harness import BUILD, ROOT, Service, main, promised
 DATA = os.path.join(ROOT, "tests", "skills", "data")
 MODEL = os.path.join(ROOT, "tests", "skills", "model")
 
-# The search as published, and none of an earlier job (--score-cache-bytes 0), so that there is time to disturb it.
-SLOWLY = {"prefix_cache": False, "batch_candidates": False, "early_abort": False}
 
 
 def spec(prefix="file://"):
     return {"type": "pruning", "model": prefix + MODEL, "target": {"sublayers_removed": 3},
-            "method": {"type": "finercut", "finercut": SLOWLY},
+            "method": {"type": "finercut", "finercut": {}},
             "calibration": {"source": prefix + "%s/calibration.txt" % DATA, "num_samples": 32, "window_tokens": 128}}
 
 
 def undisturbed(folder, *flags):
+    # The second job must not find the first one's search.
     daemon = Service(folder, "--score-cache-bytes", "0", *flags, roots=[MODEL, DATA])
     daemon.start()
     job = daemon.wait(daemon.submit(spec())["id"], seconds=300)

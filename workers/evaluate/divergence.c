@@ -28,11 +28,6 @@ static size_t rows_together(size_t vocab_size)
     return rows < 1 ? 1 : rows > ROWS_MOST ? ROWS_MOST : rows;
 }
 
-uint64_t divergence_file_bytes(const struct windows *windows, const struct model_config *config)
-{
-    return (uint64_t)windows->count * window_rows(windows) * config->hidden_size * sizeof(float);
-}
-
 uint64_t divergence_bytes(const struct model_config *config, size_t batch_tokens)
 {
     uint64_t rows = rows_together(config->vocab_size), width = config->hidden_size;

@@ -34,8 +34,6 @@ struct divergence {
     double agreement[DIVERGENCE_RANKS];
 };
 
-/* What divergence_keep writes for these windows. */
-uint64_t divergence_file_bytes(const struct windows *windows, const struct model_config *config);
 /* What divergence_measure holds beside the pruned model and a batch of it: for the plan of memory. */
 uint64_t divergence_bytes(const struct model_config *config, size_t batch_tokens);
 

@@ -416,7 +416,7 @@ bool export_draft_make(const struct plan *plan, const struct inventory *inventor
         is_same = is_same && draft.tensors[i].padding == NULL && source->edit == NULL &&
                   draft.tensors[i].dtype == source->dtype;
     }
-    draft.is_verbatim = plan->removed_count == 0 && is_same && inventory_gguf_name(inventory) == NULL;
+    draft.is_verbatim = plan_is_empty(plan) && is_same && inventory_gguf_name(inventory) == NULL;
     *ret_draft = draft;
     return true;
 }

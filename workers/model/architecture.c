@@ -339,6 +339,11 @@ static const struct role {
 #undef A
 #undef F
 
+bool architecture_role_has_hidden(enum weight_role role)
+{
+    return roles[role].out == D_HIDDEN || roles[role].in == D_HIDDEN;
+}
+
 bool architecture_role_is_output(enum weight_role role)
 {
     return role == WEIGHT_O || role == WEIGHT_O_BIAS || role == WEIGHT_DOWN || role == WEIGHT_DOWN_BIAS ||

@@ -126,7 +126,8 @@ void architecture_visit(const struct model_config *config,
 /* The role of a layer's tensor of this suffix; false: no role has such a name. *ret_expert: of EXPERT roles, else 0. */
 bool architecture_find_role(const struct model_config *config, const char *suffix, enum weight_role *ret_role,
                             size_t *ret_expert);
-bool architecture_role_is_output(enum weight_role role); /* the last matmul of a sublayer, or its bias */
+bool architecture_role_has_hidden(enum weight_role role); /* one of its dimensions is the residual's */
+bool architecture_role_is_output(enum weight_role role);  /* the last matmul of a sublayer, or its bias */
 /* Splits "<prefix><layers><n>.<suffix>"; *ret_suffix is borrowed from the name. False: not a layer's tensor. */
 bool architecture_split_name(const struct model_config *config, const char *tensor_name, size_t *ret_layer,
                              const char **ret_suffix);

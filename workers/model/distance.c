@@ -200,7 +200,8 @@ static double angle_between(size_t size, const double *u, const double *v)
         apart += (u[i] - v[i]) * (u[i] - v[i]);
         along += (u[i] + v[i]) * (u[i] + v[i]);
     }
-    return fmin(2.0 * atan2(sqrt(apart), sqrt(along)), 0x1.921fb54442d18p+0);
+    double angle = 2.0 * atan2(sqrt(apart), sqrt(along)), right = 0x1.921fb54442d18p+0;
+    return angle > right ? right : angle; /* NaN stays NaN, and is told */
 }
 
 static bool fill_gram(struct head_reference *reference, const struct hidden *original, struct error *error)

@@ -23,7 +23,7 @@
 
 struct patch;
 /* How a tensor of a pruned model comes of the source's (plan_apply). Lists ascend; they name rows and columns of the source's canonical
- * tensor and lie in the inventory's arena. */
+ * tensor and are borrowed from the inventory's arena or from the plan, which both outlive the edit's use. */
 struct tensor_edit {
     uint64_t rows, columns;      /* of the source's canonical tensor */
     const uint32_t *row_list;    /* [shape[0]]; NULL: all */
@@ -64,7 +64,6 @@ struct inventory {
     uint64_t parameter_count, prunable_count; /* of what the config asks for; a tied head counts once */
     uint64_t weight_bytes;                    /* of all tensors in the files */
     size_t extra_tensor_count;
-    bool is_derived; /* of a pruned model, by plan_apply: shapes are not those in the files */
 };
 /* Reads config.json, the safetensors headers (single file or index and shards), checks that they agree and
  * that the tokenizer's size fits. All faults at once. hash: also sha256 of every file. NULL on faults. */

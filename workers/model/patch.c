@@ -29,10 +29,15 @@ static uint64_t element_count(const struct patch_tensor *tensor)
     return tensor->rank > 1 ? tensor->shape[0] * tensor->shape[1] : tensor->shape[0];
 }
 
+static bool remove_old(const char *path, struct error *error)
+{
+    return file_system->unlink(path) == 0 || errno == ENOENT ||
+           error_set_errno(error, errno, "%s cannot be removed", path);
+}
+
 struct patch *patch_create(const char *path, struct error *error)
 {
-    if (file_system->unlink(path) != 0 && errno != ENOENT) {
-        error_set_errno(error, errno, "%s cannot be removed", path);
+    if (!remove_old(path, error)) {
         return NULL;
     }
     OWNED(patch) patch = memory_create(1, sizeof *patch);
@@ -253,7 +258,7 @@ uint64_t patch_bytes(const struct patch *patch)
 
 bool patch_copy(const struct patch *patch, const char *path, struct error *error)
 {
-    OWNED_FD int to = file_create(path, 0644, error);
+    OWNED_FD int to = remove_old(path, error) ? file_create(path, 0644, error) : -1;
     OWNED_MEMORY void *buffer = memory_create(COPY_BYTES, 1);
     for (uint64_t done = 0; to >= 0 && done < patch->bytes; done += COPY_BYTES) {
         uint64_t left = patch->bytes - done;

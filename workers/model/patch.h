@@ -51,7 +51,7 @@ const struct patch_tensor *patch_find(const struct patch *patch, const char *nam
 bool patch_read(const struct patch *patch, const struct patch_tensor *tensor, uint64_t first, size_t count,
                 float *ret_values, struct error *error) MUST_USE;
 uint64_t patch_bytes(const struct patch *patch); /* of the file */
-/* A copy of the file, synced. */
+/* A copy of the file, synced; an old one of this name goes. */
 bool patch_copy(const struct patch *patch, const char *path, struct error *error) MUST_USE;
 
 #endif

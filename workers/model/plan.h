@@ -81,6 +81,10 @@ bool plan_is_empty(const struct plan *plan);   /* nothing goes at all */
  * lose hidden channels. INVALID_ARGUMENT, UNSUPPORTED, naming sublayer and list. */
 bool plan_check_widths(const struct plan *plan, const struct model_config *config,
                        struct error *error) MUST_USE;
+/* Whether every tensor of the patch is one of the pruned model's, in its shape, and where the residual is rotated all that has it is there. For
+ * patches from outside; the widths have been checked. CORRUPT_FILE, naming the tensor. */
+bool plan_check_patch(const struct plan *plan, const struct model_config *config,
+                      struct error *error) MUST_USE;
 /* Owned copy without the patch. */
 struct plan *plan_copy(const struct plan *plan) MUST_USE;
 

@@ -79,6 +79,49 @@ void plan_derive_config(const struct plan *plan, const struct model_config *conf
     ret_config->has_ffn_bias = config->has_ffn_bias || plan->adds_ffn_bias;
 }
 
+struct patch_check {
+    const struct plan *plan;
+    size_t found;
+    struct error *error; /* of the first that does not fit */
+    bool fits;
+};
+
+static void check_patched(enum weight_role role, size_t layer, const struct weight_shape *shape,
+                          void *context)
+{
+    (void)layer;
+    struct patch_check *check = context;
+    const struct patch_tensor *tensor = patch_find(check->plan->patch, shape->name);
+    check->found += tensor != NULL ? 1 : 0;
+    if (check->fits && tensor == NULL && check->plan->is_rotated && architecture_role_has_hidden(role)) {
+        check->fits = error_set_field(check->error, ERROR_CORRUPT_FILE, shape->name,
+                                      PATCH_FILE " has no %s, which a rotated model needs", shape->name);
+    }
+    bool is_same =
+        tensor == NULL || (tensor->rank == shape->rank &&
+                           memcmp(tensor->shape, shape->shape, shape->rank * sizeof shape->shape[0]) == 0);
+    if (check->fits && !is_same) {
+        check->fits =
+            error_set_field(check->error, ERROR_CORRUPT_FILE, shape->name,
+                            PATCH_FILE " has %s in another shape than the plan makes it", shape->name);
+    }
+}
+
+bool plan_check_patch(const struct plan *plan, const struct model_config *config, struct error *error)
+{
+    OWNED_MEMORY struct model_config *derived = memory_create(1, sizeof *derived);
+    struct patch_check check = {.plan = plan, .error = error, .fits = true};
+    if (plan->patch == NULL && !plan->is_rotated) {
+        return true;
+    }
+    plan_derive_config(plan, config, derived);
+    architecture_visit(derived, check_patched, &check);
+    if (check.fits && plan->patch != NULL && check.found != patch_count(plan->patch)) {
+        return error_set(error, ERROR_CORRUPT_FILE, PATCH_FILE " has tensors that the pruned model has not");
+    }
+    return check.fits;
+}
+
 /* What config.json says of it, but for the widths of layers, which are the exporter's matter. */
 static json_t *derive_json(const struct plan *plan, const struct inventory *inventory)
 {
@@ -443,7 +486,6 @@ struct inventory *plan_apply(const struct plan *plan, const struct inventory *in
     }
     struct inventory *derived = memory_create(1, sizeof *derived);
     derived->arena = arena_create(0);
-    derived->is_derived = true;
     derived->files = inventory->files;
     derived->file_count = inventory->file_count;
     plan_derive_config(plan, &inventory->config, &derived->config);

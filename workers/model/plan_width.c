@@ -190,6 +190,10 @@ static bool check_hidden(const struct plan *plan, const struct model_config *con
     if (plan->hidden_count == 0) {
         return true;
     }
+    if (!plan->is_rotated && plan->hidden == NULL) {
+        return error_set(error, ERROR_INVALID_ARGUMENT, "%zu residual channels stay, and nothing says which",
+                         plan->hidden_count);
+    }
     const struct architecture *row = architecture_of(config);
     bool is_scaled = fabs(config->embedding_scale - 1.0) > 0;
     if (row->norm != NORM_RMS || row->norm_placement == NORM_AFTER || (is_scaled && !plan->is_rotated)) {

@@ -374,7 +374,8 @@ static bool read_values(const struct source *source, const struct source_view *v
         return true;
     }
     if (patched != NULL) {
-        return read_patch(view, patched, first_row, count, window, ret_rows, error);
+        return read_patch(view, patched, first_row, count, window, ret_rows, error) &&
+               check_finite(view, first_row, count, ret_rows, error);
     }
     if (edit != NULL && edit->is_zero) {
         memset(ret_rows, 0, (size_t)(count * view->columns) * sizeof *ret_rows);

@@ -112,9 +112,4 @@ void allocation_adapt_path(const double *importance, size_t count, double steps,
 /* The `kept` units of the highest scores, ties to the lower index, in ascending order: ret_indices [kept]. */
 void allocation_pick(const double *scores, size_t count, size_t kept, uint32_t *ret_indices);
 
-/* `layers.skip`: "0-1, 7, last": numbers, ranges, `first`, `last`, `last-3` (the third before the last). Sets ret_listed [layer_count]
- * (true: named). Empty text names none. INVALID_ARGUMENT quotes the item that is none or lies beyond the model. */
-bool allocation_parse_layers(const char *text, size_t layer_count, bool *ret_listed,
-                             struct error *error) MUST_USE;
-
 #endif

@@ -22,7 +22,7 @@
  *
  * Memory: prune_compensation_bytes, beside two models (each with its own budget of weights) and two sweeps.
  *
- * Resume: a state after each sublayer; the streams of what is done are computed again with the patch as it was. The same bytes come of any
+ * Resume: a state after each sublayer, where the plan came without a patch (with one, as of merged rows, a repair begins anew); the streams of what is done are computed again with the patch as it was. The same bytes come of any
  * number of threads, chunks and attempts.
  *
  * Errors: UNSUPPORTED (a plan that rotates the residual), CANCELLED, DRAINED, and what models, sweeps and the patch's file say.

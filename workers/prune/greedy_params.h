@@ -3,7 +3,8 @@
  *
  *     static const struct param_spec params[] = {..., GREEDY_SEARCH_PARAMS};
  *
- * They choose what is computed, not what comes out, but for `lazy` and `rank_by`.
+ * They choose what is computed, not what comes out, but for `rank_by` and the two heuristics: `lazy`, and `screening`, which leaves out whoever
+ * cannot win by a measured band.
  */
 #ifndef WORKERS_PRUNE_GREEDY_PARAMS_H
 #define WORKERS_PRUNE_GREEDY_PARAMS_H

@@ -107,6 +107,13 @@ static bool minitron_score(const struct prune_run *run, struct width_groups *gro
            width_score_columns(run, groups, score_part, SCORE_NORM, error);
 }
 
+static bool check_blocks(size_t wanted, size_t count, struct error *error)
+{
+    return wanted < count ||
+           error_set_field(error, ERROR_UNREACHABLE, "/method/minitron/blocks",
+                           "%zu blocks cannot go: only %zu may, and one must stay", wanted, count);
+}
+
 /* The blocks that turn least, in the order of going; ties: the lower one. */
 static bool remove_blocks(struct prune_run *run, struct plan *plan, struct error *error)
 {
@@ -116,9 +123,7 @@ static bool remove_blocks(struct prune_run *run, struct plan *plan, struct error
     struct prune_unit *units = NULL;
     size_t count = prune_list_units(run, PRUNE_BY_BLOCK, &units);
     size_t wanted = block_count(run->parameters);
-    bool is_good = wanted < count ||
-                   error_set_field(error, ERROR_UNREACHABLE, "/method/minitron/blocks",
-                                   "%zu blocks cannot go: only %zu may, and one must stay", wanted, count);
+    bool is_good = check_blocks(wanted, count, error);
     for (size_t round = 0; round < wanted && is_good; round++) {
         size_t best = count;
         double lowest = INFINITY;
@@ -148,6 +153,21 @@ static bool remove_blocks(struct prune_run *run, struct plan *plan, struct error
     return is_good;
 }
 
+/* So many blocks go, whichever they are. */
+static bool minitron_estimate(const struct prune_run *run, const struct prune_target *target,
+                              struct plan *ret_plan, struct error *error)
+{
+    struct prune_unit *units = NULL;
+    size_t count = prune_list_units(run, PRUNE_BY_BLOCK, &units), wanted = block_count(run->parameters);
+    bool is_good = check_blocks(wanted, count, error);
+    for (size_t i = 0; i < wanted && is_good; i++) {
+        prune_add_unit(ret_plan, &units[i], NAN);
+    }
+    free(units);
+    plan_cut(ret_plan, ret_plan->point_count);
+    return is_good && width_estimate(run, target, ret_plan, error);
+}
+
 static bool minitron_decide(struct prune_run *run, const struct prune_target *target, struct plan *ret_plan,
                             struct error *error)
 {
@@ -165,6 +185,7 @@ const struct prune_method prune_method_minitron = {
     .params = params,
     .param_count = sizeof params / sizeof params[0],
     .decide = minitron_decide,
+    .estimate = minitron_estimate,
     .statistics = WIDTH_MOMENTS,
     .default_allocation = "uniform",
     .default_compensation = "none",

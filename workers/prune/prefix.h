@@ -8,7 +8,8 @@
  * Screening (optional). A second model of the same weights, in bf16, judges everyone first. How its scores relate to the exact ones is
  * measured: the ratios of all candidates that were evaluated both ways lie in a band, which is widened on both sides by twice its width
  * (2 % at least; before anything is known it reaches from 1/2 to 2). Whoever may win by the band is evaluated exactly; a ratio outside
- * of it widens it, and the round is looked at again. Winners and their scores are the exact model's.
+ * of it widens it, and the round is looked at again. Scores are the exact model's; that the winner is, rests on the band, which is measured
+ * and no proof. It is measured anew after a resume.
  */
 #ifndef WORKERS_PRUNE_PREFIX_H
 #define WORKERS_PRUNE_PREFIX_H

@@ -231,7 +231,7 @@ struct prune_method {
     bool (*decide)(struct prune_run *run, const struct prune_target *target, struct plan *ret_plan,
                    struct error *error);
     /* By arithmetic alone, before the job: a plan as large as decide()'s will be, or the reason that there is none. NULL: what removing
-     * sublayers reaches says it. */
+     * sublayers reaches says it, for width methods width_estimate. */
     bool (*estimate)(const struct prune_run *run, const struct prune_target *target, struct plan *ret_plan,
                      struct error *error);
     /* PRUNE_NEED_MODEL: what decide() takes at most beside weights, the sweep and the forward pass. */

@@ -31,9 +31,8 @@ static bool take_whole(const struct prune_run *run, struct plan *ret_plan, struc
     }
     OWNED_MEMORY char *path = file_join(run->work_folder, PATCH_FILE);
     JSON_OWNED index = patch_format(run->given->patch);
-    if ((file_exists(path) && file_system->unlink(path) != 0) ||
-        !patch_copy(run->given->patch, path, error)) {
-        return error_prefix(error, "%s: ", path);
+    if (!patch_copy(run->given->patch, path, error)) {
+        return false;
     }
     ret_plan->patch = patch_open(path, index, error);
     return ret_plan->patch != NULL;

@@ -129,9 +129,8 @@ static bool mask_channels(void *context, const struct tap_rows *rows, struct err
     return true;
 }
 
-/* Fills widths with those of the model without so many attentions, whichever they are. */
-static bool narrow(struct prune_run *run, const struct prune_target *target, size_t attentions,
-                   struct plan *plan, struct error *error)
+/* So many attentions go, whichever they are: the widths of what stays depend on their number alone. */
+static void remove_stand_ins(const struct prune_run *run, size_t attentions, struct plan *plan)
 {
     for (size_t i = 0; i < run->sublayer_count && attentions > 0; i++) {
         if (run->sublayers[i].kind == SUBLAYER_ATTENTION && !prune_is_skipped(run, run->sublayers[i].layer)) {
@@ -140,7 +139,13 @@ static bool narrow(struct prune_run *run, const struct prune_target *target, siz
         }
     }
     plan_cut(plan, plan->point_count);
-    return width_decide(run, target, plan, error);
+}
+
+static bool two_ssp_estimate(const struct prune_run *run, const struct prune_target *target,
+                             struct plan *ret_plan, struct error *error)
+{
+    remove_stand_ins(run, count_attentions(run, target), ret_plan);
+    return width_estimate(run, target, ret_plan, error);
 }
 
 static bool remove_attentions(struct prune_run *run, const struct plan *narrowed, size_t attentions,
@@ -167,7 +172,8 @@ static bool two_ssp_decide(struct prune_run *run, const struct prune_target *tar
     quiet.observer.save = NULL;
     if (attentions > 0) {
         OWNED(plan) narrowed = plan_create(run->sublayer_count);
-        if (!narrow(&quiet, target, attentions, narrowed, error) ||
+        remove_stand_ins(run, attentions, narrowed);
+        if (!width_decide(&quiet, target, narrowed, error) ||
             !remove_attentions(run, narrowed, attentions, ret_plan, error)) {
             return false;
         }
@@ -185,6 +191,7 @@ const struct prune_method prune_method_two_ssp = {
     .params = params,
     .param_count = sizeof params / sizeof params[0],
     .decide = two_ssp_decide,
+    .estimate = two_ssp_estimate,
     .statistics = WIDTH_MOMENTS | WIDTH_WEIGHTS,
     .default_allocation = "uniform",
     .default_compensation = "none",

@@ -91,7 +91,8 @@ bool width_view(const struct inventory *inventory, enum weight_role role, size_t
 bool width_statistics_save(const struct width_statistics *statistics, const char *path,
                            struct error *error) MUST_USE;
 struct width_statistics *width_statistics_load(const char *path, struct error *error) MUST_USE;
-/* Bytes that gathering takes besides the model and the sweep. */
+/* Bytes of the statistics themselves, and of what gathering them takes at its peak, they included, besides the model and the sweep. */
+uint64_t width_statistics_bytes(const struct model_config *config, unsigned wanted);
 uint64_t width_gather_bytes(const struct model_config *config, unsigned wanted);
 
 /* ---- judging widths ---------------------------------------------------------------------------------------------- */
@@ -124,7 +125,8 @@ struct width_groups {
     struct width_group *items;
     size_t count;
 };
-/* The groups of these kinds that the model has, in residual order, hidden last; scores zero. run->skips are left out. */
+/* The groups of these kinds that the model has, in residual order, hidden last; scores zero. Those of layers.skip are
+ * there too: the allocation keeps them whole. */
 void width_list_groups(const struct prune_run *run, unsigned kinds, struct width_groups *ret_groups);
 void width_groups_finish(struct width_groups *groups);
 
@@ -139,7 +141,7 @@ bool width_needs_judge(const struct prune_method *method, const json_t *allocati
 bool width_decide(struct prune_run *run, const struct prune_target *target, struct plan *ret_plan,
                   struct error *error) MUST_USE;
 /* What it will be like, before anything is scored: the same ratio everywhere. Errors as width_decide's. */
-bool width_estimate(struct prune_run *run, const struct prune_target *target, struct plan *ret_plan,
+bool width_estimate(const struct prune_run *run, const struct prune_target *target, struct plan *ret_plan,
                     struct error *error) MUST_USE;
 
 /* What a group keeps, put into the plan. kept: [rows][kept_count], ascending; query heads for heads. Channels of experts after the experts

@@ -49,7 +49,7 @@ static double number_of(const json_t *object, const char *name, double preset)
 /* ---- groups ------------------------------------------------------------------------------------------------------ */
 
 struct decision {
-    struct prune_run *run;
+    const struct prune_run *run;
     const struct prune_target *target;
     struct plan *plan; /* of the caller; its removals count */
     struct width_groups groups;
@@ -121,6 +121,22 @@ static double flops_of_unit(const struct decision *decision, const struct width_
     return flops;
 }
 
+/* Of the weights as they will be written: a checkpoint may mix element types. */
+static double element_bytes(const struct decision *decision, const struct width_group *group)
+{
+    const struct inventory *inventory = decision->run->inventory;
+    bool has_experts = group->kind == WIDTH_EXPERTS || group->kind == WIDTH_EXPERT_CHANNELS;
+    enum weight_role role = group->kind == WIDTH_HEADS ? WEIGHT_O
+                            : has_experts              ? WEIGHT_EXPERT_DOWN
+                                                       : WEIGHT_DOWN;
+    struct source_view view;
+    if (decision->target->element_bytes > 0) {
+        return (double)decision->target->element_bytes;
+    }
+    bool is_found = group->kind != WIDTH_HIDDEN && width_view(inventory, role, group->layer, 0, &view);
+    return (double)dtype_bytes(inventory_kept_dtype(is_found ? view.tensor : &inventory->tensors[0]));
+}
+
 static double cost_of_unit(const struct decision *decision, const struct width_group *group, size_t units)
 {
     const struct prune_run *run = decision->run;
@@ -136,11 +152,7 @@ static double cost_of_unit(const struct decision *decision, const struct width_g
         }
         return all / (double)units;
     }
-    double bytes =
-        1; /* the same for all of a model's weights, but where a width changes what is stored beside them */
-    if (cost != NULL && strcmp(cost, "bytes") == 0) {
-        bytes = decision->target->element_bytes > 0 ? (double)decision->target->element_bytes : 2;
-    }
+    double bytes = cost != NULL && strcmp(cost, "bytes") == 0 ? element_bytes(decision, group) : 1;
     return bytes * parameters_of_unit(decision, group);
 }
 
@@ -372,7 +384,7 @@ static bool allocate(struct decision *decision, size_t *ret_kept, struct error *
                 : strcmp(name, "cfsp") == 0  ? ALLOCATION_CFSP
                 : strcmp(name, "adapt") == 0 ? ALLOCATION_ADAPT
                                              : ALLOCATION_UNIFORM,
-        .cost_power = number_of(run->allocation, "cost_power", 0),
+        .cost_power = json_is_string(json_object_get(run->allocation, "cost")) ? 1 : 0,
         .is_standardised = run->method->standardises,
         .sharpness = number_of(run->allocation, "sharpness", 1),
         .amplitude = number_of(run->allocation, "amplitude", 0.02),
@@ -435,7 +447,7 @@ static bool beyond_reach(const struct decision *decision, const size_t *least, s
 
 static bool solve(struct decision *decision, struct error *error)
 {
-    struct prune_run *run = decision->run;
+    const struct prune_run *run = decision->run;
     size_t count = decision->groups.count;
     decision->places = memory_create(count + 1, sizeof *decision->places);
     decision->folded = memory_create(count + 1, sizeof(double *));
@@ -471,7 +483,7 @@ static bool solve(struct decision *decision, struct error *error)
     return true;
 }
 
-static bool decide(struct prune_run *run, const struct prune_target *target, bool is_estimate,
+static bool decide(const struct prune_run *run, const struct prune_target *target, bool is_estimate,
                    struct plan *ret_plan, struct error *error)
 {
     struct decision decision = {.run = run, .target = target, .plan = ret_plan, .is_estimate = is_estimate};
@@ -512,7 +524,7 @@ bool width_decide(struct prune_run *run, const struct prune_target *target, stru
     return decide(run, target, false, ret_plan, error);
 }
 
-bool width_estimate(struct prune_run *run, const struct prune_target *target, struct plan *ret_plan,
+bool width_estimate(const struct prune_run *run, const struct prune_target *target, struct plan *ret_plan,
                     struct error *error)
 {
     return decide(run, target, true, ret_plan, error);

@@ -126,25 +126,41 @@ static struct width_statistics *create_statistics(const struct model_config *con
     return is_good ? TAKE(statistics) : NULL;
 }
 
+static uint64_t columns_of(const struct model_config *config, const struct model_layer *layer)
+{
+    uint64_t parts = layer->expert_count > 0 ? layer->expert_count : 1;
+    return (layer->has_attention ? layer->head_count * config->head_size : 0) +
+           (layer->has_ffn ? parts * layer->intermediate_size : 0);
+}
+
+uint64_t width_statistics_bytes(const struct model_config *config, unsigned wanted)
+{
+    uint64_t doubles = 0;
+    for (size_t i = 0; i < config->layer_count; i++) {
+        uint64_t columns = columns_of(config, &config->layers[i]);
+        doubles += (wanted & WIDTH_MOMENTS) != 0 ? MOMENTS_SUMS * columns : 0;
+        doubles += (wanted & WIDTH_LEVERAGE) != 0 ? columns : 0;
+        doubles += (wanted & WIDTH_WEIGHTS) != 0 ? 2 * columns : 0;
+        doubles += (wanted & WIDTH_RESIDUAL) != 0 ? 2 * MOMENTS_SUMS * config->hidden_size : 0;
+    }
+    return doubles * sizeof(double);
+}
+
+/* The Gram matrices of one layer, the factorisation's copy of the largest, and rows that are not summed yet. */
 uint64_t width_gather_bytes(const struct model_config *config, unsigned wanted)
 {
-    uint64_t kept = 0, widest = 0;
-    for (size_t layer = 0; layer < config->layer_count; layer++) {
-        const struct model_layer *item = &config->layers[layer];
-        uint64_t heads = item->has_attention ? item->head_count * config->head_size : 0;
-        uint64_t channels = item->has_ffn ? item->intermediate_size : 0;
-        uint64_t parts = item->expert_count > 0 ? item->expert_count : 1;
-        uint64_t columns = heads + parts * channels;
-        kept += (wanted & WIDTH_MOMENTS) != 0 ? MOMENTS_SUMS * columns : 0;
-        kept += (wanted & WIDTH_LEVERAGE) != 0 ? columns : 0;
-        kept += (wanted & WIDTH_WEIGHTS) != 0 ? 2 * columns : 0;
-        kept += (wanted & WIDTH_RESIDUAL) != 0 ? 2 * MOMENTS_SUMS * config->hidden_size : 0;
-        uint64_t grams = heads * heads + parts * channels * channels;
-        uint64_t largest = heads > channels ? heads : channels; /* the factorisation's copy */
-        grams += largest * largest + (heads + parts * channels) * DENSE_BLOCK_ROWS / 2;
-        widest = (wanted & WIDTH_LEVERAGE) != 0 && grams > widest ? grams : widest;
+    uint64_t widest = 0;
+    for (size_t i = 0; i < config->layer_count && (wanted & WIDTH_LEVERAGE) != 0; i++) {
+        const struct model_layer *layer = &config->layers[i];
+        uint64_t heads = layer->has_attention ? layer->head_count * config->head_size : 0;
+        uint64_t channels = layer->has_ffn ? layer->intermediate_size : 0;
+        uint64_t parts = layer->expert_count > 0 ? layer->expert_count : 1;
+        uint64_t largest = heads > channels ? heads : channels;
+        uint64_t doubles = heads * heads + parts * channels * channels + largest * largest +
+                           columns_of(config, layer) * DENSE_BLOCK_ROWS / 2;
+        widest = doubles > widest ? doubles : widest;
     }
-    return (kept + widest) * sizeof(double);
+    return width_statistics_bytes(config, wanted) + widest * sizeof(double);
 }
 
 /* ---- Gram matrices of one layer ---------------------------------------------------------------------------------- */

@@ -20,7 +20,7 @@
 
 struct checkpoint_identity {
     char spec_sha256[65], input_sha256[65];
-    char machine[128]; /* printable, no newline */
+    char machine[256]; /* printable, no newline */
 };
 bool checkpoint_save(const char *folder, const struct checkpoint_identity *identity, const json_t *payload,
                      struct error *error) MUST_USE;

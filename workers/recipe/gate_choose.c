@@ -153,6 +153,7 @@ static bool try_sparsity(struct recipe *recipe, const struct prune_target *targe
         return false;
     }
     if (sparsity_of(recipe, plan) >= failed) {
+        (void)json_object_del(recipe->done, "search"); /* it was this plan's */
         return true;
     }
     if (!recipe_finish_plan(recipe, target, plan, error)) {

@@ -5,6 +5,7 @@
 #include "workers/recipe/recipe_internal.h"
 
 #include "workers/tensor/backend.h"
+#include "workers/tensor/dense.h"
 #include <fcntl.h>
 #include <stdio.h>
 #include <unistd.h>
@@ -41,8 +42,8 @@ bool machine_describe(const struct recipe_compute *compute, struct pool *pool, s
         return false;
     }
     (void)snprintf(ret_machine->backend, sizeof ret_machine->backend, "%s", device_name(device));
-    (void)snprintf(ret_machine->identity, sizeof ret_machine->identity, "%s, %s %s, %s",
+    (void)snprintf(ret_machine->identity, sizeof ret_machine->identity, "%s, %s %s, %s, %s",
                    machine_instruction_set(), device_name(device), compute->dtype_name,
-                   device_identity(device));
+                   device_identity(device), dense_identity());
     return true;
 }

@@ -221,6 +221,7 @@ struct way {
     uint64_t weights[MEMORY_PHASES], states[MEMORY_PHASES];
     size_t chunk_rows, batch_tokens;
     uint64_t sweep_bytes, gram_bytes, angle_bytes, gate_rows;
+    uint64_t beside_bytes; /* of a search, beside the evaluator: judge, pass, statistics */
 };
 
 /* States of all layers: a copy of what a chunk was before for each cosine that is asked for; the rows that angles are made of. */
@@ -272,7 +273,7 @@ static void take_way(const struct needs *needs, bool is_streamed, bool is_spille
     if (needs->method != NULL && (needs->method->needs & PRUNE_NEED_WIDTH) != 0 &&
         width_needs_judge(needs->method, json_object_get(needs->spec, "allocation"))) {
         has_search = true;
-        way.states[MEMORY_SEARCH] += width_judge_bytes(&needs->inventory->config, needs->calibration_rows);
+        way.beside_bytes += width_judge_bytes(&needs->inventory->config, needs->calibration_rows);
     }
     bool has_repair =
         needs->method != NULL && strcmp(recipe_compensation(needs->method, needs->spec), "none") != 0;
@@ -290,13 +291,18 @@ static void take_way(const struct needs *needs, bool is_streamed, bool is_spille
     if (has_pass) {
         struct prune_pass pass = {needs->calibration_rows, larger(way.chunk_rows, needs->calibration_window),
                                   is_spilled};
-        way.states[MEMORY_SEARCH] += way.sweep_bytes + needs->method->pass_bytes(needs->inventory, &pass);
+        way.beside_bytes += way.sweep_bytes + needs->method->pass_bytes(needs->inventory, &pass);
     }
+    uint64_t statistics = width_statistics_bytes(&needs->inventory->config, wanted);
+    way.beside_bytes += statistics;
+    way.states[MEMORY_SEARCH] += way.beside_bytes;
+    way.states[MEMORY_REPAIR] += has_repair ? statistics : 0;
     way.states[MEMORY_CHECK] = needs->method != NULL ? check_bytes(needs) : 0;
     way.states[MEMORY_MEASURE] = measure_bytes(needs, way.batch_tokens);
     if (needs->gate != NULL) {
         way.gate_rows = gate_rows(needs->gate, needs->inventory->config.context_tokens, is_spilled);
-        way.states[MEMORY_MEASURE] = larger(way.states[MEMORY_MEASURE], gate_bytes(needs, way.gate_rows));
+        way.states[MEMORY_MEASURE] =
+            larger(way.states[MEMORY_MEASURE], statistics + gate_bytes(needs, way.gate_rows));
     }
     for (size_t i = 0; i < MEMORY_PHASES; i++) {
         way.weights[i] = !is_streamed                              ? needs->weights.resident_bytes
@@ -379,11 +385,11 @@ static void share_rest(const struct needs *needs, const struct way *way, uint64_
     if (has_search) {
         uint64_t least = states[MEMORY_SEARCH] + way->weights[MEMORY_SEARCH];
         uint64_t rest = room > least ? room - least : 0;
-        uint64_t best = search_bytes(needs, way->is_streamed, false);
+        uint64_t best = search_bytes(needs, way->is_streamed, false) + way->beside_bytes;
         uint64_t wanted = best > states[MEMORY_SEARCH] ? best - states[MEMORY_SEARCH] : 0;
         states[MEMORY_SEARCH] += smaller(wanted, way->is_streamed ? rest / 4 * 3 : rest);
     }
-    plan->evaluator_bytes = states[MEMORY_SEARCH];
+    plan->evaluator_bytes = states[MEMORY_SEARCH] - way->beside_bytes;
     plan->screen_bytes = way->is_streamed ? 0 : needs->screen_bytes;
     uint64_t peak = 0;
     for (size_t i = 0; i < MEMORY_PHASES; i++) {

@@ -11,6 +11,7 @@
 #include "base/hash.h"
 #include "base/memory.h"
 #include "base/text.h"
+#include "workers/model/patch.h"
 #include "workers/prune/width.h"
 #include "workers/recipe/combined.h"
 #include "workers/recipe/recipe_internal.h"
@@ -181,9 +182,11 @@ static bool check_disk(const struct recipe *recipe, struct error *error)
     uint64_t total_bytes = 0;
     uint64_t needed = 0;
     for (size_t i = 0; i < recipe->points.count; i++) {
-        const struct export_draft *draft =
-            i == recipe->points.current ? &recipe->draft : &recipe->points.items[i].draft;
-        needed += draft->weight_bytes + (16u << 20);
+        bool is_current = i == recipe->points.current;
+        const struct recipe_point *point = &recipe->points.items[i];
+        const struct plan *plan = is_current ? recipe->plan : point->plan;
+        needed += (is_current ? &recipe->draft : &point->draft)->weight_bytes + (16u << 20);
+        needed += plan->patch != NULL ? patch_bytes(plan->patch) : 0; /* goes along */
     }
     if (!file_free_bytes(recipe->job->work_folder, &free_bytes, &total_bytes, error)) {
         return false;
@@ -193,6 +196,14 @@ static bool check_disk(const struct recipe *recipe, struct error *error)
                          (unsigned long long)needed, (unsigned long long)free_bytes);
     }
     return true;
+}
+
+static bool run_search(struct recipe *recipe, struct error *error)
+{
+    bool is_good = stage_search(recipe, error);
+    width_statistics_destroy(recipe->statistics); /* nobody asks for them any more */
+    recipe->statistics = NULL;
+    return is_good;
 }
 
 static bool run_rewrite(struct recipe *recipe, struct error *error)
@@ -286,7 +297,7 @@ static bool run_stages(struct recipe *recipe, const char **ret_stage, struct err
         bool is_pruning_only;
     } stages[] = {
         {STAGE_INSPECT, run_inspect, false},   {STAGE_CALIBRATE, run_calibrate, false},
-        {STAGE_SCORE, run_score, true},        {STAGE_SEARCH, stage_search, true},
+        {STAGE_SCORE, run_score, true},        {STAGE_SEARCH, run_search, true},
         {STAGE_REWRITE, run_rewrite, true},    {STAGE_EXPORT, run_export, true},
         {STAGE_EVALUATE, run_evaluate, false},
     };

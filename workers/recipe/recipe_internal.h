@@ -88,7 +88,7 @@ void recipe_search_finish(struct recipe_search *search);
 /* ---- machine.c: what the bits of results depend on ---- */
 struct machine {
     char backend[32];
-    char identity[128]; /* ISA, backend, dtype, library and core type: what the bits of results depend on */
+    char identity[256]; /* ISA, backend, dtype, library and core type: what the bits of results depend on */
 };
 bool machine_describe(const struct recipe_compute *compute, struct pool *pool, struct machine *ret_machine,
                       struct error *error) MUST_USE;
@@ -177,7 +177,7 @@ struct recipe {
     size_t task_count;
 
     struct plan *given;  /* PRUNE_NEED_PLAN */
-    struct model *model; /* the source, open from score to rewrite */
+    struct model *model; /* the source, where it is open; while its export is checked, the pruned model */
     struct recipe_points points;
     struct scores scores;
     struct prune_layers *layers; /* owned; pruning jobs */
@@ -325,6 +325,8 @@ unsigned recipe_width_wanted(const struct prune_method *method,
                              const json_t *spec); /* bits of width_statistic */
 /* Whether the job reads calibration text: for the method, its allocation or the compensation. */
 bool recipe_needs_calibration(const struct prune_method *method, const json_t *spec);
+double
+recipe_leverage_ratio(const struct recipe *recipe); /* lambda of the ridge leverage, of the mean diagonal */
 bool recipe_gather_widths(struct recipe *recipe, struct error *error) MUST_USE;
 /* What a run of a width method needs; nothing for others. */
 struct recipe_width_run {

@@ -17,6 +17,7 @@
 #include "base/hash.h"
 #include "base/memory.h"
 #include "base/text.h"
+#include "workers/prune/width.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -90,6 +91,9 @@ char *scores_statistics_path(const struct recipe *recipe, unsigned wanted)
     }
     JSON_OWNED key = make_base_key(recipe);
     json_put_i64(key, "statistics", (int64_t)wanted);
+    if ((wanted & WIDTH_LEVERAGE) != 0) {
+        json_put(key, "leverage_ratio", json_real(recipe_leverage_ratio(recipe)));
+    }
     OWNED_MEMORY char *text = json_format(key, false);
     char sha256[65];
     sha256_hex_of(text, strlen(text), sha256);

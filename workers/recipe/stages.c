@@ -83,7 +83,8 @@ struct plan *recipe_load_plan(const json_t *inputs, const struct inventory *inve
         *slash = '\0';
     }
     if (!open_given_patch(plan, json, inputs, source, slash != NULL ? folder : ".", error) ||
-        !plan_check_widths(plan, &inventory->config, error)) {
+        !plan_check_widths(plan, &inventory->config, error) ||
+        !plan_check_patch(plan, &inventory->config, error)) {
         (void)snprintf(error->field, sizeof error->field, "%s", pointer);
         error_prefix(error, "%s: ", recipe_source_name(source));
         return NULL;

@@ -2,7 +2,7 @@
  * workers/recipe/width.c: what a job does besides when its method makes sublayers narrower: statistics before the search, compensation after it,
  * and the inventory of the pruned model from then on.
  *
- * Statistics lie in the work folder, in a file of their own; the checkpoint knows its hash. A plan's patch lies beside others' in
+ * Statistics lie in the work folder, in a file of their own with its hash; the checkpoint knows that it is there. A plan's patch lies beside others' in
  * plans/<target>/, and plan.json's index of it stands in the checkpoint.
  */
 #include "workers/recipe/combined.h"
@@ -43,12 +43,19 @@ unsigned recipe_width_wanted(const struct prune_method *method, const json_t *sp
                : width_wanted(method, parameters_of(method, spec), json_object_get(spec, "allocation"));
 }
 
+/* Whether units are weighed against the time that their sublayers take. */
+static bool is_timed(const json_t *spec)
+{
+    const char *cost = json_string_value(json_object_get(json_object_get(spec, "allocation"), "cost"));
+    return cost != NULL && strcmp(cost, "milliseconds") == 0;
+}
+
 bool recipe_needs_calibration(const struct prune_method *method, const json_t *spec)
 {
     return (method->needs & PRUNE_NEED_CALIBRATION) != 0 ||
            (recipe_width_wanted(method, spec) & WIDTH_NEEDS_DATA) != 0 ||
            ((method->needs & PRUNE_NEED_WIDTH) != 0 &&
-            width_needs_judge(method, json_object_get(spec, "allocation"))) ||
+            (width_needs_judge(method, json_object_get(spec, "allocation")) || is_timed(spec))) ||
            strcmp(recipe_compensation(method, spec), "none") != 0;
 }
 
@@ -68,14 +75,18 @@ static void fill_sweep(const struct recipe *recipe, struct sweep_options *option
     }
 }
 
-static bool gather(struct recipe *recipe, unsigned wanted, struct error *error)
+double recipe_leverage_ratio(const struct recipe *recipe)
 {
     const json_t *ratio = json_object_get(recipe->parameters, "leverage_ratio");
+    return json_is_number(ratio) ? json_number_value(ratio) : LEVERAGE_RATIO;
+}
+
+static bool gather(struct recipe *recipe, unsigned wanted, struct error *error)
+{
     struct prune_observer observer = {.context = recipe, .progress = tell_progress};
     struct token_batch batch = {0};
     struct width_gathering gathering = {.wanted = wanted,
-                                        .leverage_ratio =
-                                            json_is_number(ratio) ? json_number_value(ratio) : LEVERAGE_RATIO,
+                                        .leverage_ratio = recipe_leverage_ratio(recipe),
                                         .batch = &batch,
                                         .inventory = recipe->inventory,
                                         .folder = recipe->job->model_folder,
@@ -106,8 +117,10 @@ bool recipe_gather_widths(struct recipe *recipe, struct error *error)
     }
     OWNED_MEMORY char *path = file_join(recipe->job->work_folder, STATISTICS_FILE);
     if (json_is_true(json_object_get(recipe->done, "statistics"))) {
-        recipe->statistics = width_statistics_load(path, error);
-        return recipe->statistics != NULL;
+        recipe->statistics = width_statistics_load(path, NULL); /* damaged or gone: they are gathered anew */
+        if (recipe->statistics != NULL) {
+            return true;
+        }
     }
     OWNED_MEMORY char *kept = scores_statistics_path(recipe, wanted);
     recipe->statistics = kept != NULL ? width_statistics_load(kept, NULL) : NULL;
@@ -206,11 +219,10 @@ bool recipe_open_widths(struct recipe *recipe, const struct prune_target *target
     if (!file_make_folders(width->folder, 0755, error)) {
         return false;
     }
-    const char *cost = json_string_value(json_object_get(allocation, "cost"));
-    bool is_timed = cost != NULL && strcmp(cost, "milliseconds") == 0;
+    bool times = is_timed(recipe->spec);
     bool is_judged =
         (recipe->method->needs & PRUNE_NEED_WIDTH) != 0 && width_needs_judge(recipe->method, allocation);
-    if (!is_timed && !is_judged) {
+    if (!times && !is_judged) {
         return true;
     }
     if (recipe->windows == NULL) {
@@ -219,7 +231,7 @@ bool recipe_open_widths(struct recipe *recipe, const struct prune_target *target
     }
     struct token_batch batch = {recipe->windows->sequences, recipe->windows->count};
     if (!recipe_open_source(recipe, MEMORY_SEARCH, error) ||
-        (is_timed && !time_sublayers(recipe, &width->milliseconds, error))) {
+        (times && !time_sublayers(recipe, &width->milliseconds, error))) {
         return false;
     }
     run->sublayer_milliseconds = width->milliseconds;
@@ -342,6 +354,7 @@ bool recipe_keep_plan(struct recipe *recipe, const struct prune_target *target, 
         return false;
     }
     put_of_point(recipe, "made", point_name(folder), plan_format(plan, recipe->inventory));
+    (void)json_object_del(recipe->done, "search"); /* it was this plan's */
     return recipe_save(recipe, error);
 }
 
@@ -428,6 +441,5 @@ bool recipe_write_patch(const struct recipe *recipe, struct error *error)
     if (recipe->plan->patch == NULL) {
         return true;
     }
-    return (!file_exists(path) || file_system->unlink(path) == 0) &&
-           patch_copy(recipe->plan->patch, path, error);
+    return patch_copy(recipe->plan->patch, path, error);
 }

@@ -87,7 +87,7 @@ static void check_gate(struct work *work)
         error_list_add(work->faults, ERROR_TEXT_OVERLAP, "/quality_gate/text/source",
                        "the gate is judged on other text than the one that is reported; give it its own");
     }
-    if ((work->method->needs & PRUNE_NEED_CALIBRATION) != 0 &&
+    if (recipe_needs_calibration(work->method, work->spec) &&
         is_same_text(text, json_object_get(work->spec, "calibration"))) {
         error_list_add(work->faults, ERROR_TEXT_OVERLAP, "/quality_gate/text/source",
                        "the gate is judged on other text than the calibration's; give it its own");
@@ -253,15 +253,10 @@ static json_t *plan_output(struct work *work, uint64_t *ret_weight_bytes)
             error_list_add_error(work->faults, &error);
             return NULL;
         }
-    } else if (work->method->estimate != NULL) {
+    } else if (work->method->estimate != NULL || (work->method->needs & PRUNE_NEED_WIDTH) != 0) {
         plan = plan_create(count);
-        if (!work->method->estimate(&run, &work->target, plan, &error)) {
-            error_list_add_error(work->faults, &error);
-            return NULL;
-        }
-    } else if ((work->method->needs & PRUNE_NEED_WIDTH) != 0) {
-        plan = plan_create(count);
-        if (!width_estimate(&run, &work->target, plan, &error)) {
+        if (!(work->method->estimate != NULL ? work->method->estimate : width_estimate)(&run, &work->target,
+                                                                                        plan, &error)) {
             error_list_add_error(work->faults, &error);
             return NULL;
         }
@@ -288,10 +283,13 @@ static json_t *plan_output(struct work *work, uint64_t *ret_weight_bytes)
     struct export_draft draft = {0};
     const json_t *formats = json_object_get(json_object_get(work->spec, "output"), "formats");
     uint64_t format_bytes = 0;
+    OWNED(inventory)
+    derived = is_exact && plan_has_widths(plan) ? plan_apply(plan, work->inventory, &error) : NULL;
+    const struct inventory *pruned = derived != NULL ? derived : work->inventory;
     if (!export_check_layout(&work->inventory->config, work->options.layout, &error) ||
-        (is_exact && !export_draft_make(plan, work->inventory, &work->options, &draft, &error)) ||
-        !export_check_formats(is_exact ? &draft : NULL, work->inventory, formats, &work->options,
-                              &format_bytes, &error)) {
+        (is_exact && !export_draft_make(plan, pruned, &work->options, &draft, &error)) ||
+        !export_check_formats(is_exact ? &draft : NULL, pruned, formats, &work->options, &format_bytes,
+                              &error)) {
         error_list_add_error(work->faults, &error);
     } else if (is_exact) {
         json_put_text(output, "layout", export_layout_name(draft.layout));

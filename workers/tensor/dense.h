@@ -41,8 +41,6 @@ struct dense_symmetric {
 void dense_symmetric_pair(double *values, size_t n, struct dense_symmetric *ret_first,
                           struct dense_symmetric *ret_second);
 double dense_symmetric_get(const struct dense_symmetric *matrix, size_t i, size_t j); /* any i, j < n */
-/* Fills the other triangle too: for a matrix that has its array for itself. */
-void dense_mirror(const struct dense_symmetric *matrix);
 
 /* Library, version and core type on which the bits depend. Static. */
 const char *dense_identity(void);

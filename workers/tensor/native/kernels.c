@@ -366,7 +366,8 @@ static double angle(const struct distance_row *row)
         apart += (double)sum_lanes(minus);
         along += (double)sum_lanes(plus);
     }
-    return fmin(2.0 * atan2(sqrt(apart), sqrt(along)), 0x1.921fb54442d18p+0);
+    double angle = 2.0 * atan2(sqrt(apart), sqrt(along)), right = 0x1.921fb54442d18p+0;
+    return angle > right ? right : angle; /* NaN stays NaN, and is told */
 }
 
 static double distance(const struct distance_row *row)

@@ -88,17 +88,6 @@ double dense_symmetric_get(const struct dense_symmetric *matrix, size_t i, size_
     return is_stored ? matrix->values[i * matrix->stride + j] : matrix->values[j * matrix->stride + i];
 }
 
-void dense_mirror(const struct dense_symmetric *matrix)
-{
-    double *values = matrix->values;
-    for (size_t i = 0; i < matrix->n; i++) {
-        for (size_t j = 0; j < i; j++) {
-            double *lower = values + i * matrix->stride + j, *upper = values + j * matrix->stride + i;
-            *(matrix->is_upper ? lower : upper) = *(matrix->is_upper ? upper : lower);
-        }
-    }
-}
-
 /* ---- sums over rows ------------------------------------------------------------------------------ */
 
 /* One block of rows: out (+)= Y^T X by tiles; of a symmetric out (y is x) only one triangle of them. */
@@ -354,6 +343,12 @@ bool dense_cholesky(const struct dense_threads *threads, size_t n, double *a, si
         if (info != 0) {
             return error_set(error, ERROR_NUMERIC, "a matrix to factor is not positive definite at row %zu",
                              step.first + (size_t)info - 1);
+        }
+        for (size_t i = 0; i < step.width; i++) { /* not every LAPACK takes a NaN for a failure */
+            if (!isfinite(block[i * stride + i])) {
+                return error_set(error, ERROR_NUMERIC, "a matrix to factor is not finite at row %zu",
+                                 step.first + i);
+            }
         }
         size_t down = tiles_of(n - step.first - step.width, step.edge);
         if (!run(threads, down, solve_panel, &step, error) ||

@@ -9,6 +9,7 @@
  * Matrices: [n, k] fp32, row by row; those of other types are native's, and so are their products.
  */
 #include "workers/tensor/cpu.h"
+#include "workers/tensor/dense.h"
 
 #include <cblas.h>
 #include <stdio.h>
@@ -149,12 +150,7 @@ static bool openblas_open(struct backend *self, struct pool *pool, void **ret_st
 static const char *openblas_identity(void *state)
 {
     static char text[128]; /* "OpenBLAS 0.3.21 SkylakeX, avx512" */
-    const char *config = openblas_get_config();
-    const char *name_end = strchr(config, ' ');
-    const char *end = name_end != NULL ? strchr(name_end + 1, ' ') : NULL;
-    int length = end != NULL ? (int)(end - config) : 8;
-    (void)snprintf(text, sizeof text, "%.*s %s, %s", length, config, openblas_get_corename(),
-                   ((struct cpu *)state)->kernels.name);
+    (void)snprintf(text, sizeof text, "%s, %s", dense_identity(), ((struct cpu *)state)->kernels.name);
     return text;
 }
 

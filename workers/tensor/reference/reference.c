@@ -289,7 +289,8 @@ static double angle(const struct distance_row *row)
         apart += (a - b) * (a - b);
         along += (a + b) * (a + b);
     }
-    return fmin(2.0 * atan2(sqrt(apart), sqrt(along)), 0x1.921fb54442d18p+0);
+    double angle = 2.0 * atan2(sqrt(apart), sqrt(along)), right = 0x1.921fb54442d18p+0;
+    return angle > right ? right : angle; /* NaN stays NaN, and is told */
 }
 
 static double log_cosh(double x)

@@ -299,6 +299,40 @@ static void a_plan_survives_its_json(const struct golden *golden)
     json_decref(again);
 }
 
+/* What a plan.json from somewhere may say. */
+static void plans_that_do_not_fit_are_refused(const struct golden *golden)
+{
+    const struct model_config *config = &golden->inventory->config;
+    struct error error = {0};
+    OWNED(plan) plan = make_plan(golden, WHOLE_GROUPS);
+    plan->hidden_count = config->hidden_size - 1;
+    assert_false(plan_check_widths(plan, config, &error));
+    plan->hidden_count = 0;
+    struct weight_shape shape;
+    char path[600];
+    (void)snprintf(path, sizeof path, "%s/plan.weights", golden->folder);
+    assert_true(architecture_tensor(config, WEIGHT_FINAL_NORM, 0, 0, &shape));
+    OWNED_MEMORY float *values = memory_create(shape.count + 1, sizeof *values);
+    const struct {
+        const char *name;
+        uint64_t count;
+        bool is_rotated, fits;
+    } rows[] = {{shape.name, shape.count, false, true},
+                {shape.name, shape.count + 1, false, false},
+                {"nowhere.weight", shape.count, false, false},
+                {shape.name, shape.count, true, false}};
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        patch_destroy(plan->patch);
+        plan->patch = patch_create(path, &error);
+        assert_non_null(plan->patch);
+        assert_true(patch_put(plan->patch, rows[i].name, 1, &rows[i].count, values, &error));
+        plan->is_rotated = rows[i].is_rotated;
+        error = (struct error){0};
+        assert_int_equal(plan_check_patch(plan, config, &error), rows[i].fits);
+        assert_int_equal(error.code, rows[i].fits ? ERROR_NONE : ERROR_CORRUPT_FILE);
+    }
+}
+
 static void sizes_are_those_of_the_shapes(const struct golden *golden)
 {
     OWNED(plan) plan = make_plan(golden, WITHIN_GROUPS);
@@ -325,6 +359,7 @@ static void a_pruned_model_is_the_masked_one(void **state)
     hidden_channels_of_zero_may_go(golden, pool);
     a_plan_survives_its_json(golden);
     sizes_are_those_of_the_shapes(golden);
+    plans_that_do_not_fit_are_refused(golden);
 }
 
 int main(void)

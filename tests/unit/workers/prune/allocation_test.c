@@ -447,36 +447,6 @@ static void the_highest_stay_and_ties_go_to_the_lower_index(void **state)
     allocation_pick(scores, 7, 0, kept);
 }
 
-static void layers_are_named_by_numbers_ranges_and_ends(void **state)
-{
-    (void)state;
-    enum { LAYERS = 12 };
-    static const struct {
-        const char *text, *listed;
-    } cases[] = {{"0-1", "110000000000"},     {"last", "000000000001"},   {"0-1, 7 ,last", "110000010001"},
-                 {"first", "100000000000"},   {"last-2", "000000000100"}, {"9-last", "000000000111"},
-                 {" ", "000000000000"},       {"", "000000000000"},       {"3,3,2-4", "001110000000"},
-                 {"first-2", "111000000000"}, {"last-11", "100000000000"}};
-    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        bool listed[LAYERS];
-        assert_true(allocation_parse_layers(cases[i].text, LAYERS, listed, NULL));
-        for (size_t layer = 0; layer < LAYERS; layer++) {
-            assert_int_equal(listed[layer], cases[i].listed[layer] == '1');
-        }
-    }
-    static const char *const faults[] = {"12", "3-1", "x",       "1,",  ",",
-                                         "1-", "-1",  "last-12", "1 2", "99999999999"};
-    for (size_t i = 0; i < sizeof faults / sizeof faults[0]; i++) {
-        bool listed[LAYERS];
-        struct error error = {0};
-        if (allocation_parse_layers(faults[i], LAYERS, listed, &error)) {
-            print_error("\"%s\" was taken\n", faults[i]);
-            fail();
-        }
-        assert_int_equal(error.code, ERROR_INVALID_ARGUMENT);
-    }
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -492,7 +462,6 @@ int main(void)
         cmocka_unit_test(a_global_ranking_takes_the_lowest_scores_of_any_kind),
         cmocka_unit_test(ranking_no_number_is_an_error),
         cmocka_unit_test(the_highest_stay_and_ties_go_to_the_lower_index),
-        cmocka_unit_test(layers_are_named_by_numbers_ranges_and_ends),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -558,15 +558,17 @@ static void silent_parts_leave_the_model_alone(void **state)
 
 /* ---- the same bytes ---------------------------------------------------------------------------------------------- */
 
+/* tail_most: bytes that may lie behind the end: what an interrupted attempt left there goes with the next write, and counts for nothing
+ * until then. */
 static void assert_same(const struct golden *golden, const char *what, const char *bytes, size_t count,
-                        const struct plan *plan, const json_t *report, const json_t *expected)
+                        size_t tail_most, const struct plan *plan, const json_t *report,
+                        const json_t *expected)
 {
     OWNED_MEMORY char *path = patch_path(golden);
     size_t other_count = 0;
     OWNED_MEMORY char *other = file_load(path, (size_t)16 << 20, &other_count, NULL);
     assert_non_null(other);
-    /* What an interrupted attempt left behind the end goes with the next write, and counts for nothing until then. */
-    if (other_count < count || memcmp(other, bytes, count) != 0) {
+    if (other_count < count || other_count > count + tail_most || memcmp(other, bytes, count) != 0) {
         fail_msg("%s: other bytes %s", golden->name, what);
     }
     assert_true(json_equal(report, expected));
@@ -599,7 +601,7 @@ static void threads_chunks_and_resumes_change_no_byte(void **state)
         OWNED(plan) other = make_plan(golden->inventory, SIZE_MAX);
         others[i].setting.mode = LEAST_SQUARES_AUTO;
         JSON_OWNED report = compensate_well(golden, golden->inventory, &others[i].setting, other);
-        assert_same(golden, others[i].what, bytes, count, other, report, expected);
+        assert_same(golden, others[i].what, bytes, count, 0, other, report, expected);
     }
     for (size_t drained = 2; drained <= groups; drained++) {
         struct error error = {0};
@@ -620,7 +622,7 @@ static void threads_chunks_and_resumes_change_no_byte(void **state)
         assert_true(json_equal(index, other_index));
         assert_true(resumed->adds_attention_bias == plan->adds_attention_bias &&
                     resumed->adds_ffn_bias == plan->adds_ffn_bias);
-        assert_same(golden, "after a resume", bytes, count, resumed, report, expected);
+        assert_same(golden, "after a resume", bytes, count, 13, resumed, report, expected);
         json_decref(setting.saved);
     }
 }

@@ -191,8 +191,11 @@ static void every_method_stops_at_the_first_point_past_every_kind_of_target(void
     static const struct prune_target targets[] = {
         {.kind = PRUNE_TARGET_SPARSITY, .ratio = 0.3},
         {.kind = PRUNE_TARGET_PARAMS, .count = 152},
+        {.kind = PRUNE_TARGET_PARAMS, .count = 150}, /* a third block */
         {.kind = PRUNE_TARGET_MEMORY_BYTES, .count = 608},
+        {.kind = PRUNE_TARGET_MEMORY_BYTES, .count = 600},
         {.kind = PRUNE_TARGET_MEMORY_BYTES, .count = 304, .element_bytes = 2},
+        {.kind = PRUNE_TARGET_MEMORY_BYTES, .count = 300, .element_bytes = 2},
         {.kind = PRUNE_TARGET_NUM_LAYERS, .count = 3},
         {.kind = PRUNE_TARGET_SUBLAYERS_REMOVED, .count = 2},
         {.kind = PRUNE_TARGET_NUM_LAYERS, .count = 2, .require_packable = true},
@@ -206,8 +209,12 @@ static void every_method_stops_at_the_first_point_past_every_kind_of_target(void
             OWNED(plan) plan = plan_create(SUBLAYERS);
             struct error error = {0};
             if (!run_method(methods[i], &targets[t], 7, plan, &error)) {
-                /* An order whose points never pack may say so, and nothing else. */
-                assert_true(targets[t].require_packable && error.code == ERROR_UNREACHABLE);
+                /* An order whose points never pack may say so, sleb that the first and the last block stay, and nothing else. */
+                bool is_third_block =
+                    targets[t].count == 150 || targets[t].count == 600 || targets[t].count == 300;
+                bool may_fail =
+                    targets[t].require_packable || (is_third_block && strcmp(methods[i]->name, "sleb") == 0);
+                assert_true(may_fail && error.code == ERROR_UNREACHABLE);
                 continue;
             }
             assert_true(prune_target_reached(&targets[t], plan, &world.inventory));

@@ -20,7 +20,7 @@
 
 #include <cmocka.h>
 
-enum { SEQUENCES = 3, TOKENS = 45 };
+enum { SEQUENCES = 3, TOKENS = 70 };
 
 struct world {
     struct inventory *inventory;
@@ -54,9 +54,10 @@ static bool world_open(struct world *world, const char *folder, size_t threads)
             world->tokens[s][t] =
                 (int32_t)((t * t * 31 + s * 977 + t * 7 + 3) % world->inventory->config.vocab_size);
         }
-        size_t context = world->inventory->config.context_tokens;
-        size_t most = context < TOKENS ? context : TOKENS;
-        world->sequences[s] = (struct token_sequence){world->tokens[s], most - 9 * s};
+        /* The families are many: theirs are shorter. The others' rows cross the edge of a block of logits. */
+        bool is_family = strstr(folder, "/families/") != NULL;
+        world->sequences[s] =
+            (struct token_sequence){world->tokens[s], is_family ? 45 - 9 * s : TOKENS - 20 * s};
     }
     world->batch = (struct token_batch){world->sequences, SEQUENCES};
     world->text = (struct objective_text){.batch = world->batch};
@@ -318,6 +319,8 @@ static void search_checked(struct world *world, const struct naive *naive, const
         if (!is_done && error.code != ERROR_DRAINED) {
             fail_msg("%s", error.message);
         }
+        /* There is a resume point a round at least, so an early stop comes before the end. */
+        assert_true(!is_done || attempt > 0 || how->stop_after == 0 || how->stop_after >= how->rounds);
         if (is_done) {
             break;
         }
@@ -451,7 +454,7 @@ static void streamed_weights_change_no_bit_and_are_read_once_a_round(void **stat
     uint64_t whole = world.inventory->weight_bytes;
     (void)printf("# read %.2f times the model in %zu rounds\n",
                  (double)(weights_bytes_read(weights) - before) / (double)whole, how.rounds);
-    assert_true(weights_bytes_read(weights) - before <= (how.rounds + 1) * whole);
+    assert_in_range(weights_bytes_read(weights) - before, whole, (how.rounds + 1) * whole);
 }
 
 static void screening_in_bf16_leaves_winners_and_scores_as_they_are(void **state)

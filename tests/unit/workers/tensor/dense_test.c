@@ -410,15 +410,6 @@ static void leverage_is_what_eigenvectors_say(void **state)
     }
 }
 
-static void a_mirrored_triangle_fills_the_other(void **state)
-{
-    (void)state;
-    double lower[] = {1.0, 9.0, 2.0, 3.0}, upper[] = {1.0, 2.0, 9.0, 3.0};
-    dense_mirror(&(struct dense_symmetric){lower, 2, 2, false});
-    dense_mirror(&(struct dense_symmetric){upper, 2, 2, true});
-    assert_true(lower[1] == 2.0 && lower[2] == 2.0 && upper[1] == 2.0 && upper[2] == 2.0);
-}
-
 static void a_cancelled_sum_says_so(void **state)
 {
     (void)state;
@@ -454,7 +445,6 @@ int main(void)
         cmocka_unit_test(eigenvectors_rebuild_their_matrix),
         cmocka_unit_test(eigenvectors_of_a_line_are_its_direction),
         cmocka_unit_test(leverage_is_what_eigenvectors_say),
-        cmocka_unit_test(a_mirrored_triangle_fills_the_other),
         cmocka_unit_test(a_cancelled_sum_says_so),
         cmocka_unit_test(the_library_is_named),
     };
