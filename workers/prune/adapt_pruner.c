@@ -178,7 +178,6 @@ const struct prune_method prune_method_adapt_pruner = {
     .params = params,
     .param_count = sizeof params / sizeof params[0],
     .decide = adapt_pruner_decide,
-    .statistics = WIDTH_ANGLES | WIDTH_MOMENTS | WIDTH_WEIGHTS,
     .default_allocation = "adapt",
     .default_compensation = "none",
     .choose = choose,

@@ -120,7 +120,6 @@ const struct prune_method prune_method_cfsp = {
     .params = params,
     .param_count = sizeof params / sizeof params[0],
     .decide = width_decide,
-    .statistics = WIDTH_MOMENTS | WIDTH_ANGLES,
     .default_allocation = "cfsp",
     .default_compensation = "none",
     .choose = choose,

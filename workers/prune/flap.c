@@ -21,12 +21,6 @@ static const struct param_spec params[] = {
          "norm of the input."},
 };
 
-static void choose(const json_t *parameters, unsigned *ret_kinds, unsigned *ret_statistics)
-{
-    *ret_kinds = width_structures_chosen(parameters);
-    *ret_statistics = WIDTH_MOMENTS | WIDTH_WEIGHTS;
-}
-
 static bool score_part(const struct prune_run *run, const struct width_part *part, double *ret_scores,
                        struct error *error)
 {
@@ -54,9 +48,8 @@ const struct prune_method prune_method_flap = {
     .params = params,
     .param_count = sizeof params / sizeof params[0],
     .decide = width_decide,
-    .statistics = WIDTH_MOMENTS | WIDTH_WEIGHTS,
     .default_allocation = "global",
     .default_compensation = "bias",
-    .choose = choose,
+    .choose = width_choose_structures,
     .score = flap_score,
 };

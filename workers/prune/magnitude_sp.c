@@ -36,7 +36,6 @@ const struct prune_method prune_method_magnitude_sp = {
     .params = params,
     .param_count = sizeof params / sizeof params[0],
     .decide = width_decide,
-    .statistics = WIDTH_WEIGHTS,
     .default_allocation = "uniform",
     .default_compensation = "none",
     .choose = choose,

@@ -186,7 +186,6 @@ const struct prune_method prune_method_minitron = {
     .param_count = sizeof params / sizeof params[0],
     .decide = minitron_decide,
     .estimate = minitron_estimate,
-    .statistics = WIDTH_MOMENTS,
     .default_allocation = "uniform",
     .default_compensation = "none",
     .choose = choose,

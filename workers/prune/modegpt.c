@@ -47,7 +47,6 @@ const struct prune_method prune_method_modegpt = {
     .params = params,
     .param_count = sizeof params / sizeof params[0],
     .decide = width_decide,
-    .statistics = WIDTH_LEVERAGE,
     .default_allocation = "uniform",
     .default_compensation = "ls",
     .choose = choose,

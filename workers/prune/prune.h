@@ -155,7 +155,7 @@ struct prune_run {
     struct width_judge *judge;
     bool adds_biases; /* compensation may add some: they count, where the family can say them */
     const double *sublayer_milliseconds; /* [sublayer_count], measured; NULL: cost is not milliseconds */
-    const struct width_statistics *statistics; /* what the method's `statistics` names */
+    const struct width_statistics *statistics; /* what the method's `choose` asks for */
     const json_t *allocation;                  /* the body's member, resolved; NULL: the method's default */
     const struct source *weights;              /* of the inventory, for scores that read weights themselves */
     struct pool *pool;
@@ -237,12 +237,12 @@ struct prune_method {
     /* PRUNE_NEED_MODEL: what decide() takes at most beside weights, the sweep and the forward pass. */
     uint64_t (*pass_bytes)(const struct inventory *inventory, const struct prune_pass *pass);
     /* Width methods (width.h). decide is width_decide, which calls score and then the allocation. */
-    unsigned statistics;            /* bits of width_statistic; those of the parameters are in `choose` */
     bool ranks_within_groups;       /* heads: equally many of every KV group go, else whole groups */
     bool standardises;              /* a global ranking compares standardised scores */
     const char *default_allocation; /* "uniform", "global", ... */
     const char *default_compensation;
-    /* Which kinds of groups go by these parameters (bits of WIDTH_KIND), and what they need; NULL: channels, `statistics`. */
+    /* Required of width methods: which kinds of groups go by these parameters (bits of WIDTH_KIND), and what they need (bits of
+     * width_statistic). */
     void (*choose)(const json_t *parameters, unsigned *ret_kinds, unsigned *ret_statistics);
     /* Fills the scores of every group. Errors: NUMERIC, OUT_OF_MEMORY, CANCELLED. */
     bool (*score)(const struct prune_run *run, struct width_groups *groups, struct error *error);

@@ -24,7 +24,6 @@ const struct prune_method prune_method_reap = {
     .needs = PRUNE_NEED_CALIBRATION | PRUNE_NEED_WIDTH,
     .traits = PRUNE_TRAIT_WIDTH,
     .decide = width_decide,
-    .statistics = WIDTH_ROUTED,
     .default_allocation = "uniform",
     .default_compensation = "none",
     .choose = choose,

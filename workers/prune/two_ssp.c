@@ -192,7 +192,6 @@ const struct prune_method prune_method_two_ssp = {
     .param_count = sizeof params / sizeof params[0],
     .decide = two_ssp_decide,
     .estimate = two_ssp_estimate,
-    .statistics = WIDTH_MOMENTS | WIDTH_WEIGHTS,
     .default_allocation = "uniform",
     .default_compensation = "none",
     .choose = choose,

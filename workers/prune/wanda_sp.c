@@ -7,12 +7,6 @@
 
 static const struct param_spec params[] = {WIDTH_STRUCTURES_PARAM("all")};
 
-static void choose(const json_t *parameters, unsigned *ret_kinds, unsigned *ret_statistics)
-{
-    *ret_kinds = width_structures_chosen(parameters);
-    *ret_statistics = WIDTH_MOMENTS | WIDTH_WEIGHTS;
-}
-
 static bool score_part(const struct prune_run *run, const struct width_part *part, double *ret_scores,
                        struct error *error)
 {
@@ -37,10 +31,9 @@ const struct prune_method prune_method_wanda_sp = {
     .params = params,
     .param_count = sizeof params / sizeof params[0],
     .decide = width_decide,
-    .statistics = WIDTH_MOMENTS | WIDTH_WEIGHTS,
     .default_allocation = "uniform",
     .default_compensation = "none",
-    .choose = choose,
+    .choose = width_choose_structures,
     .score = wanda_sp_score,
     .standardises = true,
 };

@@ -26,10 +26,8 @@ const char *width_allocation_name(const struct prune_method *method, const json_
 unsigned width_wanted(const struct prune_method *method, const json_t *parameters, const json_t *allocation)
 {
     const char *name = width_allocation_name(method, allocation);
-    unsigned kinds = 0, wanted = method->statistics;
-    if (method->choose != NULL) {
-        method->choose(parameters, &kinds, &wanted);
-    }
+    unsigned kinds = 0, wanted = 0;
+    method->choose(parameters, &kinds, &wanted);
     bool asks_for_angles = name != NULL && (strcmp(name, "cfsp") == 0 || strcmp(name, "adapt") == 0);
     return wanted | (asks_for_angles ? WIDTH_ANGLES : 0);
 }
@@ -487,10 +485,8 @@ static bool decide(const struct prune_run *run, const struct prune_target *targe
                    struct plan *ret_plan, struct error *error)
 {
     struct decision decision = {.run = run, .target = target, .plan = ret_plan, .is_estimate = is_estimate};
-    unsigned kinds = WIDTH_KIND(WIDTH_CHANNELS) | WIDTH_KIND(WIDTH_EXPERT_CHANNELS), wanted = 0;
-    if (run->method->choose != NULL) {
-        run->method->choose(run->parameters, &kinds, &wanted);
-    }
+    unsigned kinds = 0, wanted = 0;
+    run->method->choose(run->parameters, &kinds, &wanted);
     if (!check_request(run, target, error)) {
         return false;
     }

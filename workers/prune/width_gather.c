@@ -2,8 +2,7 @@
  * workers/prune/width_gather.c: the statistics of width methods, in one dense pass. Layer by layer the whole batch goes through a layer's
  * sublayers (both in one visit: parallel layers share what they read); a tap looks at what passes.
  *
- * Gram matrices are as large as a layer's widest projection squared, so only their leverage is kept, layer by layer. Their rows are
- * collected to blocks of DENSE_BLOCK_ROWS before they are summed: what a block is must not depend on how the batch is cut.
+ * Gram matrices (gram.h) are as large as a layer's widest projection squared, so only their leverage is kept, layer by layer.
  */
 #include "workers/prune/width.h"
 
@@ -11,6 +10,7 @@
 #include "base/memory.h"
 #include "workers/model/architecture.h"
 #include "workers/model/tap.h"
+#include "workers/prune/gram.h"
 #include "workers/prune/prune.h"
 #include "workers/tensor/dense.h"
 #include <math.h>
@@ -146,59 +146,22 @@ uint64_t width_statistics_bytes(const struct model_config *config, unsigned want
     return doubles * sizeof(double);
 }
 
-/* The Gram matrices of one layer, the factorisation's copy of the largest, and rows that are not summed yet. */
+/* The Gram matrices of one layer, and the factorisation's copy of the largest. */
 uint64_t width_gather_bytes(const struct model_config *config, unsigned wanted)
 {
-    uint64_t widest = 0;
+    uint64_t most = 0;
     for (size_t i = 0; i < config->layer_count && (wanted & WIDTH_LEVERAGE) != 0; i++) {
         const struct model_layer *layer = &config->layers[i];
-        uint64_t heads = layer->has_attention ? layer->head_count * config->head_size : 0;
-        uint64_t channels = layer->has_ffn ? layer->intermediate_size : 0;
+        size_t heads = layer->has_attention ? layer->head_count * config->head_size : 0;
+        size_t channels = layer->has_ffn ? layer->intermediate_size : 0;
         uint64_t parts = layer->expert_count > 0 ? layer->expert_count : 1;
         uint64_t largest = heads > channels ? heads : channels;
-        uint64_t doubles = heads * heads + parts * channels * channels + largest * largest +
-                           columns_of(config, layer) * DENSE_BLOCK_ROWS / 2;
-        widest = doubles > widest ? doubles : widest;
+        uint64_t bytes = (heads > 0 ? gram_bytes(heads, 0) : 0) +
+                         (channels > 0 ? parts * gram_bytes(channels, 0) : 0) +
+                         largest * largest * sizeof(double);
+        most = bytes > most ? bytes : most;
     }
-    return width_statistics_bytes(config, wanted) + widest * sizeof(double);
-}
-
-/* ---- Gram matrices of one layer ---------------------------------------------------------------------------------- */
-
-struct gram {
-    size_t count;
-    double *sums; /* [count, count] */
-    float *rows;  /* [DENSE_BLOCK_ROWS, count]: what is not summed yet */
-    size_t row_count;
-};
-
-static void gram_finish(struct gram *gram)
-{
-    free(gram->sums);
-    free(gram->rows);
-    *gram = (struct gram){0};
-}
-
-static bool gram_flush(struct gram *gram, const struct dense_threads *threads, struct error *error)
-{
-    struct dense_symmetric sums = {.values = gram->sums, .n = gram->count, .stride = gram->count};
-    size_t rows = gram->row_count;
-    gram->row_count = 0;
-    return rows == 0 || dense_add_gram(threads, rows, gram->rows, gram->count, &sums, error);
-}
-
-static bool gram_add(struct gram *gram, const struct dense_threads *threads, const struct tap_rows *rows,
-                     struct error *error)
-{
-    for (size_t r = 0; r < rows->rows; r++) {
-        memcpy(gram->rows + gram->row_count * gram->count, rows->values + r * rows->stride,
-               gram->count * sizeof *gram->rows);
-        gram->row_count++;
-        if (gram->row_count == DENSE_BLOCK_ROWS && !gram_flush(gram, threads, error)) {
-            return false;
-        }
-    }
-    return true;
+    return width_statistics_bytes(config, wanted) + most;
 }
 
 /* ---- one layer --------------------------------------------------------------------------------------------------- */
@@ -207,12 +170,12 @@ struct pass {
     const struct width_gathering *gathering;
     struct width_statistics *statistics;
     struct dense_threads threads;
-    size_t first, end;     /* sublayers of the layer */
-    size_t *sequences;     /* [rows of a chunk] */
-    size_t *shown;         /* the same, of the rows that a tap sees */
-    double *cosines;       /* [rows of a chunk] */
-    struct hidden *before; /* of the chunk */
-    struct gram *grams[2]; /* of the layer's sublayers, [part_count] each */
+    size_t first, end;      /* sublayers of the layer */
+    size_t *sequences;      /* [rows of a chunk] */
+    size_t *shown;          /* the same, of the rows that a tap sees */
+    double *cosines;        /* [rows of a chunk] */
+    struct hidden *before;  /* of the chunk */
+    struct gram **grams[2]; /* of the layer's sublayers, [part_count] each; NULL: none */
     double angle_sum, cosine_sum;
     uint64_t tokens;
 };
@@ -252,8 +215,9 @@ static bool look(void *context, const struct tap_rows *rows, struct error *error
                         sequences_of(pass, rows), pool);
         }
         if (pass->grams[rows->sublayer - pass->first] != NULL) {
-            return gram_add(&pass->grams[rows->sublayer - pass->first][rows->expert], &pass->threads, rows,
-                            error);
+            struct gram_rows some = {.rows = rows->rows, .x = rows->values, .x_stride = rows->stride};
+            return gram_add(pass->grams[rows->sublayer - pass->first][rows->expert], &pass->threads, GRAM_FIT,
+                            &some, error);
         }
         break;
     case TAP_ATTENTION_OUTPUT:
@@ -320,15 +284,11 @@ static bool open_grams(struct pass *pass, struct error *error)
 {
     for (size_t i = pass->first; i < pass->end && (pass->gathering->wanted & WIDTH_LEVERAGE) != 0; i++) {
         const struct width_sublayer *sublayer = &pass->statistics->sublayers[i];
-        struct gram *grams = memory_create(sublayer->part_count, sizeof *grams);
+        struct gram **grams = memory_create(sublayer->part_count, sizeof(struct gram *));
         pass->grams[i - pass->first] = grams;
         for (size_t p = 0; p < sublayer->part_count; p++) {
-            size_t n = sublayer->count;
-            grams[p].count = n;
-            grams[p].sums = memory_try_array(n * n, sizeof *grams[p].sums, "a Gram matrix", error);
-            grams[p].rows =
-                memory_try_array(DENSE_BLOCK_ROWS * n, sizeof *grams[p].rows, "rows of a Gram matrix", error);
-            if (grams[p].sums == NULL || grams[p].rows == NULL) {
+            grams[p] = gram_create(sublayer->count, 0, error);
+            if (grams[p] == NULL) {
                 return false;
             }
         }
@@ -338,27 +298,23 @@ static bool open_grams(struct pass *pass, struct error *error)
 
 static bool take_leverage(struct pass *pass, struct gram *gram, double *ret_leverage, struct error *error)
 {
-    struct dense_symmetric sums = {.values = gram->sums, .n = gram->count, .stride = gram->count};
-    double trace = 0;
-    if (!gram_flush(gram, &pass->threads, error)) {
+    if (!gram_finish(gram, &pass->threads, error)) {
         return false;
     }
-    for (size_t c = 0; c < gram->count; c++) {
-        trace += gram->sums[c * gram->count + c];
-    }
-    double lambda = pass->gathering->leverage_ratio * trace / (double)gram->count;
-    return !(lambda > 0) || dense_leverage(&pass->threads, &sums, lambda, ret_leverage, error);
+    const struct gram_sums *sums = &gram->parts[GRAM_FIT];
+    double lambda = pass->gathering->leverage_ratio * gram_mean_diagonal(sums);
+    return !(lambda > 0) || dense_leverage(&pass->threads, &sums->c, lambda, ret_leverage, error);
 }
 
 static bool close_grams(struct pass *pass, bool is_wanted, struct error *error)
 {
     bool is_good = is_wanted;
     for (size_t i = pass->first; i < pass->end; i++) {
-        struct gram *grams = pass->grams[i - pass->first];
+        struct gram **grams = pass->grams[i - pass->first];
         const struct width_sublayer *sublayer = &pass->statistics->sublayers[i];
         for (size_t p = 0; grams != NULL && p < sublayer->part_count; p++) {
-            is_good = is_good && take_leverage(pass, &grams[p], sublayer->leverage[p], error);
-            gram_finish(&grams[p]);
+            is_good = is_good && take_leverage(pass, grams[p], sublayer->leverage[p], error);
+            gram_destroy(grams[p]);
         }
         free(grams);
         pass->grams[i - pass->first] = NULL;

@@ -16,6 +16,12 @@ unsigned width_structures_chosen(const json_t *parameters)
     return kinds[width_find_value(parameters, "structures", width_structures)];
 }
 
+void width_choose_structures(const json_t *parameters, unsigned *ret_kinds, unsigned *ret_statistics)
+{
+    *ret_kinds = width_structures_chosen(parameters);
+    *ret_statistics = WIDTH_MOMENTS | WIDTH_WEIGHTS;
+}
+
 size_t width_find_value(const json_t *parameters, const char *name, const char *const *values)
 {
     const char *text = json_string_value(json_object_get(parameters, name));

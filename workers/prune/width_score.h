@@ -21,6 +21,8 @@ extern const char *const width_structures[];
         .help = "What goes: FFN channels (each expert's own where there are some), attention heads, or all." \
     }
 unsigned width_structures_chosen(const json_t *parameters); /* bits of WIDTH_KIND */
+/* prune_method.choose of methods that have this parameter and score by activations and weights. */
+void width_choose_structures(const json_t *parameters, unsigned *ret_kinds, unsigned *ret_statistics);
 
 /* A parameter of type ENUM as the index of its value in `values` (NULL-terminated); of NUMBER. The parameters are resolved. */
 size_t width_find_value(const json_t *parameters, const char *name, const char *const *values);

@@ -64,13 +64,14 @@ static const struct param_spec calibration_members[] = {
      .help = "Which windows: the first ones, or random ones drawn from the seed."},
 };
 
-static const struct param_spec evaluation_text_members[] = {
+const struct param_spec catalogue_text_members[CATALOGUE_TEXT_MEMBERS] = {
     {.name = "source",
      .type = PARAM_TEXT,
      .flags = PARAM_REQUIRED,
      .min = 1,
      .max = 4096,
-     .help = "Text that perplexity is measured on."},
+     .help =
+         "Text to measure on: neither the calibration's nor, for a quality gate, the one that is reported."},
     {.name = "text_field",
      .type = PARAM_TEXT,
      .flags = PARAM_NULLABLE,
@@ -134,8 +135,8 @@ static const struct param_spec evaluation_members[] = {
     {.name = "text",
      .type = PARAM_OBJECT,
      .flags = PARAM_NULLABLE,
-     .members = evaluation_text_members,
-     .member_count = COUNT_OF(evaluation_text_members),
+     .members = catalogue_text_members,
+     .member_count = CATALOGUE_TEXT_MEMBERS,
      .help = "Text for perplexity; left out: perplexity is not measured."},
     {.name = "protocols",
      .type = PARAM_ARRAY,

@@ -5,7 +5,6 @@
 #define MOST_INTEGER    9007199254740991.0
 #define SWEEP_MAX       16
 
-static const char *const halves[] = {"first", "second", NULL};
 static const char *const gate_metrics[] = {"perplexity", "kl", NULL};
 static const char *const gate_ends[] = {"fail", "back_off", NULL};
 static const char *const allocation_types[] = {"auto",  "uniform",  "per_layer",    "global", "cfsp",
@@ -62,25 +61,6 @@ static const struct param_spec sweep_members[] = {
 
 /* ---- how good ---------------------------------------------------------------------------------------------------- */
 
-static const struct param_spec gate_text_members[] = {
-    {.name = "source",
-     .type = PARAM_TEXT,
-     .flags = PARAM_REQUIRED,
-     .min = 1,
-     .max = 4096,
-     .help = "Text that the gate is judged on; neither the calibration's nor the evaluation's."},
-    {.name = "text_field",
-     .type = PARAM_TEXT,
-     .flags = PARAM_NULLABLE,
-     .min = 1,
-     .max = 64,
-     .help = "Record member that holds the text of a JSONL file (\"text\" unless given)."},
-    {.name = "half",
-     .type = PARAM_ENUM,
-     .flags = PARAM_NULLABLE,
-     .values = halves,
-     .help = "Take only this half of the file, cut at a blank line."},
-};
 static const struct param_spec gate_members[] = {
     {.name = "metric",
      .type = PARAM_ENUM,
@@ -105,8 +85,8 @@ static const struct param_spec gate_members[] = {
     {.name = "text",
      .type = PARAM_OBJECT,
      .flags = PARAM_REQUIRED,
-     .members = gate_text_members,
-     .member_count = COUNT_OF(gate_text_members),
+     .members = catalogue_text_members,
+     .member_count = CATALOGUE_TEXT_MEMBERS,
      .help = "What the gate reads."},
     {.name = "window_tokens",
      .type = PARAM_INTEGER,

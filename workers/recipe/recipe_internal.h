@@ -240,6 +240,9 @@ bool recipe_save(struct recipe *recipe, struct error *error) MUST_USE;
 bool stage_inspect(struct recipe *recipe, struct error *error) MUST_USE;
 bool stage_calibrate(struct recipe *recipe, struct error *error) MUST_USE;
 bool stage_score(struct recipe *recipe, struct error *error) MUST_USE;
+/* prune_observer.progress with the recipe as its context; how a sweep of the calibration batch holds its states. */
+void recipe_tell_progress(void *context, uint64_t step, uint64_t steps, const char *unit);
+struct sweep_options recipe_sweep_options(const struct recipe *recipe);
 /* The method's plan for a target: owned. curve: where a search goes on; may be NULL. */
 bool recipe_decide(struct recipe *recipe, const struct prune_target *target, const struct plan *curve,
                    struct plan **ret_plan, struct error *error) MUST_USE;

@@ -343,7 +343,7 @@ bool recipe_open_source(struct recipe *recipe, enum memory_phase phase, struct e
     return recipe->model != NULL;
 }
 
-static void search_progress(void *context, uint64_t step, uint64_t steps, const char *unit)
+void recipe_tell_progress(void *context, uint64_t step, uint64_t steps, const char *unit)
 {
     progress_step(context, step, steps, unit);
 }
@@ -370,7 +370,7 @@ static double *get_numbers(const json_t *object, const char *name, size_t count)
     return numbers;
 }
 
-static struct sweep_options sweep_options(const struct recipe *recipe)
+struct sweep_options recipe_sweep_options(const struct recipe *recipe)
 {
     struct sweep_options options = {.chunk_rows = recipe->memory.chunk_rows};
     if (recipe->memory.is_spilled) {
@@ -387,7 +387,7 @@ static bool gather_turns(struct recipe *recipe, struct error *error)
     size_t spans = prune_span_count(layers);
     struct token_batch batch = {recipe->windows->sequences, recipe->windows->count};
     struct prune_turn_options options = {
-        .sweep = sweep_options(recipe),
+        .sweep = recipe_sweep_options(recipe),
         .angles_of_all_tokens = prune_angles_of_all_tokens(recipe_search_parameters(recipe->spec)),
         .angle_memory_bytes = recipe->memory.angle_bytes,
     };
@@ -399,7 +399,7 @@ static bool gather_turns(struct recipe *recipe, struct error *error)
         .sublayer_cosines = (needs & PRUNE_NEED_SUBLAYER_COSINES) != 0 ? sublayer_cosines : NULL,
         .span_angles = (needs & PRUNE_NEED_SPAN_ANGLES) != 0 ? span_angles : NULL,
     };
-    struct prune_observer observer = {.context = recipe, .progress = search_progress};
+    struct prune_observer observer = {.context = recipe, .progress = recipe_tell_progress};
     if (!recipe_open_source(recipe, MEMORY_SCORE, error) ||
         !prune_gather_turns(recipe->model, &batch, &options, &observer, &turns, error)) {
         return false;
@@ -508,10 +508,10 @@ bool recipe_choose(struct recipe *recipe, const struct prune_target *target, con
         .curve = curve,
         .model = recipe->model,
         .batch = &batch,
-        .sweep = sweep_options(recipe),
+        .sweep = recipe_sweep_options(recipe),
         .kept_path = kept_path,
         .cancel = recipe->job->cancel,
-        .observer = {recipe, search_progress, search_save},
+        .observer = {recipe, recipe_tell_progress, search_save},
         .state = json_object_get(recipe->done, "search"),
     };
     struct recipe_width_run width = {0};

@@ -61,20 +61,6 @@ bool recipe_needs_calibration(const struct prune_method *method, const json_t *s
 
 /* ---- score ------------------------------------------------------------------------------------------------------- */
 
-static void tell_progress(void *context, uint64_t step, uint64_t steps, const char *unit)
-{
-    progress_step(context, step, steps, unit);
-}
-
-static void fill_sweep(const struct recipe *recipe, struct sweep_options *options)
-{
-    options->chunk_rows = recipe->memory.chunk_rows;
-    if (recipe->memory.is_spilled) {
-        options->memory_bytes = recipe->memory.sweep_bytes;
-        options->spill_folder = recipe->job->work_folder;
-    }
-}
-
 double recipe_leverage_ratio(const struct recipe *recipe)
 {
     const json_t *ratio = json_object_get(recipe->parameters, "leverage_ratio");
@@ -83,7 +69,7 @@ double recipe_leverage_ratio(const struct recipe *recipe)
 
 static bool gather(struct recipe *recipe, unsigned wanted, struct error *error)
 {
-    struct prune_observer observer = {.context = recipe, .progress = tell_progress};
+    struct prune_observer observer = {.context = recipe, .progress = recipe_tell_progress};
     struct token_batch batch = {0};
     struct width_gathering gathering = {.wanted = wanted,
                                         .leverage_ratio = recipe_leverage_ratio(recipe),
@@ -93,7 +79,7 @@ static bool gather(struct recipe *recipe, unsigned wanted, struct error *error)
                                         .pool = recipe->pool,
                                         .cancel = recipe->job->cancel,
                                         .observer = &observer};
-    fill_sweep(recipe, &gathering.sweep);
+    gathering.sweep = recipe_sweep_options(recipe);
     if ((wanted & WIDTH_NEEDS_DATA) != 0) {
         CHECK(recipe->windows != NULL);
         batch = (struct token_batch){recipe->windows->sequences, recipe->windows->count};
@@ -317,14 +303,14 @@ bool recipe_repair(struct recipe *recipe, const struct prune_target *target, str
         .gram_bytes = recipe->memory.gram_bytes,
         .allows_new_biases = true,
         .patch_path = patch_path,
-        .observer = {recipe, tell_progress, save_repair},
+        .observer = {recipe, recipe_tell_progress, save_repair},
         .state = plan->patch == NULL ? json_object_get(recipe->done, "repair") : NULL,
     };
     if (!least_squares_parse(name, &mode, error)) {
         return false;
     }
     options.mode = mode;
-    fill_sweep(recipe, &options.sweep);
+    options.sweep = recipe_sweep_options(recipe);
     recipe_close_model(recipe, recipe->model); /* its memory goes to the two that follow */
     recipe->model = NULL;
     JSON_OWNED report = NULL;
