@@ -124,7 +124,7 @@ const struct prune_method prune_method_angular_span = {
     .reference = "Gromov et al. 2024, The Unreasonable Ineffectiveness of the Deeper Layers, arXiv "
                  "2403.17887, equations 6-8",
     .needs = PRUNE_NEED_CALIBRATION | PRUNE_NEED_SPAN_ANGLES,
-    .traits = PRUNE_TRAIT_APART,
+    .traits = PRUNE_TRAIT_APART | PRUNE_TRAIT_PACKS,
     .params = params,
     .param_count = sizeof params / sizeof params[0],
     .late_params = late_params,

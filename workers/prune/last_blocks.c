@@ -20,5 +20,6 @@ const struct prune_method prune_method_last_blocks = {
     .name = "last_blocks",
     .summary = "Baseline: removes whole blocks from the end backwards; needs no data.",
     .reference = "baseline",
+    .traits = PRUNE_TRAIT_PACKS,
     .decide = last_blocks_decide,
 };

@@ -12,7 +12,7 @@
 /* Ratios of exact to screened scores, and what is added on both sides for those that nobody saw. */
 #define BAND_UNKNOWN_LOW  0.5
 #define BAND_UNKNOWN_HIGH 2.0
-#define BAND_FLOOR        0.02
+#define BAND_FLOOR        0.01
 #define BAND_SPREADS      2.0
 #define BAND_SAMPLES      4 /* candidates that are confirmed in the first round, whatever their screened scores */
 
@@ -25,6 +25,7 @@ struct prefix_evaluator {
     struct prune_evaluator interface;
     struct prefix_options options;
     struct race_side exact, screen; /* screen: only where there is a model for it */
+    struct race_memory memory;      /* only with screening */
     size_t sublayer_count, row_count;
     bool *removed; /* [sublayer_count], of the current model */
     struct band band;
@@ -120,6 +121,7 @@ static bool prefix_restart(void *context, const bool *removed, struct error *err
     memcpy(evaluator->removed, removed, evaluator->sublayer_count * sizeof *removed);
     evaluator->exact.is_started = false;
     evaluator->screen.is_started = false;
+    race_memory_forget(&evaluator->memory);
     return true;
 }
 
@@ -226,6 +228,7 @@ static bool confirm(struct prefix_evaluator *evaluator, struct prune_round *roun
     }
     struct race_options options = {.is_exhaustive = evaluator->options.is_exhaustive ||
                                                     evaluator->band.count < BAND_SAMPLES,
+                                   .memory = &evaluator->memory,
                                    .low = 1,
                                    .high = 1};
     if (!race_run(&evaluator->exact, &part, &options, error)) {
@@ -244,14 +247,39 @@ static bool confirm(struct prefix_evaluator *evaluator, struct prune_round *roun
     return round->settled == NULL || round->settled(round->context, error);
 }
 
-/* Everyone by the cheap model; then, exactly, whoever may win by the band of ratios seen so far, until nobody is left. */
+struct screening {
+    struct prefix_evaluator *evaluator;
+    struct prune_round *round;
+    struct prune_candidate *screened;
+};
+
+static bool confirm_one(void *context, size_t index, double *ret_score, struct error *error)
+{
+    struct screening *screening = context;
+    struct prune_round *round = screening->round;
+    OWNED_MEMORY bool *chosen = memory_create(round->count, sizeof *chosen);
+    chosen[index] = true;
+    bool is_good = confirm(screening->evaluator, round, screening->screened, chosen, error);
+    *ret_score = round->candidates[index].score;
+    return is_good;
+}
+
+/* Everyone by the cheap model; then, exactly, whoever may win by the band of ratios seen so far, until nobody is left. Once the band is
+ * known, whoever seems to be ahead is evaluated exactly at once, and the others race against that. */
 static bool screen_round(struct prefix_evaluator *evaluator, struct prune_round *round, struct error *error)
 {
     OWNED_MEMORY struct prune_candidate *screened = memory_create(round->count, sizeof *screened);
     OWNED_MEMORY bool *chosen = memory_create(round->count, sizeof *chosen);
-    struct race_options options = {.is_exhaustive = evaluator->options.is_exhaustive};
+    struct screening screening = {evaluator, round, screened};
+    struct race_options options = {.is_exhaustive = evaluator->options.is_exhaustive,
+                                   .is_sampled = true,
+                                   .memory = &evaluator->memory,
+                                   .context = &screening};
     struct prune_round cheap = *round;
     read_band(&evaluator->band, &options.low, &options.high);
+    if (evaluator->band.count >= BAND_SAMPLES && evaluator->memory.current != NULL) {
+        options.confirm = confirm_one;
+    }
     cheap.candidates = screened;
     for (size_t i = 0; i < round->count; i++) {
         screened[i] = round->candidates[i];
@@ -310,6 +338,7 @@ static bool prefix_commit(void *context, const struct prune_unit *unit, struct e
     for (size_t i = 0; i < unit->count; i++) {
         evaluator->removed[unit->first + i] = true;
     }
+    race_memory_commit(&evaluator->memory, unit);
     struct race_side *sides[] = {&evaluator->exact, &evaluator->screen};
     for (size_t i = 0; i < 2; i++) {
         if (sides[i]->is_started && !wave_commit(sides[i]->engine, unit, error)) {
@@ -384,6 +413,7 @@ struct prefix_evaluator *prefix_evaluator_create(struct model *model, const stru
     evaluator->sublayer_count = model_sublayer_count(model);
     evaluator->removed = memory_create(evaluator->sublayer_count + 1, sizeof *evaluator->removed);
     evaluator->work_before = model_get_work(model);
+    race_memory_start(&evaluator->memory, evaluator->sublayer_count);
     if (!race_side_start(&evaluator->exact, model, text, &options->objective, &options->wave, error) ||
         (options->screen != NULL && !race_side_start(&evaluator->screen, options->screen, text,
                                                      &options->objective, &options->wave, error))) {
@@ -400,6 +430,7 @@ void prefix_evaluator_destroy(struct prefix_evaluator *evaluator)
     }
     race_side_finish(&evaluator->exact);
     race_side_finish(&evaluator->screen);
+    race_memory_finish(&evaluator->memory);
     free(evaluator->removed);
     free(evaluator);
 }

@@ -206,6 +206,8 @@ enum prune_trait {
         1u << 2, /* makes sublayers narrower: takes `allocation`, `compensation`, layers.per_layer */
     PRUNE_TRAIT_REPLACE = 1u << 3, /* leaves weights that are not the source's, whatever the compensation */
     PRUNE_TRAIT_APART = 1u << 4,   /* plans of different targets are not parts of one another */
+    PRUNE_TRAIT_PACKS =
+        1u << 5, /* whole blocks go, or all layers get one width: results pack whatever the target */
 };
 
 /* A pass over the calibration batch that decide() makes itself. */

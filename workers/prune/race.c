@@ -9,7 +9,9 @@
 
 #define CONTENDER_MARGIN                                                                                     \
     1.05 /* whoever is so much nearer than heavy tokens could tell is seen whole at once */
-#define SUM_MARGIN (1 - 1e-12) /* partial sums are added in another order than the whole */
+/* Of the best: whoever is expected to come nearer is not evaluated exactly before all tokens say that it may win. */
+#define WORTH_CONFIRMING 0.95
+#define SUM_MARGIN       (1 - 1e-12) /* partial sums are added in another order than the whole */
 
 /* ---- a round ----------------------------------------------------------------------------------------------------- */
 
@@ -18,7 +20,9 @@ enum seen { SEEN_NOTHING, SEEN_HEAVY, SEEN_ALL }; /* of an item's tokens */
 /* A candidate that is being judged. */
 struct runner {
     struct prune_candidate *candidate;
-    double *values;      /* [token_count]: of the tokens seen */
+    double *values; /* [token_count]: of the tokens seen */
+    double
+        *control; /* [token_count]: about in proportion to the values; NULL: the leader's values stand in */
     unsigned char *seen; /* [item_count] */
     double partial;      /* what the values seen come to, in the sum that the parts divide */
     bool is_alive;       /* still in the race, and not complete */
@@ -30,7 +34,10 @@ struct race {
     struct runner *runners; /* [count]: those that were pending */
     size_t count, token_count;
     double best; /* lowest score / cost so far; INFINITY: none is complete */
-    const struct runner *leader;
+    const double
+        *leader; /* [token_count]: values of the best that was finished in this round; NULL: none was */
+    double leader_value;
+    bool is_sampled;
     bool *is_heavy;     /* [token_count], of the leader's tokens; valid with has_heavy */
     bool has_heavy;     /* single tokens are asked for */
     double heavy_share; /* of the leader's sum */
@@ -58,32 +65,86 @@ static double bound_of(const struct race *race, const struct runner *runner)
     return runner->partial / objective_parts(race->side->objective) * SUM_MARGIN / runner->candidate->cost;
 }
 
-static bool is_beaten(const struct race *race, const struct runner *runner)
+/* The tokens that the runner was seen on, ascending, in race->tokens. */
+static size_t list_seen(const struct race *race, const struct runner *runner)
 {
-    return bound_of(race, runner) * race->options->low > race->best * race->options->high;
-}
-
-/* How the runner compares with the leader on the tokens that it was seen on; INFINITY: no leader. */
-static double ratio_to_leader(const struct race *race, const struct runner *runner)
-{
-    const struct runner *leader = race->leader;
     const struct race_side *side = race->side;
-    double sum = 0.0;
-    double own = 0.0;
-    if (leader == NULL) {
-        return INFINITY;
-    }
+    size_t count = 0;
     for (size_t item = 0, token = 0; item < side->item_count; item++) {
         size_t rows = wave_rows_of(side->engine, item, 1);
         for (size_t t = token; t < token + rows && runner->seen[item] != SEEN_NOTHING; t++) {
             if (runner->seen[item] == SEEN_ALL || race->is_heavy[t]) {
-                sum += leader->values[t];
-                own += runner->values[t];
+                race->tokens[count++] = t;
             }
         }
         token += rows;
     }
-    return own / runner->candidate->cost / (sum / leader->candidate->cost);
+    return count;
+}
+
+static double sum_of(const double *values, size_t count)
+{
+    double sum = 0.0;
+    for (size_t t = 0; t < count; t++) {
+        sum += values[t];
+    }
+    return sum;
+}
+
+/* What the tokens seen say of the whole, by score / cost: the least that it comes to, and what it is expected to come to (INFINITY: nobody
+ * knows). */
+struct estimate {
+    double least, expected;
+};
+static struct estimate estimate(const struct race *race, const struct runner *runner)
+{
+    const double *control = runner->control != NULL ? runner->control : race->leader;
+    double bound = bound_of(race, runner);
+    struct estimate unknown = {bound, INFINITY};
+    if (control == NULL) {
+        return unknown;
+    }
+    size_t count = list_seen(race, runner);
+    double own = 0.0;
+    double seen = 0.0;
+    for (size_t i = 0; i < count; i++) {
+        own += runner->values[race->tokens[i]];
+        seen += control[race->tokens[i]];
+    }
+    if (!(own > 0) || !(seen > 0)) {
+        return unknown;
+    }
+    double unseen = fmax(sum_of(control, race->token_count) / seen - 1, 0); /* for each that was seen */
+    if (unseen == 0) {
+        return (struct estimate){bound, bound};
+    }
+    double squares = 0.0;
+    for (size_t i = 0; i < count; i++) {
+        double residual = runner->values[race->tokens[i]] - own / seen * control[race->tokens[i]];
+        squares += residual * residual;
+    }
+    double error = sqrt(squares * (1 + 1 / unseen)) / own; /* of what is unseen, relative */
+    double sure = count < SAMPLE_TOKENS ? 0 : fmax(1 - SAMPLE_ERRORS * error, 0);
+    return (struct estimate){bound * (1 + sure * unseen), bound * (1 + unseen)};
+}
+
+static bool is_beaten(const struct race *race, const struct runner *runner)
+{
+    double least = race->is_sampled ? estimate(race, runner).least : bound_of(race, runner);
+    double high = race->options->confirm != NULL ? 1 : race->options->high; /* an exact score is itself */
+    return least * race->options->low > race->best * high;
+}
+
+static bool remember(struct race *race, const struct runner *runner, struct error *error)
+{
+    double **known = &race->options->memory->known[runner->candidate->unit.first];
+    if (*known == NULL) {
+        *known = memory_try_array(race->token_count + 1, sizeof **known, "distances", error);
+    }
+    if (*known != NULL) {
+        memcpy(*known, runner->values, race->token_count * sizeof **known);
+    }
+    return *known != NULL;
 }
 
 static bool complete(struct race *race, struct runner *runner, struct error *error)
@@ -102,8 +163,10 @@ static bool complete(struct race *race, struct runner *runner, struct error *err
         return error_set(error, ERROR_NUMERIC, "the distance without sublayer %zu is not a finite number",
                          candidate->unit.first);
     }
-    race->best = fmin(race->best, value_of(candidate));
-    return true;
+    if (race->options->confirm == NULL) {
+        race->best = fmin(race->best, value_of(candidate));
+    }
+    return race->options->memory == NULL || remember(race, runner, error);
 }
 
 static void drop_losers(struct race *race)
@@ -111,7 +174,8 @@ static void drop_losers(struct race *race)
     for (size_t i = 0; i < race->count; i++) {
         struct runner *runner = &race->runners[i];
         if (runner->is_alive && is_beaten(race, runner)) {
-            runner->candidate->score = bound_of(race, runner) * runner->candidate->cost;
+            double least = race->is_sampled ? estimate(race, runner).least : bound_of(race, runner);
+            runner->candidate->score = least * runner->candidate->cost;
             runner->candidate->standing = PRUNE_BOUND;
             runner->is_alive = false;
             race->side->aborted++;
@@ -194,8 +258,8 @@ static size_t take_all_slots(struct race *race, const struct wave_view *view)
 }
 
 /*
- * In the race. The leader's heavy tokens carry most of anybody's sum: whoever they are enough to beat is not seen on the others.
- * `ratio` times the share of heavy tokens is what the whole would come to by them alone.
+ * In the race. The heavy tokens carry most of anybody's sum: whoever they are enough to beat is not seen on the others. What a runner
+ * is expected to come to, times the share of heavy tokens, is what they alone come to in the end.
  */
 static bool visit_race(void *context, const struct wave_view *view, struct error *error)
 {
@@ -211,7 +275,8 @@ static bool visit_race(void *context, const struct wave_view *view, struct error
     size_t contenders = 0;
     for (size_t i = 0; i < count; i++) {
         const struct runner *runner = &race->runners[race->members[view->units[i]]];
-        if (!is_beaten(race, runner) && ratio_to_leader(race, runner) < limit) {
+        if (!is_beaten(race, runner) &&
+            (race->is_sampled || estimate(race, runner).expected < limit * race->best)) {
             race->slots[contenders++] = i;
         }
     }
@@ -298,39 +363,50 @@ static int by_value_falling(const void *a, const void *b)
     return left > right ? -1 : left < right ? 1 : 0;
 }
 
-/* A quarter of the leader's tokens, those with the largest values. The choice stands for the round. */
+/* What tells which tokens weigh most: the leader's values, before there is one those of the model as it is. NULL: nothing yet. */
+static const double *find_weights(const struct race *race)
+{
+    return race->leader != NULL            ? race->leader
+           : race->options->memory != NULL ? race->options->memory->current
+                                           : NULL;
+}
+
+/* A quarter of the tokens, those that weigh most; half of them, where they also say what the others come to. The choice stands for the
+ * round. */
 static void choose_heavy(struct race *race)
 {
-    if (race->has_heavy || race->leader == NULL || !objective_selects(race->side->objective)) {
+    const double *weights = find_weights(race);
+    if (race->has_heavy || weights == NULL || !objective_selects(race->side->objective)) {
         return;
     }
     OWNED_MEMORY double *sorted = memory_create(race->token_count + 1, sizeof *sorted);
-    memcpy(sorted, race->leader->values, race->token_count * sizeof *sorted);
+    memcpy(sorted, weights, race->token_count * sizeof *sorted);
     qsort(sorted, race->token_count, sizeof *sorted, by_value_falling);
-    double limit = sorted[race->token_count / 4];
+    double limit = sorted[race->token_count / (race->is_sampled ? 2 : 4)];
     double heavy = 0.0;
     double all = 0.0;
     for (size_t t = 0; t < race->token_count; t++) {
-        race->is_heavy[t] = race->leader->values[t] > limit;
-        heavy += race->is_heavy[t] ? race->leader->values[t] : 0.0;
-        all += race->leader->values[t];
+        race->is_heavy[t] = weights[t] > limit;
+        heavy += race->is_heavy[t] ? weights[t] : 0.0;
+        all += weights[t];
     }
     race->heavy_share = heavy / all;
     race->has_heavy = heavy > 0;
 }
 
-/* The chunk where the leader's (heavy) tokens weigh most, of those that were not run: it tells most. */
+/* The chunk whose (heavy) tokens weigh most, of those that were not run: it tells most. */
 static size_t choose_chunk(const struct race *race, const bool *is_run)
 {
     const struct race_side *side = race->side;
+    const double *weights = find_weights(race);
     size_t chosen = side->chunk_count;
     double most = -1;
     for (size_t c = 0; c < side->chunk_count; c++) {
         size_t first = wave_rows_of(side->engine, 0, side->chunk_first[c]);
         size_t end = wave_rows_of(side->engine, 0, side->chunk_first[c + 1]);
         double weight = 0.0;
-        for (size_t t = first; t < end && race->leader != NULL; t++) {
-            weight += !race->has_heavy || race->is_heavy[t] ? race->leader->values[t] : 0.0;
+        for (size_t t = first; t < end && weights != NULL; t++) {
+            weight += !race->has_heavy || race->is_heavy[t] ? weights[t] : 0.0;
         }
         if (!is_run[c] && weight > most) {
             most = weight;
@@ -340,22 +416,30 @@ static size_t choose_chunk(const struct race *race, const bool *is_run)
     return chosen;
 }
 
-/* The runner that is ahead of the leader on what was seen of it, and furthest; without a leader the one with the least. count: none. */
+/* The runner that is expected to come to the least, and to less than the best so far; where that is known of nobody, the one that has
+ * come to the least. count: none. */
 static size_t find_ahead(const struct race *race)
 {
-    size_t found = race->count;
-    double lowest = race->leader != NULL ? 1 : (double)INFINITY;
+    size_t expected = race->count;
+    size_t nearest = race->count;
+    double lowest = race->options->confirm != NULL ? race->best * WORTH_CONFIRMING : race->best;
+    double least = race->best;
     for (size_t i = 0; i < race->count; i++) {
         const struct runner *runner = &race->runners[i];
-        if (runner->is_alive) {
-            double value = race->leader != NULL ? ratio_to_leader(race, runner) : bound_of(race, runner);
-            if (value < lowest) {
-                lowest = value;
-                found = i;
-            }
+        if (!runner->is_alive) {
+            continue;
+        }
+        double value = estimate(race, runner).expected;
+        if (value < lowest) {
+            lowest = value;
+            expected = i;
+        }
+        if (isinf(value) && bound_of(race, runner) < least) {
+            least = bound_of(race, runner);
+            nearest = i;
         }
     }
-    return found;
+    return expected < race->count || race->leader != NULL ? expected : nearest;
 }
 
 static size_t list_alive(struct race *race)
@@ -384,12 +468,35 @@ static size_t find_favourite(const struct race *race)
     return found;
 }
 
-static bool lead(struct race *race, size_t index, struct error *error)
+/* Elsewhere, exactly. */
+static bool confirm(struct race *race, struct runner *runner, double *ret_value, struct error *error)
 {
-    if (!finish_alone(race, index, error)) {
+    const struct race_options *options = race->options;
+    double score = NAN;
+    if (!options->confirm(options->context, (size_t)(runner->candidate - race->round->candidates), &score,
+                          error)) {
         return false;
     }
-    race->leader = &race->runners[index];
+    *ret_value = score / runner->candidate->cost;
+    runner->is_alive = false;
+    race->best = fmin(race->best, *ret_value);
+    return true;
+}
+
+static bool lead(struct race *race, size_t index, struct error *error)
+{
+    struct runner *runner = &race->runners[index];
+    bool is_elsewhere = race->options->confirm != NULL;
+    double value = NAN;
+    if (is_elsewhere ? !confirm(race, runner, &value, error) : !finish_alone(race, index, error)) {
+        return false;
+    }
+    value = is_elsewhere ? value : value_of(runner->candidate);
+    if (race->leader == NULL || value < race->leader_value) {
+        race->leader =
+            is_elsewhere ? race->options->memory->known[runner->candidate->unit.first] : runner->values;
+        race->leader_value = value;
+    }
     choose_heavy(race);
     drop_losers(race);
     return true;
@@ -399,9 +506,14 @@ static bool run_race(struct race *race, struct error *error)
 {
     struct race_side *side = race->side;
     bool is_run[RACE_CHUNKS + 1] = {false};
-    size_t favourite = find_favourite(race);
+    /* What an earlier round said tells less than some tokens do, where they say what the whole comes to. */
+    bool is_told = race->is_sampled && race->options->memory->current != NULL;
+    size_t favourite = is_told ? race->count : find_favourite(race);
     if (favourite < race->count && !lead(race, favourite, error)) {
         return false;
+    }
+    if (race->is_sampled) {
+        choose_heavy(race);
     }
     for (size_t c = 0; c < side->chunk_count; c++) {
         size_t chunk = choose_chunk(race, is_run);
@@ -470,10 +582,25 @@ static bool leave_out(struct race *race, struct error *error)
 
 /* ---- the door ---------------------------------------------------------------------------------------------------- */
 
+static void make_control(struct race *race, struct runner *runner, double *memory)
+{
+    const double *known = race->options->memory->known[runner->candidate->unit.first];
+    const double *current = race->options->memory->current;
+    if (known == NULL || current == NULL) {
+        return;
+    }
+    for (size_t t = 0; t < race->token_count; t++) {
+        memory[t] = known[t] + current[t];
+    }
+    runner->control = memory;
+}
+
+/* memory: of a runner's values, and of its control where candidates are sampled. */
 static bool run_all(struct race *race, double *memory, unsigned char *seen, struct error *error)
 {
     const struct prune_round *round = race->round;
     const struct race_side *side = race->side;
+    size_t stride = race->token_count * (race->is_sampled ? 2 : 1);
     for (size_t i = 0; i < round->count; i++) {
         struct prune_candidate *candidate = &round->candidates[i];
         if (candidate->standing == PRUNE_EXACT) {
@@ -482,11 +609,14 @@ static bool run_all(struct race *race, double *memory, unsigned char *seen, stru
         if (candidate->standing == PRUNE_PENDING) {
             race->runners[race->count] = (struct runner){
                 .candidate = candidate,
-                .values = memory + race->count * race->token_count,
+                .values = memory + race->count * stride,
                 .seen = seen + race->count * side->item_count,
                 .is_alive = true,
             };
-            race->count++;
+            struct runner *runner = &race->runners[race->count++];
+            if (race->is_sampled) {
+                make_control(race, runner, runner->values + race->token_count);
+            }
         }
     }
     if (race->count == 0) {
@@ -508,6 +638,7 @@ bool race_run(struct race_side *side, struct prune_round *round, const struct ra
     size_t tokens = wave_rows_of(side->engine, 0, side->item_count);
     struct race race = {
         .side = side, .round = round, .options = options, .token_count = tokens, .best = INFINITY};
+    race.is_sampled = options->is_sampled && objective_selects(side->objective);
     OWNED_MEMORY struct runner *runners = memory_create(count, sizeof *runners);
     OWNED_MEMORY size_t *members = memory_create(count, sizeof *members);
     OWNED_MEMORY size_t *slots = memory_create(count, sizeof *slots);
@@ -516,7 +647,8 @@ bool race_run(struct race_side *side, struct prune_round *round, const struct ra
     OWNED_MEMORY size_t *listed = memory_create(tokens + 1, sizeof *listed);
     OWNED_MEMORY bool *is_heavy = memory_create(tokens + 1, sizeof *is_heavy);
     OWNED_MEMORY unsigned char *seen = memory_create(count * side->item_count + 1, 1);
-    OWNED_MEMORY double *memory = memory_try_array(count * tokens + 1, sizeof *memory, "distances", error);
+    OWNED_MEMORY double *memory =
+        memory_try_array(count * tokens * (race.is_sampled ? 2 : 1) + 1, sizeof *memory, "distances", error);
     race.runners = runners;
     race.members = members;
     race.slots = slots;
@@ -562,4 +694,39 @@ void race_side_finish(struct race_side *side)
     wave_engine_destroy(side->engine);
     free(side->chunk_first);
     *side = (struct race_side){0};
+}
+
+/* ---- memory ------------------------------------------------------------------------------------------------------ */
+
+void race_memory_start(struct race_memory *memory, size_t sublayer_count)
+{
+    *memory = (struct race_memory){.sublayer_count = sublayer_count};
+    memory->known = memory_create(sublayer_count + 1, sizeof *memory->known);
+}
+
+void race_memory_forget(struct race_memory *memory)
+{
+    for (size_t i = 0; i < memory->sublayer_count; i++) {
+        free(memory->known[i]);
+        memory->known[i] = NULL;
+    }
+    free(memory->current);
+    memory->current = NULL;
+}
+
+void race_memory_finish(struct race_memory *memory)
+{
+    race_memory_forget(memory);
+    free(memory->known);
+    *memory = (struct race_memory){0};
+}
+
+/* What the unit came to is what the model comes to from now on. */
+void race_memory_commit(struct race_memory *memory, const struct prune_unit *unit)
+{
+    if (memory->known[unit->first] != NULL) {
+        free(memory->current);
+        memory->current = memory->known[unit->first];
+        memory->known[unit->first] = NULL;
+    }
 }

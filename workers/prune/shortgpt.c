@@ -47,5 +47,6 @@ const struct prune_method prune_method_shortgpt = {
     .summary = "Removes, in one shot, the blocks that turn the hidden state least (block influence).",
     .reference = "Men et al. 2024, ShortGPT, arXiv 2403.03853, equation 1",
     .needs = PRUNE_NEED_CALIBRATION | PRUNE_NEED_BLOCK_COSINES,
+    .traits = PRUNE_TRAIT_PACKS,
     .decide = shortgpt_decide,
 };

@@ -22,7 +22,7 @@ const struct prune_method prune_method_sleb = {
         "Greedy removal of whole blocks, not the first nor the last, that costs the least log-likelihood.",
     .reference = "Song et al. 2024, SLEB, arXiv 2402.09025",
     .needs = PRUNE_NEED_CALIBRATION | PRUNE_NEED_EVALUATOR,
-    .traits = PRUNE_TRAIT_CURVE,
+    .traits = PRUNE_TRAIT_CURVE | PRUNE_TRAIT_PACKS,
     .params = params,
     .param_count = sizeof params / sizeof params[0],
     .decide = sleb_decide,

@@ -30,28 +30,41 @@ static json_t *make_target(const char *measure, const json_t *value, const json_
     return target;
 }
 
-static void add_point(struct recipe_points *points, const char *measure, const json_t *value,
-                      const json_t *beside, size_t element_bytes, const char *pointer)
+static void add_point(struct recipe_points *points, const char *name, json_t *requested, size_t element_bytes,
+                      const char *pointer)
 {
     struct recipe_point *point = &points->items[points->count++];
-    point->requested = make_target(measure, value, beside);
-    (void)snprintf(point->name, sizeof point->name, "%s-%.15g", measure, json_number_value(value));
+    point->requested = requested;
+    (void)snprintf(point->name, sizeof point->name, "%s", name);
     (void)snprintf(point->pointer, sizeof point->pointer, "%s", pointer);
     CHECK(prune_target_parse(point->requested, &point->target, NULL));
     point->target.element_bytes = element_bytes;
     point->plan_target = point->target;
 }
 
-static struct recipe_point *find_point(struct recipe_points *points, const char *measure, const json_t *value,
-                                       const json_t *beside)
+/* Takes requested. A name is a folder, so it may stand for one point only; that of the target may stand in the sweep as well. */
+static void read_point(struct recipe_points *points, const char *measure, const json_t *value,
+                       json_t *requested, size_t element_bytes, const char *pointer,
+                       struct error_list *faults)
 {
-    JSON_OWNED target = make_target(measure, value, beside);
+    struct recipe_point *same = NULL;
+    char name[sizeof same->name];
+    (void)snprintf(name, sizeof name, "%s-%.15g", measure, json_number_value(value));
     for (size_t i = 0; i < points->count; i++) {
-        if (json_equal(points->items[i].requested, target)) {
-            return &points->items[i];
-        }
+        same = strcmp(points->items[i].name, name) == 0 ? &points->items[i] : same;
     }
-    return NULL;
+    if (same == NULL) {
+        add_point(points, name, requested, element_bytes, pointer);
+        return;
+    }
+    if (strncmp(same->pointer, "/sweep", strlen("/sweep")) == 0) {
+        error_list_add(faults, ERROR_INVALID_ARGUMENT, pointer, "the value stands at %s as well",
+                       same->pointer);
+    } else if (!json_equal(same->requested, requested)) {
+        error_list_add(faults, ERROR_INVALID_ARGUMENT, pointer,
+                       "the value is that of %s, with another require_packable", same->pointer);
+    }
+    json_decref(requested);
 }
 
 void recipe_read_points(const json_t *spec, size_t element_bytes, struct recipe_points *points,
@@ -65,22 +78,18 @@ void recipe_read_points(const json_t *spec, size_t element_bytes, struct recipe_
         if (value != NULL) {
             char pointer[48];
             (void)snprintf(pointer, sizeof pointer, "/target/%s", measures[m]);
-            add_point(points, measures[m], value, target, element_bytes, pointer);
+            read_point(points, measures[m], value, make_target(measures[m], value, target), element_bytes,
+                       pointer, faults);
         }
     }
     for (size_t m = 0; m < MEASURE_COUNT; m++) {
         const json_t *values = json_object_get(sweep, measures[m]);
         for (size_t i = 0; i < json_array_size(values) && points->count < RECIPE_POINTS_MAX; i++) {
             const json_t *value = json_array_get(values, i);
-            const struct recipe_point *same = find_point(points, measures[m], value, sweep);
             char pointer[48];
             (void)snprintf(pointer, sizeof pointer, "/sweep/%s/%zu", measures[m], i);
-            if (same == NULL) {
-                add_point(points, measures[m], value, sweep, element_bytes, pointer);
-            } else if (strncmp(same->pointer, "/sweep", strlen("/sweep")) == 0) {
-                error_list_add(faults, ERROR_INVALID_ARGUMENT, pointer, "the value stands at %s as well",
-                               same->pointer);
-            } /* else it is the target's own */
+            read_point(points, measures[m], value, make_target(measures[m], value, sweep), element_bytes,
+                       pointer, faults);
         }
     }
 }

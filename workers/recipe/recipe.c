@@ -158,6 +158,13 @@ static void weigh_stages(struct recipe *recipe)
         weights[STAGE_SCORE] = calibration_tokens;
     }
     weights[STAGE_SEARCH] = 1;
+    if (strcmp(recipe_compensation(recipe->method, recipe->spec), "none") != 0) {
+        weights[STAGE_SEARCH] +=
+            2 * points * calibration_tokens; /* the original's pass, and the pruned model's */
+    }
+    if ((recipe->method->needs & PRUNE_NEED_MODEL) != 0) {
+        weights[STAGE_SEARCH] += calibration_tokens;
+    }
     if ((recipe->method->needs & PRUNE_NEED_EVALUATOR) != 0) {
         double units = 2 * (double)recipe->inventory->config.layer_count;
         double most = 0;
@@ -168,7 +175,7 @@ static void weigh_stages(struct recipe *recipe)
                                                                            : units / 3;
             most = rounds > most ? rounds : most;
         }
-        weights[STAGE_SEARCH] = calibration_tokens * (1 + most * units * 0.6);
+        weights[STAGE_SEARCH] += calibration_tokens * (1 + most * units * 0.6);
     }
     if (recipe->gate_windows != NULL) {
         weights[STAGE_SEARCH] +=

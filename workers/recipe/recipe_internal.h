@@ -328,6 +328,8 @@ unsigned recipe_width_wanted(const struct prune_method *method,
                              const json_t *spec); /* bits of width_statistic */
 /* Whether the job reads calibration text: for the method, its allocation or the compensation. */
 bool recipe_needs_calibration(const struct prune_method *method, const json_t *spec);
+/* Whether it makes tokens of any text. method: NULL without pruning. */
+bool recipe_needs_tokenizer(const struct prune_method *method, const json_t *spec);
 double
 recipe_leverage_ratio(const struct recipe *recipe); /* lambda of the ridge leverage, of the mean diagonal */
 bool recipe_gather_widths(struct recipe *recipe, struct error *error) MUST_USE;

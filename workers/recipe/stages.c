@@ -145,12 +145,7 @@ static bool load_inventory(struct recipe *recipe, struct error *error)
 
 static bool load_tokenizer(struct recipe *recipe, struct error *error)
 {
-    const json_t *evaluation = json_object_get(recipe->spec, "evaluation");
-    bool is_needed = (recipe->method != NULL && recipe_needs_calibration(recipe->method, recipe->spec)) ||
-                     json_object_get(evaluation, "text") != NULL ||
-                     json_object_get(recipe->spec, "quality_gate") != NULL ||
-                     json_array_size(json_object_get(evaluation, "tasks")) > 0;
-    if (!is_needed) {
+    if (!recipe_needs_tokenizer(recipe->method, recipe->spec)) {
         return true;
     }
     recipe->tokenizer = inventory_load_tokenizer(recipe->inventory, recipe->job->model_folder, error);

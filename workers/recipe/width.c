@@ -59,6 +59,15 @@ bool recipe_needs_calibration(const struct prune_method *method, const json_t *s
            strcmp(recipe_compensation(method, spec), "none") != 0;
 }
 
+bool recipe_needs_tokenizer(const struct prune_method *method, const json_t *spec)
+{
+    const json_t *evaluation = json_object_get(spec, "evaluation");
+    return (method != NULL && recipe_needs_calibration(method, spec)) ||
+           json_object_get(spec, "quality_gate") != NULL || json_object_get(evaluation, "text") != NULL ||
+           json_array_size(json_object_get(evaluation, "tasks")) > 0 ||
+           json_array_size(json_object_get(evaluation, "prompts")) > 0;
+}
+
 /* ---- score ------------------------------------------------------------------------------------------------------- */
 
 double recipe_leverage_ratio(const struct recipe *recipe)

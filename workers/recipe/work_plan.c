@@ -115,9 +115,10 @@ static void check_evaluation(struct work *work)
                        (unsigned long long)window, (unsigned long long)context);
     }
     if (work->method == NULL && source == NULL && json_array_size(tasks) == 0 &&
+        json_array_size(json_object_get(evaluation, "prompts")) == 0 &&
         !json_is_true(json_object_get(evaluation, "speed"))) {
         error_list_add(work->faults, ERROR_INVALID_ARGUMENT, "/evaluation",
-                       "nothing to measure: no text, no tasks, no speed");
+                       "nothing to measure: no text, no tasks, no prompts, no speed");
     }
 }
 
@@ -152,9 +153,8 @@ static void check_calibration(struct work *work)
 static struct plan *extreme_plan(const struct work *work, bool is_largest_first, struct prune_run *run)
 {
     struct prune_unit *units = NULL;
-    bool is_block = strcmp(work->method->name, "shortgpt") == 0 ||
-                    strcmp(work->method->name, "last_blocks") == 0 ||
-                    prune_run_granularity(run) == PRUNE_BY_BLOCK;
+    bool is_block =
+        (work->method->traits & PRUNE_TRAIT_PACKS) != 0 || prune_run_granularity(run) == PRUNE_BY_BLOCK;
     size_t count = prune_list_units(run, is_block ? PRUNE_BY_BLOCK : PRUNE_BY_SUBLAYER, &units);
     struct plan *plan = plan_create(run->sublayer_count);
     size_t sublayers = 0;
@@ -301,21 +301,9 @@ static json_t *plan_output(struct work *work, uint64_t *ret_weight_bytes)
 
 /* ---- the answer -------------------------------------------------------------------------------------------------- */
 
-/* Those whose plans pack whatever the target: whole blocks, or none. */
-static bool is_always_packing(const struct prune_method *method)
-{
-    static const char *const names[] = {"shortgpt", "last_blocks", "angular_span", "replaceme", "slicegpt"};
-    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
-        if (strcmp(method->name, names[i]) == 0) {
-            return true;
-        }
-    }
-    return false;
-}
-
 static json_t *list_layouts(const struct work *work)
 {
-    bool is_packing = work->target.require_packable || is_always_packing(work->method);
+    bool is_packing = work->target.require_packable || (work->method->traits & PRUNE_TRAIT_PACKS) != 0;
     const char *granularity = json_string_value(json_object_get(work->parameters, "granularity"));
     is_packing = is_packing || (granularity != NULL && strcmp(granularity, "block") == 0);
     json_t *layouts = json_array();
@@ -424,18 +412,14 @@ static void read_method(struct work *work)
 /* A GGUF file may bring a tokenizer of its own. */
 static void check_tokenizer(struct work *work)
 {
-    const json_t *evaluation = json_object_get(work->spec, "evaluation");
-    bool is_needed = (work->method != NULL && recipe_needs_calibration(work->method, work->spec)) ||
-                     json_object_get(evaluation, "text") != NULL ||
-                     json_object_get(work->spec, "quality_gate") != NULL ||
-                     json_array_size(json_object_get(evaluation, "tasks")) > 0;
+    bool is_needed = recipe_needs_tokenizer(work->method, work->spec);
     bool is_there = inventory_gguf_name(work->inventory) != NULL;
     for (size_t i = 0; i < work->inventory->file_count; i++) {
         is_there = is_there || strcmp(work->inventory->files[i].path, "tokenizer.json") == 0;
     }
     if (is_needed && !is_there) {
         error_list_add(work->faults, ERROR_NOT_FOUND, "tokenizer.json",
-                       "the model has no tokenizer.json, which calibration, texts and tasks need");
+                       "the model has no tokenizer.json, which calibration, texts, tasks and prompts need");
     }
 }
 

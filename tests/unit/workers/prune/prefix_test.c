@@ -20,7 +20,7 @@
 
 #include <cmocka.h>
 
-enum { SEQUENCES = 3, TOKENS = 70 };
+enum { SEQUENCES = 3, MANY_SEQUENCES = 14, TOKENS = 70 };
 
 struct world {
     struct inventory *inventory;
@@ -28,8 +28,8 @@ struct world {
     struct model *model;
     struct token_batch batch;
     struct objective_text text;
-    struct token_sequence sequences[SEQUENCES];
-    int32_t tokens[SEQUENCES][TOKENS];
+    struct token_sequence sequences[MANY_SEQUENCES];
+    int32_t tokens[MANY_SEQUENCES][TOKENS];
     struct sublayer *sublayers;
     size_t count;
 };
@@ -67,6 +67,20 @@ static bool world_open(struct world *world, const char *folder, size_t threads)
         world->sublayers[i] = *model_sublayer(world->model, i);
     }
     return true;
+}
+
+/* Enough tokens that some say what the others come to. */
+static void world_lengthen(struct world *world)
+{
+    for (size_t s = 0; s < MANY_SEQUENCES; s++) {
+        for (size_t t = 0; t < TOKENS; t++) {
+            world->tokens[s][t] =
+                (int32_t)((t * t * 31 + s * 977 + t * 7 + 3) % world->inventory->config.vocab_size);
+        }
+        world->sequences[s] = (struct token_sequence){world->tokens[s], TOKENS};
+    }
+    world->batch.sequence_count = MANY_SEQUENCES;
+    world->text.batch.sequence_count = MANY_SEQUENCES;
 }
 
 static void world_finish(struct world *world)
@@ -482,6 +496,36 @@ static void screening_in_bf16_leaves_winners_and_scores_as_they_are(void **state
     }
 }
 
+static void whoever_goes_by_what_some_tokens_say_would_have_lost(void **state)
+{
+    (void)state;
+    static const char *const folders[] = {SKILLS, STORIES, PROJECT_ROOT "/tests/golden/families/llama_bias"};
+    for (size_t f = 0; f < sizeof folders / sizeof folders[0]; f++) {
+        FINISHED(world) world = {0};
+        if (!world_open(&world, folders[f], 2)) {
+            continue;
+        }
+        world_lengthen(&world);
+        struct error error = {0};
+        struct model_options options = {.pool = world.pool, .dtype = DTYPE_BF16};
+        OWNED(model) screen = model_open(world.inventory, folders[f], &options, &error);
+        assert_non_null(screen);
+        struct search_case how = {
+            .objective = metrics[0], .screen = screen, .rounds = world.count > 7 ? 7 : world.count - 1};
+        compare(&world, &how, "sampled");
+        uint64_t sampled = model_get_work(screen).token_sublayers;
+        how.is_exhaustive = true;
+        compare(&world, &how, "not sampled");
+        uint64_t all = model_get_work(screen).token_sublayers - sampled;
+        (void)printf("# screened %llu token-sublayers, %llu where nobody goes early\n",
+                     (unsigned long long)sampled, (unsigned long long)all);
+        assert_true(sampled < all);
+        how = (struct search_case){
+            .objective = metrics[3], .screen = screen, .rounds = how.rounds, .stop_after = 3};
+        compare(&world, &how, "sampled, stopped");
+    }
+}
+
 static void a_search_stopped_in_the_middle_of_a_round_goes_on_to_the_same_plan(void **state)
 {
     (void)state;
@@ -576,6 +620,7 @@ int main(void)
         cmocka_unit_test(every_family_ranks_alike_with_every_switch),
         cmocka_unit_test(streamed_weights_change_no_bit_and_are_read_once_a_round),
         cmocka_unit_test(screening_in_bf16_leaves_winners_and_scores_as_they_are),
+        cmocka_unit_test(whoever_goes_by_what_some_tokens_say_would_have_lost),
         cmocka_unit_test(a_search_stopped_in_the_middle_of_a_round_goes_on_to_the_same_plan),
         cmocka_unit_test(a_lazy_search_repeats_itself_and_is_verified_at_its_end),
         cmocka_unit_test(block_cosines_lie_between_minus_one_and_one),
