@@ -195,10 +195,7 @@ static bool run(struct bench *bench, struct error *error)
     struct prefix_options options;
     prefix_options_read(bench->parameters, &options);
     options.screen = bench->screen;
-    OWNED(prefix_evaluator) evaluator = prefix_evaluator_create(bench->model, &text, &options, error);
-    if (evaluator == NULL) {
-        return false;
-    }
+    OWNED(prefix_evaluator) evaluator = prefix_evaluator_create(bench->model, &text, &options);
     struct prune_run prune = {.inventory = bench->inventory,
                               .sublayers = sublayers,
                               .sublayer_count = count,

@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 
-from command import SHARED, Skip, load, main, pruning, run, stop, sums, world
+from command import SHARED, Skip, load, main, pruning, run, run_disturbed, stop, sums, world
 
 HELPERS = ("main", "stories", "search", "points")
 
@@ -104,23 +104,8 @@ def killed_and_resumed_gives_the_same_bytes(folder):
     source = random.Random(3)
     for index, number in enumerate((signal.SIGKILL, signal.SIGKILL, signal.SIGINT)):
         out = os.path.join(folder, "cut%d" % index)
-        stops, errors = 0, b""
-        for attempt in range(60):
-            process = run(spec, out, *(["--resume"] if attempt else []), wait=False)
-            try:
-                _, errors = process.communicate(timeout=source.uniform(0.05, 1.1) * seconds if stops < 6 else 300)
-            except Exception:
-                stop(process, number)
-                process.communicate()
-                stops += 1
-                codes = [-signal.SIGKILL, 3, 0]
-                # Before the first checkpoint the program may not have its handlers yet.
-                if number == signal.SIGINT and not os.path.exists(os.path.join(out, ".work", "checkpoint")):
-                    codes.append(-signal.SIGINT)
-                assert process.returncode in codes, process.returncode
-            if process.returncode == 0:
-                break
-        assert process.returncode == 0 and sums(out) == expected, (stops, process.returncode, errors.decode())
+        run_disturbed(spec, out, source, seconds, number)
+        assert sums(out) == expected, index
 
 
 def a_work_folder_of_another_request_is_refused(folder):

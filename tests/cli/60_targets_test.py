@@ -2,12 +2,11 @@
 """Several targets in one job, the quality gate, and what is said of single layers."""
 import json
 import os
-import signal
 import sys
 import random
 import time
 
-from command import SHARED, Skip, digest, load, main, pruning, run, stop, sums, world
+from command import SHARED, Skip, digest, load, main, pruning, run, run_disturbed, sums, world
 from tiny_model import write_text
 
 HELPERS = ("main", "stories", "gate_text", "write_text", "gated", "faults_of")
@@ -164,23 +163,15 @@ def the_gate_finds_the_width_an_exhaustive_scan_finds(folder):
     # The divergence is judged as well, and gives the same bytes when the job is killed in between.
     spec["quality_gate"] = {"text": {"source": texts[1]}, "window_tokens": 128, "num_windows": 8, "metric": "kl", "max": 0.15, "on_fail": "back_off"}
     whole_out = os.path.join(folder, "kl")
+    started = time.monotonic()
     result, _ = run(spec, whole_out)
+    seconds = time.monotonic() - started
     assert result["quality_gate"]["outcome"] == "backed_off", result["quality_gate"]
     kept = [item for item in result["quality_gate"]["tries"] if item["passed"]]
     assert max(item["kl"] for item in kept) <= 0.15
-    expected = sums(whole_out)
-    source = random.Random(5)
     cut = os.path.join(folder, "cut")
-    for attempt in range(40):
-        process = run(spec, cut, *(["--resume"] if attempt else []), wait=False)
-        try:
-            process.communicate(timeout=source.uniform(0.2, 2.5) if attempt < 8 else 300)
-        except Exception:
-            stop(process, signal.SIGKILL)
-            process.communicate()
-        if process.returncode == 0:
-            break
-    assert process.returncode == 0 and sums(cut) == expected, attempt
+    run_disturbed(spec, cut, random.Random(5), seconds)
+    assert sums(cut) == sums(whole_out)
 
 
 def a_gate_that_fails_ends_the_job_and_says_what_was_measured(folder):
@@ -264,7 +255,9 @@ def depth_and_width_in_one_job(folder):
     spec = pruning(w, target={"sparsity": 0.4}, sweep={"sparsity": [0.2]}, calibration=calibration, compensation={"type": "ls"})
     spec["method"] = method
     out = os.path.join(folder, "out")
+    started = time.monotonic()
     result, _ = run(spec, out)
+    seconds = time.monotonic() - started
     expected = sums(out)
     alone = pruning(w, "finercut", {"protect_ratio": 0}, target={"sparsity": 0.2}, calibration=calibration)
     searched, _ = run(alone, os.path.join(folder, "alone"))
@@ -280,18 +273,9 @@ def depth_and_width_in_one_job(folder):
     found, errors = faults_of(pruning(w, "combined", {"depth": {"type": "wanda_sp"}, "width": {"type": "finercut"}}), os.path.join(folder, "wrong"))
     assert found == {"/method/combined/depth/type", "/method/combined/width/type"}, errors
     spec["method"] = method
-    source = random.Random(9)
     cut = os.path.join(folder, "cut")
-    for attempt in range(40):
-        process = run(spec, cut, *(["--resume"] if attempt else []), wait=False)
-        try:
-            process.communicate(timeout=source.uniform(0.1, 2) if attempt < 8 else 300)
-        except Exception:
-            stop(process, signal.SIGKILL)
-            process.communicate()
-        if process.returncode == 0:
-            break
-    assert process.returncode == 0 and sums(cut) == expected, attempt
+    run_disturbed(spec, cut, random.Random(9), seconds)
+    assert sums(cut) == expected
 
 
 def skipped_layers_stay(folder):
@@ -364,18 +348,8 @@ def killed_and_resumed_with_a_sweep_and_a_gate(folder):
     source = random.Random(11)
     for index in range(4):
         out = os.path.join(folder, "cut%d" % index)
-        stops, errors = 0, b""
-        for attempt in range(60):
-            process = run(spec, out, *(["--resume"] if attempt else []), wait=False)
-            try:
-                _, errors = process.communicate(timeout=source.uniform(0.05, 1.0) * seconds if stops < 6 else 300)
-            except Exception:
-                stop(process, signal.SIGKILL)
-                process.communicate()
-                stops += 1
-            if process.returncode == 0:
-                break
-        assert process.returncode == 0 and sums(out) == expected, (stops, process.returncode, errors.decode())
+        run_disturbed(spec, out, source, seconds)
+        assert sums(out) == expected, index
         gate = load(out, "report.json")["quality_gate"]
         assert gate == load(whole, "report.json")["quality_gate"]
 

@@ -4,12 +4,10 @@ written files hold; single layers; what cannot be."""
 import json
 import os
 import random
-import signal
-import subprocess
 import sys
 import time
 
-from command import SHARED, Skip, load, main, pruning, run, stop, sums, world
+from command import SHARED, Skip, load, main, pruning, run, run_disturbed, sums, world
 
 HELPERS = ("width", "stories", "read_shapes")
 METHODS = ("cfsp", "adapt_pruner", "flap", "wanda_sp", "magnitude_sp", "minitron", "modegpt", "two_ssp")
@@ -108,18 +106,8 @@ def killed_and_resumed_gives_the_same_plan(folder):
         run(spec, whole)
         seconds = time.monotonic() - started
         out = os.path.join(folder, method + "_cut")
-        stops, errors = 0, b""
-        for attempt in range(40):
-            process = run(spec, out, *(["--resume"] if attempt else []), wait=False)
-            try:
-                _, errors = process.communicate(timeout=source.uniform(0.1, 1) * seconds if stops < 5 else 300)
-            except subprocess.TimeoutExpired:
-                stop(process, signal.SIGKILL)
-                process.communicate()
-                stops += 1
-            if process.returncode == 0:
-                break
-        assert process.returncode == 0 and sums(out) == sums(whole), (method, stops, errors.decode())
+        run_disturbed(spec, out, source, seconds)
+        assert sums(out) == sums(whole), method
 
 
 def skipped_and_given_layers_are_as_said(folder):

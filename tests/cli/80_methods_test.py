@@ -9,7 +9,7 @@ import sys
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from command import BUILD, load, main, pruning, run, stop, sums, world  # noqa: E402
+from command import BUILD, load, main, pruning, run, run_disturbed, sums, world  # noqa: E402
 
 HELPERS = ("catalogue", "compact_world")
 
@@ -93,18 +93,8 @@ def killed_and_resumed_with_compensation(folder):
     source = random.Random(5)
     for index in range(4):
         out = os.path.join(folder, "cut%d" % index)
-        stops, errors = 0, b""
-        for attempt in range(60):
-            process = run(spec, out, *(["--resume"] if attempt else []), wait=False)
-            try:
-                _, errors = process.communicate(timeout=source.uniform(0.05, 1.0) * seconds if stops < 6 else 300)
-            except subprocess.TimeoutExpired:
-                stop(process)
-                process.communicate()
-                stops += 1
-            if process.returncode == 0:
-                break
-        assert process.returncode == 0 and sums(out) == expected, (stops, process.returncode, errors.decode())
+        run_disturbed(spec, out, source, seconds)
+        assert sums(out) == expected, index
 
 
 def a_stored_plan_is_exported_anew_without_a_search(folder):

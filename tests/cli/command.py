@@ -125,3 +125,28 @@ def main(module):
 def stop(process, number=signal.SIGKILL):
     process.send_signal(number)
     process.wait(timeout=60)
+
+
+def run_disturbed(spec, out, source, seconds, number=signal.SIGKILL):
+    """The job stopped at random moments (source: random.Random) of the `seconds` that it takes by itself, and gone on with, until it is
+    done. At least one stop must have come before its end."""
+    stops, most, errors = 0, 6, b""
+    for attempt in range(60):
+        process = run(spec, out, *(["--resume"] if attempt else []), wait=False)
+        try:
+            # The first stop comes in any case; a later attempt may end before its own.
+            latest = 0.7 if stops == 0 else 1.1
+            _, errors = process.communicate(timeout=source.uniform(0.05, latest) * seconds if stops < most else 300)
+        except subprocess.TimeoutExpired:
+            stop(process, number)
+            process.communicate()
+            stops += 1
+            codes = [-signal.SIGKILL] if number == signal.SIGKILL else [3, 0]
+            # Before the first checkpoint the program may not have its handlers yet.
+            if number != signal.SIGKILL and not os.path.exists(os.path.join(out, ".work", "checkpoint")):
+                codes.append(-number)
+            assert process.returncode in codes or (number == signal.SIGKILL and process.returncode == 0), process.returncode
+        if process.returncode == 0:
+            break
+    assert process.returncode == 0, (stops, process.returncode, errors.decode())
+    assert stops > 0, "it ended before it was stopped"

@@ -116,6 +116,13 @@ def check_gate(service):
            {"#/layers/skip/0", "#/quality_gate/max_ratio", "#/quality_gate/text/source"}, "all faults before the 201", answer)
     plan = service.post("/v1/pruning/jobs?dry_run=true", {**body(sweep={"num_layers": [3, 2]}), "model": "tiny"})
     tap.equal([p["name"] for p in plan.json["plan"]["points"]], ["sparsity-0.3", "num_layers-3", "num_layers-2"], "a dry run plans each target")
+    for method, layouts in (("sleb", ["uniform", "padded", "identity", "heterogeneous", "decilm"]),
+                            ("cfsp", ["padded", "identity", "heterogeneous", "decilm"]),
+                            ("finercut", ["identity", "heterogeneous", "decilm"])):
+        plan = service.post("/v1/pruning/jobs?dry_run=true", {**body(method={"type": method}), "model": "tiny"})
+        tap.equal(plan.json["plan"]["layouts"], layouts, "layouts that a result of %s may take" % method)
+    answer = service.post("/v1/pruning/jobs", {**body(sweep={"sparsity": [0.3], "require_packable": True}), "model": "tiny"})
+    tap.ok(answer.status == 422 and "#/sweep/sparsity/0" in str(answer.json["errors"]), "one name is one point", answer)
 
 
 with Service(roots=[folder]) as running:

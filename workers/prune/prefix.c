@@ -81,15 +81,11 @@ static bool has_screen(const struct prefix_evaluator *evaluator)
     return evaluator->screen.engine != NULL;
 }
 
-/* The engine of a side starts when the lowest candidate is known. */
+/* A side starts when the lowest candidate is known. */
 static bool reach(const struct prefix_evaluator *evaluator, struct race_side *side, size_t first,
                   struct error *error)
 {
-    if (side->is_started) {
-        return wave_reach(side->engine, first, error);
-    }
-    side->is_started = wave_restart(side->engine, evaluator->removed, first, error);
-    return side->is_started;
+    return race_side_reach(side, evaluator->removed, first, error);
 }
 
 static size_t lowest_of(const struct prefix_evaluator *evaluator, const struct prune_round *round)
@@ -119,8 +115,8 @@ static bool prefix_restart(void *context, const bool *removed, struct error *err
     (void)error;
     struct prefix_evaluator *evaluator = context;
     memcpy(evaluator->removed, removed, evaluator->sublayer_count * sizeof *removed);
-    evaluator->exact.is_started = false;
-    evaluator->screen.is_started = false;
+    race_side_restart(&evaluator->exact);
+    race_side_restart(&evaluator->screen);
     race_memory_forget(&evaluator->memory);
     return true;
 }
@@ -339,13 +335,8 @@ static bool prefix_commit(void *context, const struct prune_unit *unit, struct e
         evaluator->removed[unit->first + i] = true;
     }
     race_memory_commit(&evaluator->memory, unit);
-    struct race_side *sides[] = {&evaluator->exact, &evaluator->screen};
-    for (size_t i = 0; i < 2; i++) {
-        if (sides[i]->is_started && !wave_commit(sides[i]->engine, unit, error)) {
-            return false;
-        }
-    }
-    return true;
+    return race_side_commit(&evaluator->exact, unit, error) &&
+           race_side_commit(&evaluator->screen, unit, error);
 }
 
 /* The fastest of three: the first also reads the weights. */
@@ -399,9 +390,9 @@ static json_t *prefix_describe(void *context)
 }
 
 struct prefix_evaluator *prefix_evaluator_create(struct model *model, const struct objective_text *text,
-                                                 const struct prefix_options *options, struct error *error)
+                                                 const struct prefix_options *options)
 {
-    OWNED(prefix_evaluator) evaluator = memory_create(1, sizeof *evaluator);
+    struct prefix_evaluator *evaluator = memory_create(1, sizeof *evaluator);
     evaluator->interface = (struct prune_evaluator){.context = evaluator,
                                                     .restart = prefix_restart,
                                                     .evaluate = prefix_evaluate,
@@ -414,13 +405,12 @@ struct prefix_evaluator *prefix_evaluator_create(struct model *model, const stru
     evaluator->removed = memory_create(evaluator->sublayer_count + 1, sizeof *evaluator->removed);
     evaluator->work_before = model_get_work(model);
     race_memory_start(&evaluator->memory, evaluator->sublayer_count);
-    if (!race_side_start(&evaluator->exact, model, text, &options->objective, &options->wave, error) ||
-        (options->screen != NULL && !race_side_start(&evaluator->screen, options->screen, text,
-                                                     &options->objective, &options->wave, error))) {
-        return NULL;
+    race_side_start(&evaluator->exact, model, text, &options->objective, &options->wave);
+    if (options->screen != NULL) {
+        race_side_start(&evaluator->screen, options->screen, text, &options->objective, &options->wave);
     }
     evaluator->row_count = wave_rows_of(evaluator->exact.engine, 0, evaluator->exact.item_count);
-    return TAKE(evaluator);
+    return evaluator;
 }
 
 void prefix_evaluator_destroy(struct prefix_evaluator *evaluator)

@@ -29,10 +29,9 @@ struct prefix_options {
 void prefix_options_read(const json_t *parameters, struct prefix_options *ret_options);
 
 struct prefix_evaluator;
-/* model and text are borrowed. A reference is made of the model without anything removed. */
+/* model and text are borrowed. The first round makes a reference of the model without anything removed. */
 struct prefix_evaluator *prefix_evaluator_create(struct model *model, const struct objective_text *text,
-                                                 const struct prefix_options *options,
-                                                 struct error *error) MUST_USE;
+                                                 const struct prefix_options *options);
 void prefix_evaluator_destroy(struct prefix_evaluator *evaluator);
 OWNED_DEFINE(prefix_evaluator)
 /* Borrowed, valid as long as the evaluator. */

@@ -9,9 +9,11 @@
 
 #define CONTENDER_MARGIN                                                                                     \
     1.05 /* whoever is so much nearer than heavy tokens could tell is seen whole at once */
-/* Of the best: whoever is expected to come nearer is not evaluated exactly before all tokens say that it may win. */
-#define WORTH_CONFIRMING 0.95
-#define SUM_MARGIN       (1 - 1e-12) /* partial sums are added in another order than the whole */
+/* Where exact scores come from elsewhere: of the best, what is worth another leader; and how far the others are from one who is evaluated
+ * exactly by what some tokens say. */
+#define WORTH_LEADING 0.95
+#define CLEARLY_AHEAD 1.1
+#define SUM_MARGIN    (1 - 1e-12) /* partial sums are added in another order than the whole */
 
 /* ---- a round ----------------------------------------------------------------------------------------------------- */
 
@@ -163,9 +165,9 @@ static bool complete(struct race *race, struct runner *runner, struct error *err
         return error_set(error, ERROR_NUMERIC, "the distance without sublayer %zu is not a finite number",
                          candidate->unit.first);
     }
-    if (race->options->confirm == NULL) {
-        race->best = fmin(race->best, value_of(candidate));
-    }
+    double high =
+        race->options->confirm != NULL ? race->options->high : 1; /* the best are exact ones there */
+    race->best = fmin(race->best, value_of(candidate) * high);
     return race->options->memory == NULL || remember(race, runner, error);
 }
 
@@ -422,7 +424,7 @@ static size_t find_ahead(const struct race *race)
 {
     size_t expected = race->count;
     size_t nearest = race->count;
-    double lowest = race->options->confirm != NULL ? race->best * WORTH_CONFIRMING : race->best;
+    double lowest = race->options->confirm != NULL ? race->best * WORTH_LEADING : race->best;
     double least = race->best;
     for (size_t i = 0; i < race->count; i++) {
         const struct runner *runner = &race->runners[i];
@@ -468,6 +470,19 @@ static size_t find_favourite(const struct race *race)
     return found;
 }
 
+/* Nobody who is near is still alive. Those who are near are finished here in any case, which tells whom to evaluate exactly. */
+static bool is_clear(const struct race *race, const struct runner *ahead)
+{
+    double near = estimate(race, ahead).expected * CLEARLY_AHEAD;
+    for (size_t i = 0; i < race->count; i++) {
+        const struct runner *runner = &race->runners[i];
+        if (runner != ahead && runner->is_alive && estimate(race, runner).expected < near) {
+            return false;
+        }
+    }
+    return true;
+}
+
 /* Elsewhere, exactly. */
 static bool confirm(struct race *race, struct runner *runner, double *ret_value, struct error *error)
 {
@@ -486,7 +501,7 @@ static bool confirm(struct race *race, struct runner *runner, double *ret_value,
 static bool lead(struct race *race, size_t index, struct error *error)
 {
     struct runner *runner = &race->runners[index];
-    bool is_elsewhere = race->options->confirm != NULL;
+    bool is_elsewhere = race->options->confirm != NULL && is_clear(race, runner);
     double value = NAN;
     if (is_elsewhere ? !confirm(race, runner, &value, error) : !finish_alone(race, index, error)) {
         return false;
@@ -674,19 +689,35 @@ static void cut_chunks(struct race_side *side)
     }
 }
 
-bool race_side_start(struct race_side *side, struct model *model, const struct objective_text *text,
-                     const struct objective_options *objective, const struct wave_options *wave,
-                     struct error *error)
+void race_side_start(struct race_side *side, struct model *model, const struct objective_text *text,
+                     const struct objective_options *objective, const struct wave_options *wave)
 {
     side->model = model;
-    side->engine = wave_engine_create(model, text, objective, wave, error);
-    if (side->engine == NULL) {
+    side->engine = wave_engine_create(model, text, objective, wave);
+    side->item_count = text->batch.sequence_count;
+    cut_chunks(side);
+}
+
+void race_side_restart(struct race_side *side)
+{
+    side->objective = NULL;
+}
+
+bool race_side_reach(struct race_side *side, const bool *removed, size_t first, struct error *error)
+{
+    if (side->objective != NULL) {
+        return wave_reach(side->engine, first, error);
+    }
+    if (!wave_restart(side->engine, removed, first, error)) {
         return false;
     }
     side->objective = wave_engine_objective(side->engine);
-    side->item_count = objective_item_count(side->objective);
-    cut_chunks(side);
     return true;
+}
+
+bool race_side_commit(struct race_side *side, const struct prune_unit *unit, struct error *error)
+{
+    return side->objective == NULL || wave_commit(side->engine, unit, error);
 }
 
 void race_side_finish(struct race_side *side)

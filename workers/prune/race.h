@@ -39,26 +39,28 @@ void race_memory_commit(struct race_memory *memory, const struct prune_unit *uni
 /* One model that candidates are taken through. Zeroed; then race_side_start, race_side_finish. */
 struct race_side {
     struct wave_engine *engine;  /* owned */
-    struct objective *objective; /* the engine's */
+    struct objective *objective; /* the engine's; NULL: it is to start anew */
     struct model *model;         /* borrowed */
     size_t item_count;
     size_t *chunk_first; /* [chunk_count + 1] of items */
     size_t chunk_count;
-    bool is_started;
     uint64_t completed, aborted, left_out;
 };
-bool race_side_start(struct race_side *side, struct model *model, const struct objective_text *text,
-                     const struct objective_options *objective, const struct wave_options *wave,
-                     struct error *error) MUST_USE;
+void race_side_start(struct race_side *side, struct model *model, const struct objective_text *text,
+                     const struct objective_options *objective, const struct wave_options *wave);
 void race_side_finish(struct race_side *side);
+void race_side_restart(struct race_side *side); /* at the next reach */
+/* Candidates from sublayer `first` on may come. removed: of the current model, where it starts anew. */
+bool race_side_reach(struct race_side *side, const bool *removed, size_t first, struct error *error) MUST_USE;
+bool race_side_commit(struct race_side *side, const struct prune_unit *unit, struct error *error) MUST_USE;
 
 struct race_options {
     bool is_exhaustive;         /* nobody goes early */
     bool is_sampled;            /* candidates may go by what the tokens seen say of the others; with memory */
     struct race_memory *memory; /* what is finished is kept there; NULL: not at all */
     double low, high;           /* a score stands for [low, high] times itself; both 1: exact */
-    /* Whoever is ahead is not finished here but elsewhere, exactly: its score, and its values in memory. NULL: here. index: of the
-     * round's candidates. */
+    /* Whoever is clearly ahead is not finished here but elsewhere, exactly: its score, and its values in memory. NULL: here. index: of
+     * the round's candidates. */
     bool (*confirm)(void *context, size_t index, double *ret_score, struct error *error);
     void *context;
 };

@@ -21,7 +21,8 @@
 struct wave_engine {
     struct model *model;
     struct objective_text text;
-    struct objective *objective;
+    struct objective_options objective_options;
+    struct objective *objective; /* NULL until the first restart */
     struct wave_options options;
     size_t sublayer_count;
     size_t row_count, longest_rows; /* of all items; of the longest */
@@ -217,9 +218,50 @@ static bool refresh_cache(struct wave_engine *engine, struct error *error)
            fill_cache(engine, from, &view, error);
 }
 
+/* The original's states only live while the objective is made. */
+static bool make_objective(struct wave_engine *engine, struct error *error)
+{
+    OWNED(hidden) original = NULL;
+    if (engine->objective_options.kind == OBJECTIVE_DISTANCE) {
+        original = hidden_create(engine->model, &engine->text.batch, error);
+        if (original == NULL || !model_embed(engine->model, &engine->text.batch, original, error) ||
+            !model_run_from(engine->model, 0, NULL, original, error)) {
+            return false;
+        }
+    }
+    engine->objective =
+        objective_create(engine->model, &engine->text, &engine->objective_options, original, error);
+    return engine->objective != NULL;
+}
+
+/* The same, of the states that filling the cache of the whole model left: before its last sublayer. */
+static bool finish_objective(struct wave_engine *engine, struct hidden *view, struct error *error)
+{
+    bool is_distance = engine->objective_options.kind == OBJECTIVE_DISTANCE;
+    if (is_distance && !model_run_sublayer(engine->model, engine->sublayer_count - 1, view, error)) {
+        return false;
+    }
+    engine->objective = objective_create(engine->model, &engine->text, &engine->objective_options,
+                                         is_distance ? view : NULL, error);
+    return engine->objective != NULL;
+}
+
+static bool is_any_removed(const struct wave_engine *engine, const bool *removed)
+{
+    for (size_t i = 0; i < engine->sublayer_count; i++) {
+        if (removed[i]) {
+            return true;
+        }
+    }
+    return false;
+}
+
 bool wave_restart(struct wave_engine *engine, const bool *removed, size_t first, struct error *error)
 {
     CHECK(first < engine->sublayer_count);
+    if (engine->objective == NULL && is_any_removed(engine, removed) && !make_objective(engine, error)) {
+        return false;
+    }
     memmove(engine->removed, removed, engine->sublayer_count * sizeof *removed);
     weights_set_removed(model_get_weights(engine->model), engine->removed);
     if (engine->options.is_uncached) {
@@ -251,10 +293,11 @@ bool wave_restart(struct wave_engine *engine, const bool *removed, size_t first,
         return false;
     }
     if (!engine->is_cached) {
-        return true;
+        return engine->objective != NULL || make_objective(engine, error);
     }
     struct hidden view = whole_view(engine);
-    return hidden_copy(&view, start, error) && fill_cache(engine, first, &view, error);
+    return hidden_copy(&view, start, error) && fill_cache(engine, first, &view, error) &&
+           (engine->objective != NULL || finish_objective(engine, &view, error));
 }
 
 bool wave_reach(struct wave_engine *engine, size_t first, struct error *error)
@@ -463,7 +506,7 @@ bool wave_run(struct wave_engine *engine, const struct prune_unit *units, size_t
     const struct showing showing = {visit, context};
     size_t each = engine->options.is_single ? 1 : unit_count;
     keeps = keeps && engine->is_recording && unit_count == 1 &&
-            item_count == objective_item_count(engine->objective) && engine->area_rows >= engine->row_count;
+            item_count == engine->text.batch.sequence_count && engine->area_rows >= engine->row_count;
     if (!refresh_cache(engine, error)) {
         return false;
     }
@@ -500,29 +543,14 @@ bool wave_time(struct wave_engine *engine, size_t sublayer, int64_t *ret_ns, str
 
 /* ---- life -------------------------------------------------------------------------------------------------------- */
 
-/* The original's states only live while the objective is made. */
-static bool make_objective(struct wave_engine *engine, const struct objective_options *options,
-                           struct error *error)
-{
-    OWNED(hidden) original = NULL;
-    if (options->kind == OBJECTIVE_DISTANCE) {
-        original = hidden_create(engine->model, &engine->text.batch, error);
-        if (original == NULL || !model_embed(engine->model, &engine->text.batch, original, error) ||
-            !model_run_from(engine->model, 0, NULL, original, error)) {
-            return false;
-        }
-    }
-    engine->objective = objective_create(engine->model, &engine->text, options, original, error);
-    return engine->objective != NULL;
-}
-
 struct wave_engine *wave_engine_create(struct model *model, const struct objective_text *text,
                                        const struct objective_options *objective,
-                                       const struct wave_options *options, struct error *error)
+                                       const struct wave_options *options)
 {
-    OWNED(wave_engine) engine = memory_create(1, sizeof *engine);
+    struct wave_engine *engine = memory_create(1, sizeof *engine);
     engine->model = model;
     engine->text = *text;
+    engine->objective_options = *objective;
     engine->options = *options;
     engine->stale_from = SIZE_MAX;
     engine->sublayer_count = model_sublayer_count(model);
@@ -534,13 +562,10 @@ struct wave_engine *wave_engine_create(struct model *model, const struct objecti
         engine->first_rows[s + 1] = engine->first_rows[s] + text->batch.sequences[s].count;
     }
     engine->row_count = engine->first_rows[text->batch.sequence_count];
-    if (!make_objective(engine, objective, error)) {
-        return NULL;
-    }
-    for (size_t i = 0; i < objective_item_count(engine->objective); i++) {
+    for (size_t i = 0; i < text->batch.sequence_count; i++) {
         engine->longest_rows = larger(engine->longest_rows, wave_rows_of(engine, i, 1));
     }
-    return TAKE(engine);
+    return engine;
 }
 
 void wave_engine_destroy(struct wave_engine *engine)

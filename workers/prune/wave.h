@@ -24,13 +24,14 @@ struct wave_options {
     bool is_single;              /* one candidate a wave */
 };
 struct wave_engine;
-/* model and text are borrowed. Runs the original once and makes the objective from it. */
+/* model and text are borrowed. */
 struct wave_engine *wave_engine_create(struct model *model, const struct objective_text *text,
                                        const struct objective_options *objective,
-                                       const struct wave_options *options, struct error *error) MUST_USE;
+                                       const struct wave_options *options);
 void wave_engine_destroy(struct wave_engine *engine);
 OWNED_DEFINE(wave_engine)
-struct objective *wave_engine_objective(struct wave_engine *engine); /* borrowed */
+/* Borrowed; NULL before the first restart, which makes it from a run of the original. */
+struct objective *wave_engine_objective(struct wave_engine *engine);
 
 /* The current model is the one without removed[]; no candidate will begin below sublayer `first`. */
 bool wave_restart(struct wave_engine *engine, const bool *removed, size_t first,

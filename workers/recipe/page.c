@@ -426,6 +426,31 @@ static void append_provenance(struct text *page, const json_t *report)
     text_append(page, "</table></div></section>");
 }
 
+/* " removed 3 and narrowed 20 of 60 sublayers", " kept 432 of 576 residual channels", or both. */
+static void append_what_went(struct text *page, const json_t *report, double removed)
+{
+    double channels = page_number(json_object_get(report, "plan"), "hidden_count");
+    size_t narrowed = page_count_narrowed(report);
+    bool is_stream = channels > 0;
+    if (is_stream) {
+        text_append_format(page, " kept %.0f of %.0f residual channels", channels,
+                           page_number(json_object_get(report, "model"), "hidden_size"));
+    }
+    if (is_stream && removed == 0 && narrowed == 0) {
+        return;
+    }
+    const char *joint = is_stream ? " and" : "";
+    if (removed > 0 || narrowed == 0) {
+        text_append_format(page, "%s removed %.0f%s", joint, removed, narrowed > 0 ? "" : " of");
+        joint = " and";
+    }
+    if (narrowed > 0) {
+        text_append_format(page, "%s narrowed %zu of", joint, narrowed);
+    }
+    text_append_format(page, " %.0f sublayers",
+                       page_number(json_object_get(json_object_get(report, "size"), "before"), "sublayers"));
+}
+
 static void append_head(struct text *page, const json_t *report)
 {
     bool is_pruning = strcmp(get_text(report, "type"), "pruning") == 0;
@@ -441,19 +466,10 @@ static void append_head(struct text *page, const json_t *report)
     text_append(page, "</h1><p class=\"lead\">");
     if (is_pruning) {
         const json_t *target = json_object_get(report, "target");
-        double removed = page_number(target, "sublayers_removed");
-        size_t narrowed = page_count_narrowed(report);
         text_append_html(page, get_text(json_object_get(report, "method"), "name"));
-        if (removed > 0 || narrowed == 0) {
-            text_append_format(page, " removed %.0f%s", removed, narrowed > 0 ? "" : " of");
-        }
-        if (narrowed > 0) {
-            text_append_format(page, "%s narrowed %zu of", removed > 0 ? " and" : "", narrowed);
-        }
-        text_append_format(
-            page, " %.0f sublayers. Target %s: %.6g asked for, %.6g reached.",
-            page_number(json_object_get(json_object_get(report, "size"), "before"), "sublayers"),
-            get_text(target, "kind"), page_number(target, "requested"), page_number(target, "achieved"));
+        append_what_went(page, report, page_number(target, "sublayers_removed"));
+        text_append_format(page, ". Target %s: %.6g asked for, %.6g reached.", get_text(target, "kind"),
+                           page_number(target, "requested"), page_number(target, "achieved"));
     } else {
         text_append(page, "An evaluation of the model as it is.");
     }

@@ -58,8 +58,8 @@ bool recipe_open_search(struct recipe *recipe, struct recipe_search *search, str
     }
     options.screen = search->screen;
     struct objective_text text = {.batch = {recipe->windows->sequences, recipe->windows->count}};
-    search->evaluator = prefix_evaluator_create(recipe->model, &text, &options, error);
-    return search->evaluator != NULL;
+    search->evaluator = prefix_evaluator_create(recipe->model, &text, &options);
+    return true;
 }
 
 void recipe_search_finish(struct recipe_search *search)

@@ -306,13 +306,21 @@ static json_t *list_layouts(const struct work *work)
     bool is_packing = work->target.require_packable || (work->method->traits & PRUNE_TRAIT_PACKS) != 0;
     const char *granularity = json_string_value(json_object_get(work->parameters, "granularity"));
     is_packing = is_packing || (granularity != NULL && strcmp(granularity, "block") == 0);
+    /* A narrower sublayer is still there, so that blocks stay whole. */
+    bool is_whole = is_packing || (work->method->traits & PRUNE_TRAIT_WIDTH) != 0;
+    const struct {
+        enum export_layout layout;
+        bool is_possible;
+    } listed[] = {{EXPORT_UNIFORM, is_packing},
+                  {EXPORT_PADDED, is_whole},
+                  {EXPORT_IDENTITY, true},
+                  {EXPORT_HETEROGENEOUS, true},
+                  {EXPORT_DECILM, true}};
     json_t *layouts = json_array();
-    if (is_packing) {
-        CHECK(json_array_append_new(layouts, json_string("uniform")) == 0);
-    }
-    CHECK(json_array_append_new(layouts, json_string("identity")) == 0);
-    if (export_check_layout(&work->inventory->config, EXPORT_HETEROGENEOUS, NULL)) {
-        CHECK(json_array_append_new(layouts, json_string("heterogeneous")) == 0);
+    for (size_t i = 0; i < sizeof listed / sizeof listed[0]; i++) {
+        if (listed[i].is_possible && export_check_layout(&work->inventory->config, listed[i].layout, NULL)) {
+            CHECK(json_array_append_new(layouts, json_string(export_layout_name(listed[i].layout))) == 0);
+        }
     }
     if (work->options.layout == EXPORT_UNIFORM && !is_packing) {
         CHECK(json_array_append_new(

@@ -302,8 +302,7 @@ static void search_checked(struct world *world, const struct naive *naive, const
     struct saved saved = {.stop_after = how->stop_after};
     for (size_t attempt = 0;; attempt++) {
         OWNED(prefix_evaluator)
-        evaluator = prefix_evaluator_create(world->model, &world->text, &options, &error);
-        assert_non_null(evaluator);
+        evaluator = prefix_evaluator_create(world->model, &world->text, &options);
         *checker = (struct checker){.inner = prefix_evaluator_interface(evaluator),
                                     .naive = naive,
                                     .is_screened = how->screen != NULL};
@@ -458,8 +457,7 @@ static void streamed_weights_change_no_bit_and_are_read_once_a_round(void **stat
     struct error error = {0};
     struct prefix_options options = {.objective = how.objective};
     OWNED(prefix_evaluator)
-    evaluator = prefix_evaluator_create(world.model, &world.text, &options, &error);
-    assert_non_null(evaluator);
+    evaluator = prefix_evaluator_create(world.model, &world.text, &options);
     struct saved saved = {0};
     OWNED(plan) plan = plan_create(world.count);
     uint64_t before = weights_bytes_read(weights);

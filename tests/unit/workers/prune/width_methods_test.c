@@ -101,10 +101,7 @@ static void world_start(struct world *world, const struct golden *golden, const 
         struct prefix_options options;
         prefix_options_read(world->parameters, &options);
         world->text = (struct objective_text){.batch = golden->batch};
-        world->evaluator = prefix_evaluator_create(world->model, &world->text, &options, &error);
-        if (world->evaluator == NULL) {
-            fail_msg("%s: %s: %s", golden->name, method->name, error.message);
-        }
+        world->evaluator = prefix_evaluator_create(world->model, &world->text, &options);
         world->run.evaluator = prefix_evaluator_interface(world->evaluator);
         world->run.model = world->model;
     }
