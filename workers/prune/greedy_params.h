@@ -45,8 +45,9 @@ extern const char *const greedy_screening_values[];
          .type = PARAM_ENUM,                                                                                 \
          .values = greedy_screening_values,                                                                  \
          .default_json = "\"none\"",                                                                         \
-         .help = "Judge candidates in bf16 first and in fp32 only those that may win by the measured band "  \
-                 "between the two; for jobs in fp32 with weights that fit into memory."},                    \
+         .help =                                                                                             \
+             "Judge candidates in bf16, most of them by some of the tokens, and in fp32 only those that "    \
+             "may win by the measured errors; for jobs in fp32 with weights that fit into memory."},         \
         {.name = "lazy",                                                                                     \
          .type = PARAM_BOOL,                                                                                 \
          .default_json = "false",                                                                            \
