@@ -1,0 +1,139 @@
+/* EL2N of the reference's distributions, of logits that would overflow or cancel, and against the printed formula; forgetting. */
+#include "base/rng.h"
+#include "workers/select/el2n.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+static void assert_close(double value, double expected, double tolerance)
+{
+    if (!(fabs(value - expected) <= tolerance)) {
+        print_error("%.17g is not %.17g\n", value, expected);
+        fail();
+    }
+}
+
+static double unit(uint32_t step, uint64_t index)
+{
+    return rng_unit(&(struct rng){.seed = 5, .stream = 1, .step = step}, index);
+}
+
+static double el2n(const float *logits, size_t count, size_t target)
+{
+    double value = -1;
+    assert_true(el2n_of_token(logits, count, target, &value, NULL));
+    return value;
+}
+
+static void distributions_of_the_reference(void **state)
+{
+    (void)state;
+    const float logits[] = {logf(0.7F), logf(0.2F), logf(0.1F)};
+    assert_close(el2n(logits, 3, 0), 0.3741657387, 1e-7); /* logits are fp32 */
+    assert_close(el2n(logits, 3, 2), 1.1575836903, 1e-7);
+    const float sure[] = {0, 3000, 0};
+    assert_close(el2n(sure, 3, 1), 0, 0);
+    assert_close(el2n(sure, 3, 0), 1.4142135624, 1e-10);
+}
+
+static void one_word_is_never_wrong(void **state)
+{
+    (void)state;
+    const float logit = -80;
+    assert_close(el2n(&logit, 1, 0), 0, 0);
+}
+
+static void digits_survive_a_belief_near_one(void **state)
+{
+    (void)state;
+    /* Of two words p_y = 1 / (1 + e), e = exp(-30), and the value is sqrt(2) e / (1 + e); 1 - 2 p_y + sum p^2 rounds to nothing. */
+    const float logits[] = {30, 0};
+    double e = exp(-30.0), p = 1 / (1 + e), q = e / (1 + e);
+    assert_true(fabs(sqrt(fabs(p * p + q * q - 2 * p + 1)) / (sqrt(2.0) * q) - 1) > 1e-6);
+    assert_close(el2n(logits, 2, 0) / (sqrt(2.0) * q), 1, 1e-14);
+}
+
+static void any_logits_agree_with_the_printed_formula(void **state)
+{
+    (void)state;
+    enum { VOCAB = 301 };
+    for (uint32_t round = 0; round < 40; round++) {
+        float logits[VOCAB];
+        double base = round % 2 == 0 ? 0 : 5000; /* exp overflows above 709 */
+        long double sum = 0, squares = 0;
+        size_t target = (size_t)(unit(round, VOCAB) * VOCAB);
+        for (size_t v = 0; v < VOCAB; v++) {
+            logits[v] = (float)(base + (round % 3 == 0 ? 0.05 * (double)v : 12 * unit(round, v)));
+            sum += expl((long double)logits[v] - (long double)base);
+        }
+        for (size_t v = 0; v < VOCAB; v++) {
+            long double p = expl((long double)logits[v] - (long double)base) / sum;
+            squares += v == target ? (1 - p) * (1 - p) : p * p;
+        }
+        assert_close(el2n(logits, VOCAB, target), (double)sqrtl(squares), 1e-14);
+    }
+}
+
+static void a_logit_that_is_none_is_named(void **state)
+{
+    (void)state;
+    const float wrong[] = {1, 2, INFINITY, NAN};
+    struct error error = {0};
+    double value = 7;
+    assert_false(el2n_of_token(wrong, 4, 0, &value, &error));
+    assert_int_equal(error.code, ERROR_NUMERIC);
+    assert_non_null(strstr(error.message, "token 2"));
+    assert_false(el2n_of_token(wrong + 3, 1, 0, &value, &error)); /* the target's own */
+    assert_int_equal(error.code, ERROR_NUMERIC);
+    assert_false(el2n_of_token(wrong, 2, 2, &value, &error));
+    assert_int_equal(error.code, ERROR_OUT_OF_RANGE);
+    assert_true(value == 7);
+}
+
+static void a_record_is_the_mean_of_its_tokens(void **state)
+{
+    (void)state;
+    const double values[] = {0.5, 1, 0.75};
+    assert_close(el2n_mean(values, 3), 0.75, 0);
+    assert_true(isnan(el2n_mean(values, 0)));
+}
+
+static double forgetting_of(const char *series)
+{
+    struct forgetting forgetting = {0};
+    for (; *series != '\0'; series++) {
+        forgetting_add(&forgetting, *series == '1');
+    }
+    return forgetting_score(&forgetting);
+}
+
+static void forgetting_counts_falls_and_never_right_is_hardest(void **state)
+{
+    (void)state;
+    assert_true(forgetting_of("011010") == 2);
+    assert_true(forgetting_of("111") == 0);
+    assert_true(isinf(forgetting_of("000")) && isinf(forgetting_of("")));
+    assert_true(forgetting_of("0001") == 0);
+    assert_true(forgetting_of("10") == 1);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(distributions_of_the_reference),
+        cmocka_unit_test(one_word_is_never_wrong),
+        cmocka_unit_test(digits_survive_a_belief_near_one),
+        cmocka_unit_test(any_logits_agree_with_the_printed_formula),
+        cmocka_unit_test(a_logit_that_is_none_is_named),
+        cmocka_unit_test(a_record_is_the_mean_of_its_tokens),
+        cmocka_unit_test(forgetting_counts_falls_and_never_right_is_hardest),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
