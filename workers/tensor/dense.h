@@ -1,6 +1,6 @@
 /*
  * workers/tensor/dense.h: the dense algebra that statistics, rotations and repairs need, in double on the host: Gram matrices of
- * streams of fp32 rows, products, Cholesky factors and solves, symmetric eigenvectors, ridge leverage.
+ * streams of fp32 rows, products, Cholesky factors and solves, symmetric eigenvectors, pivots, polar factors, ridge leverage.
  *
  * All matrices are row by row. A stride is the distance of two rows in elements. A symmetric matrix is one triangle; the
  * other is neither read nor written, so that two of them can share one array of [n, n + 1] (dense_symmetric_pair).
@@ -84,6 +84,16 @@ bool dense_cholesky_solve(const struct dense_threads *threads, size_t n, const d
  * another 2 n^2 doubles. NUMERIC: it does not converge, or A is not finite. */
 bool dense_eigen(const struct dense_threads *threads, size_t n, double *a, double *ret_values,
                  struct error *error) MUST_USE;
+
+/* The rows that a QR factorisation of A^T with column pivoting (dgeqp3) takes first: each is the one farthest from the span of those
+ * before it. a [rows, columns] is used up; ret_rows [min(rows, columns)]. On one thread, not cancelled half-way; another 3 doubles a
+ * row. NUMERIC: A is not finite, and at which row. */
+bool dense_pivot_rows(const struct dense_threads *threads, size_t rows, size_t columns, double *a,
+                      size_t stride, size_t *ret_rows, struct error *error) MUST_USE;
+
+/* A [n, n], stride n, becomes its orthogonal polar factor: U V^T of A = U Sigma V^T (dgesvd), the orthogonal matrix nearest to A; one
+ * of them where A is singular. On one thread. NUMERIC: A is not finite, or it does not converge. */
+bool dense_polar(const struct dense_threads *threads, size_t n, double *a, struct error *error) MUST_USE;
 
 /* Ridge leverage: ret_leverage[i] = (C (C + lambda I)^-1)_ii, in 0..1, 0 where C_ii is 0. lambda > 0, absolute. Takes another
  * n^2 doubles. NUMERIC: C is not positive semidefinite, or not finite. */

@@ -22,6 +22,12 @@ extern void dpotrf_(const char *uplo, const blasint *n, double *a, const blasint
 extern void dsyevd_(const char *jobz, const char *uplo, const blasint *n, double *a, const blasint *lda,
                     double *w, double *work, const blasint *lwork, blasint *iwork, const blasint *liwork,
                     blasint *info, size_t jobz_length, size_t uplo_length);
+extern void dgeqp3_(const blasint *m, const blasint *n, double *a, const blasint *lda, blasint *jpvt,
+                    double *tau, double *work, const blasint *lwork, blasint *info);
+extern void dgesvd_(const char *jobu, const char *jobvt, const blasint *m, const blasint *n, double *a,
+                    const blasint *lda, double *s, double *u, const blasint *ldu, double *vt,
+                    const blasint *ldvt, double *work, const blasint *lwork, blasint *info,
+                    size_t jobu_length, size_t jobvt_length);
 
 #define CHOLESKY_BLOCK  256
 #define SOLVE_ROWS      128
@@ -443,6 +449,87 @@ bool dense_eigen(const struct dense_threads *threads, size_t n, double *a, doubl
             vector[j] *= sign;
         }
     }
+    return true;
+}
+
+/* ---- pivots and polar factors -------------------------------------------------------------------- */
+
+static bool check_finite(size_t rows, size_t columns, const double *a, size_t stride, const char *what,
+                         struct error *error)
+{
+    for (size_t i = 0; i < rows; i++) {
+        for (size_t j = 0; j < columns; j++) {
+            if (!isfinite(a[i * stride + j])) {
+                return error_set(error, ERROR_NUMERIC, "%s is not finite at row %zu", what, i);
+            }
+        }
+    }
+    return true;
+}
+
+bool dense_pivot_rows(const struct dense_threads *threads, size_t rows, size_t columns, double *a,
+                      size_t stride, size_t *ret_rows, struct error *error)
+{
+    hold_to_one_thread();
+    if (!cancel_check_now(threads->cancel, error) ||
+        !check_finite(rows, columns, a, stride, "a matrix to pivot", error)) {
+        return false;
+    }
+    size_t count = least(rows, columns);
+    if (count == 0) {
+        return true;
+    }
+    /* The least it takes: the blocked form, which wants more, begins at 128 columns. */
+    size_t work_count = 3 * rows + 1;
+    if (work_count > (size_t)INT32_MAX) {
+        return error_set(error, ERROR_UNSUPPORTED, "pivots among %zu rows", rows);
+    }
+    OWNED_MEMORY double *work = memory_try_array(work_count + count, sizeof *work, "room for pivots", error);
+    OWNED_MEMORY blasint *pivots = memory_try_array(rows, sizeof *pivots, "room for pivots", error);
+    if (work == NULL || pivots == NULL) {
+        return false;
+    }
+    blasint m = (blasint)columns, n = (blasint)rows, lda = leading(stride), lwork = (blasint)work_count,
+            info = 0;
+    dgeqp3_(&m, &n, a, &lda, pivots, work + work_count, work, &lwork, &info);
+    if (info != 0) {
+        return error_set(error, ERROR_INTERNAL, "dgeqp3 refuses its argument %d", -(int)info);
+    }
+    for (size_t i = 0; i < count; i++) {
+        ret_rows[i] = (size_t)pivots[i] - 1;
+    }
+    return true;
+}
+
+bool dense_polar(const struct dense_threads *threads, size_t n, double *a, struct error *error)
+{
+    hold_to_one_thread();
+    if (!cancel_check_now(threads->cancel, error) ||
+        !check_finite(n, n, a, n, "a matrix to polarise", error)) {
+        return false;
+    }
+    if (n == 0) {
+        return true;
+    }
+    size_t work_count = 64 * n + 5;
+    if (work_count > (size_t)INT32_MAX) {
+        return error_set(error, ERROR_UNSUPPORTED, "the polar factor of a matrix of %zu rows", n);
+    }
+    OWNED_MEMORY double *room =
+        memory_try_array(2 * n * n + n + work_count, sizeof *room, "room for a polar factor", error);
+    if (room == NULL) {
+        return false;
+    }
+    /* A^T = U S V^T down the columns; U and V^T as they lie are U^T and V by rows, and V U^T is the factor of A. */
+    double *u = room, *vt = room + n * n, *values = room + 2 * n * n, *work = values + n;
+    blasint size = (blasint)n, lwork = (blasint)work_count, info = 0;
+    dgesvd_("A", "A", &size, &size, a, &size, values, u, &size, vt, &size, work, &lwork, &info, 1, 1);
+    if (info != 0) {
+        return error_set(error, ERROR_NUMERIC, "the singular values of a matrix of %zu rows do not converge",
+                         n);
+    }
+    cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, size, size, size, 1.0, vt, size, u, size, 0.0, a,
+                size);
     return true;
 }
 

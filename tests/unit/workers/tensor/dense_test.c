@@ -374,6 +374,107 @@ static void eigenvectors_of_a_line_are_its_direction(void **state)
     assert_true(fabs(a[0] - 0.6) < 1e-14 && fabs(a[1] - 0.8) < 1e-14);
 }
 
+/* The squared distance of row i of a [rows, n] from the span of the orthonormal `basis` [count, n]. */
+static double rest_of_row(const double *row, size_t n, const double *basis, size_t count, double *ret_rest)
+{
+    memcpy(ret_rest, row, n * sizeof *row);
+    for (size_t pass = 0; pass < 2; pass++) {
+        for (size_t b = 0; b < count; b++) {
+            double dot = 0.0;
+            for (size_t j = 0; j < n; j++) {
+                dot += ret_rest[j] * basis[b * n + j];
+            }
+            for (size_t j = 0; j < n; j++) {
+                ret_rest[j] -= dot * basis[b * n + j];
+            }
+        }
+    }
+    double square = 0.0;
+    for (size_t j = 0; j < n; j++) {
+        square += ret_rest[j] * ret_rest[j];
+    }
+    return square;
+}
+
+static void pivots_are_the_rows_farthest_from_those_before(void **state)
+{
+    (void)state;
+    static const size_t shapes[][2] = {{1, 1}, {577, 7}, {129, 33}, {7, 129}, {300, 140}, {5, 0}, {0, 5}};
+    OWNED(pool) pool = pool_create(2, NULL);
+    struct dense_threads here = {pool, NULL};
+    for (size_t s = 0; s < COUNT_OF(shapes); s++) {
+        size_t rows = shapes[s][0], n = shapes[s][1], count = rows < n ? rows : n, stride = n + 3;
+        double *a = doubles_of(rows * stride, 16), *before = doubles_of(rows * stride, 16);
+        double *basis = memory_create(count * n + 1, sizeof *basis),
+               *rest = memory_create(n + 1, sizeof *rest);
+        size_t *pivots = memory_create(count + 1, sizeof *pivots);
+        assert_true(dense_pivot_rows(&here, rows, n, a, stride, pivots, NULL));
+        for (size_t k = 0; k < count; k++) {
+            double most = 0.0;
+            for (size_t i = 0; i < rows; i++) {
+                most = fmax(most, rest_of_row(before + i * stride, n, basis, k, rest));
+            }
+            double taken = rest_of_row(before + pivots[k] * stride, n, basis, k, rest);
+            assert_true(taken >= most * (1.0 - 1e-10));
+            for (size_t j = 0; j < n; j++) {
+                basis[k * n + j] = rest[j] / sqrt(taken);
+            }
+            assert_true(rows == 0 || a[n] == before[n]); /* what lies between rows is left */
+        }
+        free(pivots);
+        free(rest);
+        free(basis);
+        free(before);
+        free(a);
+    }
+    struct error error = {0};
+    double bad[] = {1.0, 2.0, 3.0, NAN};
+    size_t pivots[2];
+    assert_false(dense_pivot_rows(&here, 2, 2, bad, 2, pivots, &error));
+    assert_int_equal(error.code, ERROR_NUMERIC);
+    assert_non_null(strstr(error.message, "row 1"));
+}
+
+static void a_polar_factor_is_the_nearest_rotation(void **state)
+{
+    (void)state;
+    OWNED(pool) pool = pool_create(2, NULL);
+    struct dense_threads here = {pool, NULL};
+    for (size_t s = 0; s < COUNT_OF(sizes); s++) {
+        size_t n = sizes[s];
+        if (n > 200) {
+            continue;
+        }
+        double *a = doubles_of(n * n, 17), *q = memory_create(n * n + 1, sizeof *q);
+        memcpy(q, a, n * n * sizeof *q);
+        assert_true(dense_polar(&here, n, q, NULL));
+        double *products = multiply_by_loops(n, n, n, q, false, q, true);
+        double *rest = multiply_by_loops(n, n, n, q, true, a, false); /* P of A = Q P */
+        double *values = memory_create(n + 1, sizeof *values);
+        for (size_t i = 0; i < n * n; i++) {
+            assert_true(fabs(products[i] - (i / n == i % n ? 1.0 : 0.0)) <= 1e-12);
+            assert_true(fabs(rest[i] - rest[i % n * n + i / n]) <= 1e-12 * (double)n); /* symmetric */
+        }
+        assert_true(dense_eigen(&here, n, rest, values, NULL));
+        assert_true(n == 0 || values[n - 1] >= -1e-12); /* and positive */
+        free(values);
+        free(rest);
+        free(products);
+        free(q);
+        free(a);
+    }
+    double mirror[] = {0.0, -2.0, 3.0, 0.0},
+           none[] = {0.0, 0.0, 0.0, 0.0}; /* known, and one that is singular */
+    assert_true(dense_polar(&here, 2, mirror, NULL));
+    assert_true(fabs(mirror[0]) < 1e-15 && fabs(mirror[1] + 1.0) < 1e-15 && fabs(mirror[2] - 1.0) < 1e-15);
+    assert_true(dense_polar(&here, 2, none, NULL));
+    assert_true(fabs(fabs(none[0] * none[3] - none[1] * none[2]) - 1.0) < 1e-14);
+    struct error error = {0};
+    none[2] = INFINITY;
+    assert_false(dense_polar(&here, 2, none, &error));
+    assert_int_equal(error.code, ERROR_NUMERIC);
+}
+
 /* By eigenvectors: leverage_i = sum_k v_ki^2 s_k / (s_k + lambda). */
 static void leverage_is_what_eigenvectors_say(void **state)
 {
@@ -444,6 +545,8 @@ int main(void)
         cmocka_unit_test(what_cannot_be_factored_is_named),
         cmocka_unit_test(eigenvectors_rebuild_their_matrix),
         cmocka_unit_test(eigenvectors_of_a_line_are_its_direction),
+        cmocka_unit_test(pivots_are_the_rows_farthest_from_those_before),
+        cmocka_unit_test(a_polar_factor_is_the_nearest_rotation),
         cmocka_unit_test(leverage_is_what_eigenvectors_say),
         cmocka_unit_test(a_cancelled_sum_says_so),
         cmocka_unit_test(the_library_is_named),
