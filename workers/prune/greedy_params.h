@@ -3,8 +3,8 @@
  *
  *     static const struct param_spec params[] = {..., GREEDY_SEARCH_PARAMS};
  *
- * They choose what is computed, not what comes out, but for `rank_by` and the two heuristics: `lazy`, and `screening`, which leaves out whoever
- * cannot win by a measured band.
+ * They choose what is computed, not what comes out, but for `rank_by` and the two heuristics: `lazy`, and `screening`, which leaves out
+ * whoever cannot win by measured errors (of bf16, and of what some tokens say of the others).
  */
 #ifndef WORKERS_PRUNE_GREEDY_PARAMS_H
 #define WORKERS_PRUNE_GREEDY_PARAMS_H
@@ -40,7 +40,8 @@ extern const char *const greedy_screening_values[];
         {.name = "early_abort",                                                                              \
          .type = PARAM_BOOL,                                                                                 \
          .default_json = "true",                                                                             \
-         .help = "Give up candidates whose partial score exceeds the best one (exact)."},                    \
+         .help = "Give up candidates whose partial score exceeds the best one (exact); with screening also " \
+                 "those that cannot win by what some tokens say of the others."},                            \
         {.name = "screening",                                                                                \
          .type = PARAM_ENUM,                                                                                 \
          .values = greedy_screening_values,                                                                  \

@@ -3,6 +3,7 @@
 
 #include "base/check.h"
 #include "base/memory.h"
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -69,11 +70,6 @@ void objective_destroy(struct objective *objective)
     }
     head_reference_destroy(objective->reference);
     free(objective);
-}
-
-size_t objective_item_count(const struct objective *objective)
-{
-    return objective->text.batch.sequence_count;
 }
 
 static size_t rows_of(const struct objective *objective, size_t first_sequence, size_t count)
@@ -199,6 +195,13 @@ double objective_bound(const struct objective *objective, const double *values, 
     }
     bool is_divergence = objective->options.metric != HEAD_METRIC_ANGULAR;
     return is_divergence ? sum / (double)model_get_config(objective->model)->vocab_size : sum;
+}
+
+double objective_ratio(const struct objective *objective, double ratio)
+{
+    bool is_norm =
+        objective->options.kind == OBJECTIVE_DISTANCE && objective->options.metric == HEAD_METRIC_NORM;
+    return is_norm ? sqrt(ratio) : ratio;
 }
 
 double objective_parts(const struct objective *objective)

@@ -37,7 +37,6 @@ struct objective *objective_create(struct model *model, const struct objective_t
 void objective_destroy(struct objective *objective);
 OWNED_DEFINE(objective)
 
-size_t objective_item_count(const struct objective *objective);
 /* What is found out about tokens, which terms are made of: hidden holds these items' sequences of the candidate in slot 0, then of
  * slot 1, ... */
 struct objective_query {
@@ -60,6 +59,8 @@ bool objective_terms(const struct objective *objective, size_t first_item, size_
 /* What some values come to in the sum that objective_parts divides, whatever the others are; where objective_selects. */
 double objective_bound(const struct objective *objective, const double *values, const size_t *tokens,
                        size_t token_count);
+/* What a ratio of sums of values is as a ratio of scores, of the same items. */
+double objective_ratio(const struct objective *objective, double ratio);
 double objective_parts(const struct objective *objective);
 double objective_total(const struct objective *objective, const double *terms); /* [item_count] */
 

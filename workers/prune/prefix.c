@@ -25,12 +25,13 @@ struct prefix_evaluator {
     struct prune_evaluator interface;
     struct prefix_options options;
     struct race_side exact, screen; /* screen: only where there is a model for it */
-    struct race_memory memory;      /* only with screening */
+    struct race_memory memory;      /* filled by screening only */
     size_t sublayer_count, row_count;
     bool *removed; /* [sublayer_count], of the current model */
     struct band band;
     uint64_t candidate_count, naive_token_sublayers, naive_token_heads;
     uint64_t confirmed_count; /* candidates that were screened and evaluated exactly all the same */
+    uint64_t at_once_count;   /* of them: while the others were still screened */
     struct model_work work_before;
 };
 
@@ -208,10 +209,31 @@ static size_t choose_confirmed(const struct prefix_evaluator *evaluator, const s
     return count;
 }
 
-/* The chosen ones, exactly. Those that were wanted for the band are finished; of the others losers may go early. */
-static bool confirm(struct prefix_evaluator *evaluator, struct prune_round *round,
-                    const struct prune_candidate *screened, const bool *chosen, struct error *error)
+/* A round that is screened. */
+struct screening {
+    struct prefix_evaluator *evaluator;
+    struct prune_round *round;
+    struct prune_candidate *screened; /* [round->count]: of the cheap model */
+    bool *is_learnt;                  /* [round->count]: its ratio is in the band, or it has none */
+};
+
+static void learn(struct screening *screening)
 {
+    for (size_t i = 0; i < screening->round->count; i++) {
+        const struct prune_candidate *exact = &screening->round->candidates[i];
+        const struct prune_candidate *screened = &screening->screened[i];
+        if (!screening->is_learnt[i] && exact->standing == PRUNE_EXACT && screened->standing == PRUNE_EXACT) {
+            add_ratio(&screening->evaluator->band, exact->score / screened->score);
+            screening->is_learnt[i] = true;
+        }
+    }
+}
+
+/* The chosen ones, exactly. Those that were wanted for the band are finished; of the others losers may go early. */
+static bool confirm(struct screening *screening, const bool *chosen, struct error *error)
+{
+    struct prefix_evaluator *evaluator = screening->evaluator;
+    struct prune_round *round = screening->round;
     OWNED_MEMORY struct prune_candidate *candidates = memory_create(round->count, sizeof *candidates);
     OWNED_MEMORY size_t *origins = memory_create(round->count, sizeof *origins);
     struct prune_round part = {.candidates = candidates, .lazy_epsilon = -1};
@@ -219,7 +241,7 @@ static bool confirm(struct prefix_evaluator *evaluator, struct prune_round *roun
         if (chosen[i] || round->candidates[i].standing == PRUNE_EXACT) {
             origins[part.count] = i;
             candidates[part.count] = round->candidates[i];
-            candidates[part.count++].prior = screened[i].score;
+            candidates[part.count++].prior = screening->screened[i].score;
         }
     }
     struct race_options options = {.is_exhaustive = evaluator->options.is_exhaustive ||
@@ -232,10 +254,6 @@ static bool confirm(struct prefix_evaluator *evaluator, struct prune_round *roun
     }
     for (size_t i = 0; i < part.count; i++) {
         struct prune_candidate *candidate = &round->candidates[origins[i]];
-        if (candidate->standing == PRUNE_PENDING && candidates[i].standing == PRUNE_EXACT &&
-            screened[origins[i]].standing == PRUNE_EXACT) {
-            add_ratio(&evaluator->band, candidates[i].score / screened[origins[i]].score);
-        }
         evaluator->confirmed_count += candidate->standing == PRUNE_PENDING ? 1 : 0;
         candidate->score = candidates[i].score;
         candidate->standing = candidates[i].standing;
@@ -243,51 +261,58 @@ static bool confirm(struct prefix_evaluator *evaluator, struct prune_round *roun
     return round->settled == NULL || round->settled(round->context, error);
 }
 
-struct screening {
-    struct prefix_evaluator *evaluator;
-    struct prune_round *round;
-    struct prune_candidate *screened;
-};
-
-static bool confirm_one(void *context, size_t index, double *ret_score, struct error *error)
+static bool confirm_one(void *context, size_t index, double *ret_score, bool *ret_is_exact,
+                        struct error *error)
 {
     struct screening *screening = context;
-    struct prune_round *round = screening->round;
-    OWNED_MEMORY bool *chosen = memory_create(round->count, sizeof *chosen);
+    const struct prune_candidate *candidate = &screening->round->candidates[index];
+    OWNED_MEMORY bool *chosen = memory_create(screening->round->count, sizeof *chosen);
     chosen[index] = true;
-    bool is_good = confirm(screening->evaluator, round, screening->screened, chosen, error);
-    *ret_score = round->candidates[index].score;
+    screening->evaluator->at_once_count++;
+    bool is_good = confirm(screening, chosen, error);
+    *ret_score = candidate->score;
+    *ret_is_exact = candidate->standing == PRUNE_EXACT;
     return is_good;
 }
 
-/* Everyone by the cheap model; then, exactly, whoever may win by the band of ratios seen so far, until nobody is left. Once the band is
- * known, whoever seems to be ahead is evaluated exactly at once, and the others race against that. */
+/* Everyone by the cheap model. Once the band is known, whoever seems to be ahead is evaluated exactly at once, and the others race against
+ * that. */
+static bool screen(struct screening *screening, struct error *error)
+{
+    struct prefix_evaluator *evaluator = screening->evaluator;
+    struct prune_round cheap = *screening->round;
+    cheap.candidates = screening->screened;
+    struct race_options options = {.is_exhaustive = evaluator->options.is_exhaustive,
+                                   .is_sampled = objective_selects(evaluator->screen.objective),
+                                   .memory = &evaluator->memory,
+                                   .context = screening};
+    read_band(&evaluator->band, &options.low, &options.high);
+    if (evaluator->band.count >= BAND_SAMPLES && options.is_sampled) {
+        options.confirm = confirm_one;
+    }
+    return race_run(&evaluator->screen, &cheap, &options, error);
+}
+
+/* Then, exactly, whoever may win by the band of ratios seen so far, until nobody is left. */
 static bool screen_round(struct prefix_evaluator *evaluator, struct prune_round *round, struct error *error)
 {
     OWNED_MEMORY struct prune_candidate *screened = memory_create(round->count, sizeof *screened);
     OWNED_MEMORY bool *chosen = memory_create(round->count, sizeof *chosen);
-    struct screening screening = {evaluator, round, screened};
-    struct race_options options = {.is_exhaustive = evaluator->options.is_exhaustive,
-                                   .is_sampled = true,
-                                   .memory = &evaluator->memory,
-                                   .context = &screening};
-    struct prune_round cheap = *round;
-    read_band(&evaluator->band, &options.low, &options.high);
-    if (evaluator->band.count >= BAND_SAMPLES && evaluator->memory.current != NULL) {
-        options.confirm = confirm_one;
-    }
-    cheap.candidates = screened;
+    OWNED_MEMORY bool *is_learnt = memory_create(round->count, sizeof *is_learnt);
+    struct screening screening = {evaluator, round, screened, is_learnt};
     for (size_t i = 0; i < round->count; i++) {
         screened[i] = round->candidates[i];
-        screened[i].standing = PRUNE_PENDING; /* what is known exactly is no score of this side */
+        is_learnt[i] = screened[i].standing != PRUNE_PENDING;
     }
-    if (!race_run(&evaluator->screen, &cheap, &options, error)) {
+    if (!screen(&screening, error)) {
         return false;
     }
+    learn(&screening);
     while (choose_confirmed(evaluator, round, screened, chosen) > 0) {
-        if (!confirm(evaluator, round, screened, chosen, error)) {
+        if (!confirm(&screening, chosen, error)) {
             return false;
         }
+        learn(&screening);
     }
     double low = 0;
     double high = 0;
@@ -377,7 +402,9 @@ static json_t *prefix_describe(void *context)
         json_t *screen = json_object();
         json_put_i64(screen, "completed", (int64_t)evaluator->screen.completed);
         json_put_i64(screen, "aborted", (int64_t)evaluator->screen.aborted);
+        json_put_i64(screen, "sampled", (int64_t)evaluator->screen.sampled);
         json_put_i64(screen, "confirmed", (int64_t)evaluator->confirmed_count);
+        json_put_i64(screen, "confirmed_at_once", (int64_t)evaluator->at_once_count);
         json_put_i64(screen, "token_sublayers", (int64_t)screened.token_sublayers);
         json_put_i64(screen, "token_heads", (int64_t)screened.token_heads);
         json_put_double(screen, "ratio_least", evaluator->band.least);
@@ -428,6 +455,12 @@ void prefix_evaluator_destroy(struct prefix_evaluator *evaluator)
 struct prune_evaluator *prefix_evaluator_interface(struct prefix_evaluator *evaluator)
 {
     return &evaluator->interface;
+}
+
+/* A value of every token for every candidate; with screening also a control, and what is kept between rounds on both sides' behalf. */
+uint64_t prefix_evaluator_values_bytes(size_t sublayer_count, size_t rows, bool has_screen)
+{
+    return (uint64_t)sublayer_count * rows * sizeof(double) * (has_screen ? 2 : 1);
 }
 
 size_t prefix_evaluator_state_count(const struct prefix_evaluator *evaluator)

@@ -73,7 +73,8 @@ struct prune_unit {
 enum prune_standing {
     PRUNE_PENDING, /* not evaluated */
     PRUNE_EXACT,   /* score is its score */
-    PRUNE_BOUND,   /* given up: its score is at least `score`, which is enough to say that another one wins */
+    PRUNE_BOUND, /* given up: its score is at least `score`, which is enough to say that another one wins. An evaluator that screens
+                      (prefix.h) knows this by measured errors only. */
 };
 struct prune_candidate {
     struct prune_unit unit;

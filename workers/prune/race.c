@@ -35,14 +35,16 @@ struct race {
     const struct race_options *options;
     struct runner *runners; /* [count]: those that were pending */
     size_t count, token_count;
-    double best; /* lowest score / cost so far; INFINITY: none is complete */
+    double
+        best; /* the most that the lowest score / cost so far can be, exactly; INFINITY: none is complete */
     const double
         *leader; /* [token_count]: values of the best that was finished in this round; NULL: none was */
-    double leader_value;
+    double leader_value; /* its score / cost */
+    double leader_cost;
     bool is_sampled;
-    bool *is_heavy;     /* [token_count], of the leader's tokens; valid with has_heavy */
+    bool *is_heavy;     /* [token_count]: the tokens that weigh most; valid with has_heavy */
     bool has_heavy;     /* single tokens are asked for */
-    double heavy_share; /* of the leader's sum */
+    double heavy_share; /* of the sum of what chose them */
     struct prune_unit *units;
     size_t *members; /* runner of each unit of a wave */
     size_t *slots, *tokens;
@@ -102,23 +104,24 @@ static struct estimate estimate(const struct race *race, const struct runner *ru
 {
     const double *control = runner->control != NULL ? runner->control : race->leader;
     double bound = bound_of(race, runner);
-    struct estimate unknown = {bound, INFINITY};
-    if (control == NULL) {
-        return unknown;
-    }
-    size_t count = list_seen(race, runner);
     double own = 0.0;
     double seen = 0.0;
+    size_t count = control != NULL ? list_seen(race, runner) : 0;
     for (size_t i = 0; i < count; i++) {
         own += runner->values[race->tokens[i]];
         seen += control[race->tokens[i]];
     }
-    if (!(own > 0) || !(seen > 0)) {
-        return unknown;
+    if (!(seen > 0)) {
+        return (struct estimate){bound, INFINITY};
     }
     double unseen = fmax(sum_of(control, race->token_count) / seen - 1, 0); /* for each that was seen */
-    if (unseen == 0) {
+    if (!(own > 0) || unseen == 0) {
         return (struct estimate){bound, bound};
+    }
+    if (!race->is_sampled) { /* no more than who is ahead: on the tokens that both were seen on */
+        double ratio = objective_ratio(race->side->objective, own / seen);
+        return (struct estimate){bound,
+                                 race->leader_value * race->leader_cost * ratio / runner->candidate->cost};
     }
     double squares = 0.0;
     for (size_t i = 0; i < count; i++) {
@@ -133,20 +136,7 @@ static struct estimate estimate(const struct race *race, const struct runner *ru
 static bool is_beaten(const struct race *race, const struct runner *runner)
 {
     double least = race->is_sampled ? estimate(race, runner).least : bound_of(race, runner);
-    double high = race->options->confirm != NULL ? 1 : race->options->high; /* an exact score is itself */
-    return least * race->options->low > race->best * high;
-}
-
-static bool remember(struct race *race, const struct runner *runner, struct error *error)
-{
-    double **known = &race->options->memory->known[runner->candidate->unit.first];
-    if (*known == NULL) {
-        *known = memory_try_array(race->token_count + 1, sizeof **known, "distances", error);
-    }
-    if (*known != NULL) {
-        memcpy(*known, runner->values, race->token_count * sizeof **known);
-    }
-    return *known != NULL;
+    return least * race->options->low > race->best;
 }
 
 static bool complete(struct race *race, struct runner *runner, struct error *error)
@@ -165,10 +155,10 @@ static bool complete(struct race *race, struct runner *runner, struct error *err
         return error_set(error, ERROR_NUMERIC, "the distance without sublayer %zu is not a finite number",
                          candidate->unit.first);
     }
-    double high =
-        race->options->confirm != NULL ? race->options->high : 1; /* the best are exact ones there */
-    race->best = fmin(race->best, value_of(candidate) * high);
-    return race->options->memory == NULL || remember(race, runner, error);
+    race->best = fmin(race->best, value_of(candidate) * race->options->high);
+    struct race_memory *memory = objective_selects(side->objective) ? race->options->memory : NULL;
+    return memory == NULL ||
+           race_memory_keep(memory, &candidate->unit, runner->values, race->token_count, error);
 }
 
 static void drop_losers(struct race *race)
@@ -177,6 +167,7 @@ static void drop_losers(struct race *race)
         struct runner *runner = &race->runners[i];
         if (runner->is_alive && is_beaten(race, runner)) {
             double least = race->is_sampled ? estimate(race, runner).least : bound_of(race, runner);
+            race->side->sampled += bound_of(race, runner) * race->options->low > race->best ? 0 : 1;
             runner->candidate->score = least * runner->candidate->cost;
             runner->candidate->standing = PRUNE_BOUND;
             runner->is_alive = false;
@@ -273,7 +264,7 @@ static bool visit_race(void *context, const struct wave_view *view, struct error
     if (!see_some(race, view, count, true, error)) {
         return false;
     }
-    double limit = CONTENDER_MARGIN * race->options->high / race->options->low / race->heavy_share;
+    double limit = CONTENDER_MARGIN / race->heavy_share;
     size_t contenders = 0;
     for (size_t i = 0; i < count; i++) {
         const struct runner *runner = &race->runners[race->members[view->units[i]]];
@@ -285,7 +276,7 @@ static bool visit_race(void *context, const struct wave_view *view, struct error
     return see_some(race, view, contenders, false, error);
 }
 
-/* Whatever of these items one runner was not seen on. Views of one item, where that is not all of it. */
+/* Whatever of these items, which were all seen alike, one runner was not seen on. */
 static bool visit_rest(void *context, const struct wave_view *view, struct error *error)
 {
     struct race *race = context;
@@ -368,9 +359,7 @@ static int by_value_falling(const void *a, const void *b)
 /* What tells which tokens weigh most: the leader's values, before there is one those of the model as it is. NULL: nothing yet. */
 static const double *find_weights(const struct race *race)
 {
-    return race->leader != NULL            ? race->leader
-           : race->options->memory != NULL ? race->options->memory->current
-                                           : NULL;
+    return race->leader != NULL ? race->leader : race->is_sampled ? race->options->memory->current : NULL;
 }
 
 /* A quarter of the tokens, those that weigh most; half of them, where they also say what the others come to. The choice stands for the
@@ -455,11 +444,11 @@ static size_t list_alive(struct race *race)
     return count;
 }
 
-/* The lowest of what an earlier round said. race->count: nobody knows. */
+/* The lowest of what an earlier round, or another side, said, where it may win. race->count: nobody. */
 static size_t find_favourite(const struct race *race)
 {
     size_t found = race->count;
-    double lowest = INFINITY;
+    double lowest = race->best;
     for (size_t i = 0; i < race->count; i++) {
         const struct prune_candidate *candidate = race->runners[i].candidate;
         if (race->runners[i].is_alive && candidate->prior / candidate->cost < lowest) {
@@ -470,47 +459,66 @@ static size_t find_favourite(const struct race *race)
     return found;
 }
 
-/* Nobody who is near is still alive. Those who are near are finished here in any case, which tells whom to evaluate exactly. */
-static bool is_clear(const struct race *race, const struct runner *ahead)
+/* What is known of the runner's tokens on the side that decides, for each that came to as much here. */
+static double exact_ratio(const struct race *race, const struct runner *runner, const double *exact)
 {
-    double near = estimate(race, ahead).expected * CLEARLY_AHEAD;
-    for (size_t i = 0; i < race->count; i++) {
-        const struct runner *runner = &race->runners[i];
-        if (runner != ahead && runner->is_alive && estimate(race, runner).expected < near) {
-            return false;
-        }
+    size_t count = list_seen(race, runner);
+    double own = 0.0;
+    double known = 0.0;
+    for (size_t i = 0; i < count; i++) {
+        own += runner->values[race->tokens[i]];
+        known += exact[race->tokens[i]];
     }
-    return true;
+    return known / own;
+}
+
+static void follow(struct race *race, const double *values, double value, double cost)
+{
+    if (race->leader == NULL || value < race->leader_value) {
+        race->leader = values;
+        race->leader_value = value;
+        race->leader_cost = cost;
+    }
 }
 
 /* Elsewhere, exactly. */
-static bool confirm(struct race *race, struct runner *runner, double *ret_value, struct error *error)
+static bool confirm(struct race *race, struct runner *runner, struct error *error)
 {
     const struct race_options *options = race->options;
+    struct prune_candidate *candidate = runner->candidate;
+    size_t index = (size_t)(candidate - race->round->candidates);
     double score = NAN;
-    if (!options->confirm(options->context, (size_t)(runner->candidate - race->round->candidates), &score,
-                          error)) {
+    bool is_exact = false;
+    if (!options->confirm(options->context, index, &score, &is_exact, error)) {
         return false;
     }
-    *ret_value = score / runner->candidate->cost;
     runner->is_alive = false;
-    race->best = fmin(race->best, *ret_value);
+    if (!is_exact) {
+        candidate->score = score / options->low;
+        candidate->standing = PRUNE_BOUND;
+        return true;
+    }
+    const double *exact = options->memory->known[candidate->unit.first];
+    double ratio = exact_ratio(race, runner, exact);
+    candidate->score = ratio > 0 && isfinite(ratio) ? score / ratio : score;
+    candidate->standing = PRUNE_EXACT;
+    race->best = fmin(race->best, score / candidate->cost);
+    follow(race, exact, score / candidate->cost, candidate->cost);
     return true;
 }
 
 static bool lead(struct race *race, size_t index, struct error *error)
 {
     struct runner *runner = &race->runners[index];
-    bool is_elsewhere = race->options->confirm != NULL && is_clear(race, runner);
-    double value = NAN;
-    if (is_elsewhere ? !confirm(race, runner, &value, error) : !finish_alone(race, index, error)) {
-        return false;
-    }
-    value = is_elsewhere ? value : value_of(runner->candidate);
-    if (race->leader == NULL || value < race->leader_value) {
-        race->leader =
-            is_elsewhere ? race->options->memory->known[runner->candidate->unit.first] : runner->values;
-        race->leader_value = value;
+    if (race->options->confirm != NULL) {
+        if (!confirm(race, runner, error)) {
+            return false;
+        }
+    } else {
+        if (!finish_alone(race, index, error)) {
+            return false;
+        }
+        follow(race, runner->values, value_of(runner->candidate), runner->candidate->cost);
     }
     choose_heavy(race);
     drop_losers(race);
@@ -527,9 +535,8 @@ static bool run_race(struct race *race, struct error *error)
     if (favourite < race->count && !lead(race, favourite, error)) {
         return false;
     }
-    if (race->is_sampled) {
-        choose_heavy(race);
-    }
+    choose_heavy(race);
+    drop_losers(race);
     for (size_t c = 0; c < side->chunk_count; c++) {
         size_t chunk = choose_chunk(race, is_run);
         size_t first = side->chunk_first[chunk];
@@ -619,7 +626,12 @@ static bool run_all(struct race *race, double *memory, unsigned char *seen, stru
     for (size_t i = 0; i < round->count; i++) {
         struct prune_candidate *candidate = &round->candidates[i];
         if (candidate->standing == PRUNE_EXACT) {
+            const double *known =
+                race->options->memory != NULL ? race->options->memory->known[candidate->unit.first] : NULL;
             race->best = fmin(race->best, value_of(candidate));
+            if (known != NULL) {
+                follow(race, known, value_of(candidate), candidate->cost);
+            }
         }
         if (candidate->standing == PRUNE_PENDING) {
             race->runners[race->count] = (struct runner){
@@ -643,7 +655,9 @@ static bool run_all(struct race *race, double *memory, unsigned char *seen, stru
     if (is_lazy && !leave_out(race, error)) {
         return false;
     }
-    return races ? run_race(race, error) : run_exhaustively(race, error);
+    /* One alone has nobody to race against; in one piece its states can be kept. */
+    bool is_alone = race->count == 1 && isinf(race->best);
+    return races && !is_alone ? run_race(race, error) : run_exhaustively(race, error);
 }
 
 bool race_run(struct race_side *side, struct prune_round *round, const struct race_options *options,
@@ -725,39 +739,4 @@ void race_side_finish(struct race_side *side)
     wave_engine_destroy(side->engine);
     free(side->chunk_first);
     *side = (struct race_side){0};
-}
-
-/* ---- memory ------------------------------------------------------------------------------------------------------ */
-
-void race_memory_start(struct race_memory *memory, size_t sublayer_count)
-{
-    *memory = (struct race_memory){.sublayer_count = sublayer_count};
-    memory->known = memory_create(sublayer_count + 1, sizeof *memory->known);
-}
-
-void race_memory_forget(struct race_memory *memory)
-{
-    for (size_t i = 0; i < memory->sublayer_count; i++) {
-        free(memory->known[i]);
-        memory->known[i] = NULL;
-    }
-    free(memory->current);
-    memory->current = NULL;
-}
-
-void race_memory_finish(struct race_memory *memory)
-{
-    race_memory_forget(memory);
-    free(memory->known);
-    *memory = (struct race_memory){0};
-}
-
-/* What the unit came to is what the model comes to from now on. */
-void race_memory_commit(struct race_memory *memory, const struct prune_unit *unit)
-{
-    if (memory->known[unit->first] != NULL) {
-        free(memory->current);
-        memory->current = memory->known[unit->first];
-        memory->known[unit->first] = NULL;
-    }
 }

@@ -218,31 +218,21 @@ static bool refresh_cache(struct wave_engine *engine, struct error *error)
            fill_cache(engine, from, &view, error);
 }
 
-/* The original's states only live while the objective is made. */
-static bool make_objective(struct wave_engine *engine, struct error *error)
+/* states: of the whole batch before the final norm, of the model without anything removed; NULL: they are made here, and live no longer. */
+static bool make_objective(struct wave_engine *engine, const struct hidden *states, struct error *error)
 {
-    OWNED(hidden) original = NULL;
-    if (engine->objective_options.kind == OBJECTIVE_DISTANCE) {
-        original = hidden_create(engine->model, &engine->text.batch, error);
-        if (original == NULL || !model_embed(engine->model, &engine->text.batch, original, error) ||
-            !model_run_from(engine->model, 0, NULL, original, error)) {
+    OWNED(hidden) own = NULL;
+    if (states == NULL && engine->objective_options.kind == OBJECTIVE_DISTANCE) {
+        own = hidden_create(engine->model, &engine->text.batch, error);
+        if (own == NULL || !model_embed(engine->model, &engine->text.batch, own, error) ||
+            !model_run_from(engine->model, 0, NULL, own, error)) {
             return false;
         }
+        states = own;
     }
-    engine->objective =
-        objective_create(engine->model, &engine->text, &engine->objective_options, original, error);
-    return engine->objective != NULL;
-}
-
-/* The same, of the states that filling the cache of the whole model left: before its last sublayer. */
-static bool finish_objective(struct wave_engine *engine, struct hidden *view, struct error *error)
-{
     bool is_distance = engine->objective_options.kind == OBJECTIVE_DISTANCE;
-    if (is_distance && !model_run_sublayer(engine->model, engine->sublayer_count - 1, view, error)) {
-        return false;
-    }
     engine->objective = objective_create(engine->model, &engine->text, &engine->objective_options,
-                                         is_distance ? view : NULL, error);
+                                         is_distance ? states : NULL, error);
     return engine->objective != NULL;
 }
 
@@ -259,11 +249,7 @@ static bool is_any_removed(const struct wave_engine *engine, const bool *removed
 bool wave_restart(struct wave_engine *engine, const bool *removed, size_t first, struct error *error)
 {
     CHECK(first < engine->sublayer_count);
-    if (engine->objective == NULL && is_any_removed(engine, removed) && !make_objective(engine, error)) {
-        return false;
-    }
     memmove(engine->removed, removed, engine->sublayer_count * sizeof *removed);
-    weights_set_removed(model_get_weights(engine->model), engine->removed);
     if (engine->options.is_uncached) {
         first = 0;
     }
@@ -278,6 +264,12 @@ bool wave_restart(struct wave_engine *engine, const bool *removed, size_t first,
     engine->stale_from = SIZE_MAX;
     engine->has_recorded = false;
     choose_memory(engine);
+    /* Filling the cache of the whole model makes the original's states as well. Otherwise they come before anything else is held. */
+    bool is_original = engine->is_cached && !is_any_removed(engine, engine->removed);
+    if (engine->objective == NULL && !is_original && !make_objective(engine, NULL, error)) {
+        return false;
+    }
+    weights_set_removed(model_get_weights(engine->model), engine->removed);
     struct hidden *start = hidden_create(engine->model, &engine->text.batch, error);
     engine->cache[first] = start;
     if (start == NULL || !model_embed(engine->model, &engine->text.batch, start, error)) {
@@ -293,11 +285,16 @@ bool wave_restart(struct wave_engine *engine, const bool *removed, size_t first,
         return false;
     }
     if (!engine->is_cached) {
-        return engine->objective != NULL || make_objective(engine, error);
+        return true;
     }
     struct hidden view = whole_view(engine);
-    return hidden_copy(&view, start, error) && fill_cache(engine, first, &view, error) &&
-           (engine->objective != NULL || finish_objective(engine, &view, error));
+    if (!hidden_copy(&view, start, error) || !fill_cache(engine, first, &view, error)) {
+        return false;
+    }
+    return engine->objective != NULL ||
+           ((engine->objective_options.kind != OBJECTIVE_DISTANCE ||
+             model_run_sublayer(engine->model, engine->sublayer_count - 1, &view, error)) &&
+            make_objective(engine, &view, error));
 }
 
 bool wave_reach(struct wave_engine *engine, size_t first, struct error *error)

@@ -22,6 +22,7 @@
 #include "workers/model/sweep.h"
 #include "workers/model/weights.h"
 #include "workers/prune/compensation.h"
+#include "workers/prune/prefix.h"
 #include "workers/prune/width.h"
 #include "workers/recipe/combined.h"
 #include <string.h>
@@ -201,10 +202,14 @@ static uint64_t check_bytes(const struct needs *needs)
 /* The prefix cache at its smallest and at its best; twice where a second model screens, which streamed weights have no room for. */
 static uint64_t search_bytes(const struct needs *needs, bool is_streamed, bool is_least)
 {
-    uint64_t states = is_least ? 3 : 3 * (2 * (uint64_t)needs->inventory->config.layer_count + 1) + 1;
-    uint64_t bytes = states * state_bytes(needs, needs->calibration_rows) +
-                     head_reference_bytes(&needs->inventory->config, needs->calibration_rows);
-    return needs->screen_bytes > 0 && !is_streamed ? 2 * bytes + needs->screen_bytes : bytes;
+    const struct model_config *config = &needs->inventory->config;
+    bool has_screen = needs->screen_bytes > 0 && !is_streamed;
+    uint64_t states = is_least ? 3 : 3 * (2 * (uint64_t)config->layer_count + 1) + 1;
+    uint64_t bytes =
+        states * state_bytes(needs, needs->calibration_rows) +
+        head_reference_bytes(config, needs->calibration_rows) +
+        prefix_evaluator_values_bytes(2 * config->layer_count, needs->calibration_rows, has_screen);
+    return has_screen ? 2 * bytes + needs->screen_bytes : bytes;
 }
 
 /* One pass: states, targets and likelihoods; for a divergence the original's head is there as well. */

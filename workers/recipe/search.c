@@ -24,12 +24,15 @@ static uint64_t state_limit(const struct recipe *recipe)
     }
     /* With little left, few states are kept. */
     size_t rows = recipe->windows->count * recipe->windows->window_tokens;
-    uint64_t reference = head_reference_bytes(&recipe->inventory->config, rows);
+    const struct model_config *config = &recipe->inventory->config;
+    bool has_screen = recipe->memory.screen_bytes > 0;
+    uint64_t beside = head_reference_bytes(config, rows) +
+                      prefix_evaluator_values_bytes(2 * config->layer_count, rows, has_screen);
     uint64_t bytes = recipe->memory.evaluator_bytes;
-    if (recipe->memory.screen_bytes > 0) {
+    if (has_screen) {
         bytes = bytes > recipe->memory.screen_bytes ? (bytes - recipe->memory.screen_bytes) / 2 : 0;
     }
-    return bytes > reference ? bytes - reference : 1;
+    return bytes > beside ? bytes - beside : 1;
 }
 
 static bool open_screen(struct recipe *recipe, struct recipe_search *search, struct error *error)
