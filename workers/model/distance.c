@@ -14,8 +14,6 @@
 #include <string.h>
 
 #define KEPT_LOGITS_BYTES ((uint64_t)512 << 20)
-#define CACHED_BYTES                                                                                         \
-    ((size_t)28 << 20) /* of a candidate's logits that are made, scanned and compared before the next rows */
 
 struct head_reference {
     enum head_metric metric;
@@ -31,14 +29,6 @@ struct head_reference {
     double *projected;     /* [row_count, hidden_size], ANGULAR: of length 1 */
     double *scales;        /* [row_count]: log-sum-exp, or norm */
 };
-
-/* Rows at a time: their logits stay in the cache from the product to the distance, and are enough for weights that are read once for
- * them. */
-static size_t logit_rows(size_t vocab)
-{
-    size_t rows = CACHED_BYTES / (vocab * sizeof(float)) / 16 * 16;
-    return rows < 16 ? 16 : rows < LOGIT_ROWS ? rows : LOGIT_ROWS;
-}
 
 static enum distance_kind kind_of(enum head_metric metric)
 {
@@ -62,9 +52,6 @@ static bool take_scales(struct model *model, enum head_metric metric, size_t row
                         double *ret_scales, struct error *error)
 {
     size_t vocab = model->config->vocab_size;
-    struct head_scan scans[LOGIT_ROWS];
-    struct scan job = {.rows = rows, .count = vocab, .logits = logits, .stride = vocab, .scans = scans};
-    CHECK(rows <= LOGIT_ROWS);
     if (metric == HEAD_METRIC_NORM) {
         memset(ret_scales, 0, rows * sizeof *ret_scales);
         return true;
@@ -78,13 +65,7 @@ static bool take_scales(struct model *model, enum head_metric metric, size_t row
         }
         return true;
     }
-    if (!model->backend->scan(&model->exec, &job, error)) {
-        return false;
-    }
-    for (size_t r = 0; r < rows; r++) {
-        ret_scales[r] = head_scan_logsumexp(&scans[r]);
-    }
-    return true;
+    return run_logsumexps(model, rows, vocab, logits, vocab, ret_scales, error);
 }
 
 uint64_t head_scratch_count(const struct model_config *config)
@@ -131,7 +112,7 @@ static bool fill_reference(struct head_reference *reference, const struct hidden
     struct model *model = reference->model;
     struct head_weights head;
     FINISHED(chunk_list) list = {0};
-    size_t rows = logit_rows(reference->vocab_size);
+    size_t rows = head_logit_rows(reference->vocab_size);
     chunk_list_create(original->segments, original->sequence_count, rows, rows, &list);
     if (!scratch_reserve(model, LOGIT_ROWS * (reference->hidden_size + reference->vocab_size), error) ||
         !weights_acquire_head(model->weights, &head, error)) {
@@ -427,7 +408,7 @@ static bool compare_all(const struct comparison *run, const struct head_weights 
 {
     const struct segment *segments = run->reference->segments + run->job->first_sequence;
     FINISHED(chunk_list) list = {0};
-    size_t rows = logit_rows(run->reference->vocab_size);
+    size_t rows = head_logit_rows(run->reference->vocab_size);
     chunk_list_create(segments, run->job->sequence_count, rows, rows, &list);
     for (size_t i = 0; i < list.count; i++) {
         /* Chunks start where their first segment does, counted from the first that is compared. */
@@ -446,7 +427,7 @@ static bool compare_all(const struct comparison *run, const struct head_weights 
 static bool compare_tokens(const struct comparison *run, const struct head_weights *head, struct error *error)
 {
     int32_t rows[LOGIT_ROWS];
-    size_t most = logit_rows(run->reference->vocab_size);
+    size_t most = head_logit_rows(run->reference->vocab_size);
     for (size_t done = 0; done < run->job->token_count;) {
         struct piece piece = {.rows = rows};
         for (; piece.row_count < most && done < run->job->token_count; done++) {

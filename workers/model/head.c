@@ -49,6 +49,30 @@ bool run_logits(struct model *model, const struct head_weights *head, size_t row
            (cap.cap <= 0.0f || model->backend->softcap(&model->exec, &cap, error));
 }
 
+#define CACHED_BYTES                                                                                         \
+    ((size_t)28 << 20) /* of logits that are made, scanned and compared before the next rows */
+
+size_t head_logit_rows(size_t vocab)
+{
+    size_t rows = CACHED_BYTES / (vocab * sizeof(float)) / 16 * 16;
+    return rows < 16 ? 16 : rows < LOGIT_ROWS ? rows : LOGIT_ROWS;
+}
+
+bool run_logsumexps(struct model *model, size_t rows, size_t count, const float *logits, size_t stride,
+                    double *ret_logsumexps, struct error *error)
+{
+    struct head_scan scans[LOGIT_ROWS];
+    struct scan job = {.rows = rows, .count = count, .logits = logits, .stride = stride, .scans = scans};
+    CHECK(rows <= LOGIT_ROWS);
+    if (!model->backend->scan(&model->exec, &job, error)) {
+        return false;
+    }
+    for (size_t r = 0; r < rows; r++) {
+        ret_logsumexps[r] = head_scan_logsumexp(&scans[r]);
+    }
+    return true;
+}
+
 /* ---- logits ------------------------------------------------------------------------------------------------------ */
 
 static bool read_logits(struct model *model, const struct head_weights *head, const struct hidden *hidden,

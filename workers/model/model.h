@@ -186,6 +186,19 @@ bool head_reference_is_small(const struct head_reference *reference);
 bool model_rows_are_free(const struct model *model);
 double head_distance_total(const struct head_reference *reference, const double *terms);
 
+/* Two models on the same tokens, each with its own head: the states before it, in the same sequences. Of each row, in nats: how far the
+ * pruned model's prediction is from the original's (HEAD_METRIC_KL, or HEAD_METRIC_JS_TEXTBOOK: 0..ln 2), and the entropy of the
+ * original's. Where one vocabulary is longer, only the ids that both have count, each distribution made whole over them. A row's bits
+ * depend on its sequence alone. The models lie on the same kind of device (CHECKed). NUMERIC: names sequence and token. */
+struct head_pair {
+    struct model *original, *pruned;
+    const struct hidden *original_hidden, *pruned_hidden;
+    enum head_metric metric;
+    double *divergences; /* [row_count], filled */
+    double *entropies;   /* [row_count], filled; or NULL */
+};
+bool head_compare_pair(const struct head_pair *pair, struct error *error) MUST_USE;
+
 /* ---- generation ------------------------------------------------------------------------------ */
 
 struct generation {

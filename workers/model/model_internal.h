@@ -107,5 +107,11 @@ bool run_final_norm(struct model *model, const struct head_weights *head, size_t
 bool run_logits(struct model *model, const struct head_weights *head, size_t rows, const float *normed,
                 const struct segment *segments, size_t segment_count, float *out,
                 struct error *error) MUST_USE;
+/* Rows at a time: their logits stay in the cache from the product to what is read off them, and are enough for weights that are read
+ * once for them. At most LOGIT_ROWS. */
+size_t head_logit_rows(size_t vocab);
+/* Of the first `count` logits of each row (at most LOGIT_ROWS rows, in device memory). */
+bool run_logsumexps(struct model *model, size_t rows, size_t count, const float *logits, size_t stride,
+                    double *ret_logsumexps, struct error *error) MUST_USE;
 
 #endif

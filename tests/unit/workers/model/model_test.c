@@ -301,6 +301,94 @@ static void distances_equal_their_definition(void **state)
     free_batch(&batch);
 }
 
+/* A pair's divergences over the ids that both models have, in double from whole logits. */
+static void check_pair(const struct fixture *original, const struct fixture *pruned,
+                       const struct token_batch *batch, const char *backend)
+{
+    struct model_options options = {.backend = backend, .pool = original->pool};
+    OWNED(model) a = model_open(original->inventory, original->folder, &options, NULL);
+    OWNED(model) b = model_open(pruned->inventory, pruned->folder, &options, NULL);
+    if (a == NULL || b == NULL) {
+        return; /* not on this machine */
+    }
+    OWNED(hidden) kept = run(a, batch, NULL);
+    OWNED(hidden) hidden = run(b, batch, NULL);
+    size_t vocab = model_get_config(a)->vocab_size, other = model_get_config(b)->vocab_size;
+    size_t both = vocab < other ? vocab : other;
+    OWNED_MEMORY double *values = memory_create(hidden->row_count, sizeof *values);
+    OWNED_MEMORY double *entropies = memory_create(hidden->row_count, sizeof *entropies);
+    struct head_pair pair = {.original = a,
+                             .pruned = b,
+                             .original_hidden = kept,
+                             .pruned_hidden = hidden,
+                             .divergences = values,
+                             .entropies = entropies};
+    for (int i = 0; i < 2; i++) {
+        pair.metric = i == 0 ? HEAD_METRIC_JS_TEXTBOOK : HEAD_METRIC_KL;
+        assert_true(head_compare_pair(&pair, NULL));
+        for (size_t s = 0; s < SEQUENCES; s++) {
+            OWNED_MEMORY float *z0 = all_logits(a, kept, s);
+            OWNED_MEMORY float *z = all_logits(b, hidden, s);
+            for (size_t t = 0; t < hidden->segments[s].count; t++) {
+                const float *x = z0 + t * vocab;
+                size_t row = hidden->segments[s].first_row + t;
+                double should = term_by_definition(pair.metric, x, z + t * other, both) * (double)both;
+                double sum = 0.0, weighted = 0.0;
+                for (size_t v = 0; v < both; v++) {
+                    sum += exp((double)x[v]);
+                    weighted += exp((double)x[v]) * (double)x[v];
+                }
+                assert_true(fabs(values[row] - (should)) <= 2e-6 * (1.0 + should));
+                assert_true(fabs(entropies[row] - (log(sum) - weighted / sum)) <= 1e-5);
+            }
+        }
+    }
+    pair.metric = HEAD_METRIC_JS_TEXTBOOK;
+    OWNED_MEMORY double *alone = memory_create(hidden->row_count, sizeof *alone);
+    for (size_t s = 0; s < SEQUENCES; s++) { /* a row's bits depend on its sequence alone */
+        struct token_batch one = {&batch->sequences[s], 1};
+        OWNED(hidden) one_kept = run(a, &one, NULL);
+        OWNED(hidden) one_hidden = run(b, &one, NULL);
+        assert_true(head_compare_pair(&pair, NULL));
+        struct head_pair single = pair;
+        single.original_hidden = one_kept;
+        single.pruned_hidden = one_hidden;
+        single.divergences = alone;
+        single.entropies = NULL;
+        assert_true(head_compare_pair(&single, NULL));
+        assert_memory_equal(alone, values + hidden->segments[s].first_row,
+                            hidden->segments[s].count * sizeof *alone);
+    }
+}
+
+static void two_models_are_compared_each_by_its_own_head(void **state)
+{
+    (void)state;
+    /* Different widths, heads and vocabularies; and a model with itself, which is nowhere apart. */
+    for (size_t i = 0; i < SPEC_COUNT; i++) {
+        FINISHED(fixture) original = {0}, pruned = {0};
+        struct token_batch batch;
+        const struct fixture_spec *other = &specs[(i + 1) % SPEC_COUNT];
+        make_batch(specs[i].vocab < other->vocab ? specs[i].vocab : other->vocab, &batch);
+        fixture_open(&specs[i], NULL, 2, &original);
+        fixture_open(other, NULL, 2, &pruned);
+        for (const char *const *name = backend_names(); *name != NULL; name++) {
+            check_pair(&original, &pruned, &batch, *name);
+        }
+        struct model_options options = {.pool = original.pool};
+        OWNED(model) twin = model_open(original.inventory, original.folder, &options, NULL);
+        OWNED(hidden) kept = run(original.model, &batch, NULL);
+        OWNED(hidden) hidden = run(twin, &batch, NULL);
+        OWNED_MEMORY double *values = memory_create(hidden->row_count, sizeof *values);
+        struct head_pair pair = {original.model, twin, kept, hidden, HEAD_METRIC_JS_TEXTBOOK, values, NULL};
+        assert_true(head_compare_pair(&pair, NULL));
+        for (size_t r = 0; r < hidden->row_count; r++) {
+            assert_true(values[r] == 0.0);
+        }
+        free_batch(&batch);
+    }
+}
+
 static void decoding_continues_as_the_forward_pass_would(void **state)
 {
     (void)state;
@@ -534,6 +622,7 @@ int main(void)
         cmocka_unit_test(a_part_of_the_logits_has_the_bits_of_the_whole),
         cmocka_unit_test(nll_is_logsumexp_less_the_target_and_greedy_is_the_argmax),
         cmocka_unit_test(distances_equal_their_definition),
+        cmocka_unit_test(two_models_are_compared_each_by_its_own_head),
         cmocka_unit_test(decoding_continues_as_the_forward_pass_would),
         cmocka_unit_test(a_generation_is_the_same_alone_and_in_a_batch_on_any_threads),
         cmocka_unit_test(generation_stops_before_a_stop_token),
