@@ -75,13 +75,38 @@ static bool fits(const struct instruction_fields *shape, const json_t *record)
            json_is_string(find_member(record, shape->response));
 }
 
-static bool find_fields(struct instructions *set, const struct instruction_fields *said, const json_t *record,
-                        struct error *error)
+static const char *copy_name(struct arena *arena, const char *name)
 {
-    if (said->messages != NULL || said->response != NULL) {
-        set->fields = *said;
-        return true;
+    return name != NULL ? arena_copy_text(arena, name, strlen(name)) : NULL;
+}
+
+static bool take_said_fields(struct instructions *set, const struct instruction_fields *said,
+                             struct error *error)
+{
+    bool is_pair = said->instruction != NULL && said->response != NULL;
+    bool has_none_of_pair = said->instruction == NULL && said->input == NULL && said->response == NULL;
+    if (said->messages != NULL ? !has_none_of_pair : !has_none_of_pair && !is_pair) {
+        return error_set_field(error, ERROR_INVALID_ARGUMENT, set->name,
+                               "%s: say which member holds the messages, or which ones the instruction and "
+                               "the response (and perhaps the input); not a part of them, nor both",
+                               set->name);
     }
+    set->fields = (struct instruction_fields){
+        .messages = copy_name(set->arena, said->messages),
+        .instruction = copy_name(set->arena, said->instruction),
+        .input = copy_name(set->arena, said->input),
+        .response = copy_name(set->arena, said->response),
+    };
+    return true;
+}
+
+static bool knows_fields(const struct instructions *set)
+{
+    return set->fields.messages != NULL || set->fields.response != NULL;
+}
+
+static bool find_fields(struct instructions *set, const json_t *record, struct error *error)
+{
     for (size_t i = 0; i < sizeof known_shapes / sizeof known_shapes[0]; i++) {
         if (fits(&known_shapes[i], record)) {
             set->fields = known_shapes[i];
@@ -102,6 +127,9 @@ static bool find_fields(struct instructions *set, const struct instruction_field
 }
 
 /* ---- conversations ----------------------------------------------------------------------------------------------- */
+
+static const char *const role_names[] = {
+    [INSTRUCTION_SYSTEM] = "system", [INSTRUCTION_USER] = "user", [INSTRUCTION_ASSISTANT] = "assistant"};
 
 static bool read_role(const json_t *message, enum instruction_role *ret_role, struct error *error)
 {
@@ -159,26 +187,25 @@ static bool read_conversation(struct arena *arena, const json_t *messages, struc
             return false;
         }
     }
-    size_t asked = count - 1;
-    while (asked > 0 && turns[asked - 1].role != INSTRUCTION_USER) {
-        asked--;
-    }
-    if (turns[count - 1].role != INSTRUCTION_ASSISTANT || asked == 0) {
-        return error_set(error, ERROR_INVALID_ARGUMENT,
-                         "a conversation ends with the assistant's answer to a user; this one does not");
+    if (turns[count - 2].role != INSTRUCTION_USER || turns[count - 1].role != INSTRUCTION_ASSISTANT) {
+        return error_set(
+            error, ERROR_INVALID_ARGUMENT,
+            "a conversation ends with a user's message and the assistant's answer to it; the last "
+            "two messages of this one are of %s and %s",
+            role_names[turns[count - 2].role], role_names[turns[count - 1].role]);
     }
     record->turns = turns;
     record->turn_count = count - 1;
-    record->instruction = turns[asked - 1].text;
+    record->instruction = turns[count - 2].text;
     record->response = turns[count - 1].text;
-    record->input = join_earlier(arena, turns, asked - 1);
+    record->input = join_earlier(arena, turns, count - 2);
     return true;
 }
 
 /* ---- records ----------------------------------------------------------------------------------------------------- */
 
-static bool read_record(struct instructions *set, const struct instruction_fields *said, const char *bytes,
-                        size_t count, struct instruction_record *record, struct error *error)
+static bool read_record(struct instructions *set, const char *bytes, size_t count,
+                        struct instruction_record *record, struct error *error)
 {
     JSON_OWNED json = json_parse(bytes, count, INSTRUCTIONS_LIMIT_BYTES, error);
     if (json == NULL) {
@@ -187,7 +214,7 @@ static bool read_record(struct instructions *set, const struct instruction_field
     if (!json_is_object(json)) {
         return error_set(error, ERROR_WRONG_TYPE, "a record is %s, not an object", json_type_name(json));
     }
-    if (set->record_count == 0 && !find_fields(set, said, json, error)) {
+    if (!knows_fields(set) && !find_fields(set, json, error)) {
         return false;
     }
     const struct instruction_fields *fields = &set->fields;
@@ -227,9 +254,8 @@ static bool add_record(struct reading *reading, size_t first, size_t end, const 
     }
     struct error cause = {0};
     struct instruction_record record = {.first_byte = first, .byte_count = end - first};
-    if (!read_record(set, &reading->options->fields, set->bytes + first, end - first, &record, &cause)) {
-        enum error_code code = cause.code == ERROR_INVALID_ARGUMENT && set->fields.response == NULL &&
-                                       set->fields.messages == NULL
+    if (!read_record(set, set->bytes + first, end - first, &record, &cause)) {
+        enum error_code code = cause.code == ERROR_INVALID_ARGUMENT && !knows_fields(set)
                                    ? ERROR_INVALID_ARGUMENT
                                    : ERROR_CORRUPT_FILE;
         return error_set_field(error, code, set->name, "%s, %s %zu: %s", set->name, place, number,
@@ -331,6 +357,11 @@ struct instructions *instructions_load(const struct instructions_options *option
     const char *name = options->name != NULL ? options->name : slash != NULL ? slash + 1 : options->path;
     size_t count = 0;
     OWNED(instructions) set = memory_create(1, sizeof *set);
+    set->arena = arena_create(0);
+    set->name = arena_copy_text(set->arena, name, strlen(name));
+    if (!take_said_fields(set, &options->fields, error)) {
+        return NULL;
+    }
     set->bytes = file_load(options->path, INSTRUCTIONS_LIMIT_BYTES, &count, error);
     if (set->bytes == NULL) {
         if (error != NULL) {
@@ -344,8 +375,6 @@ struct instructions *instructions_load(const struct instructions_options *option
         (void)error_set_field(error, ERROR_CORRUPT_FILE, name, "%s: not UTF-8 at byte %zu", name, valid);
         return NULL;
     }
-    set->arena = arena_create(0);
-    set->name = arena_copy_text(set->arena, name, strlen(name));
     set->file_bytes = count;
     sha256_hex_of(set->bytes, count, set->sha256);
     struct reading reading = {.set = set, .options = options, .count = count};
@@ -410,20 +439,22 @@ static const char *find_value(const char *at, const struct instruction_record *r
     return NULL;
 }
 
-bool instruction_template_check(const char *text, struct error *error)
+static bool is_word_byte(char byte)
 {
-    if (strstr(text, "{instruction}") == NULL) {
-        return error_set(error, ERROR_INVALID_ARGUMENT, "the template has no {instruction}");
-    }
+    return (byte >= 'a' && byte <= 'z') || (byte >= 'A' && byte <= 'Z') || (byte >= '0' && byte <= '9') ||
+           byte == '_';
+}
+
+static bool check_placeholders(const char *text, struct error *error)
+{
     static const struct instruction_record any = {.instruction = "", .input = ""};
     for (const char *at = strchr(text, '{'); at != NULL; at = strchr(at + 1, '{')) {
-        const char *end = strchr(at, '}');
-        size_t length = 0;
-        bool is_word = end != NULL && end > at + 1;
-        for (const char *byte = at + 1; is_word && byte < end; byte++) {
-            is_word = *byte >= 'a' && *byte <= 'z';
+        const char *end = at + 1;
+        while (is_word_byte(*end)) {
+            end++;
         }
-        if (is_word && find_value(at, &any, &length) == NULL) {
+        size_t length = 0;
+        if (end > at + 1 && *end == '}' && find_value(at, &any, &length) == NULL) {
             return error_set(error, ERROR_INVALID_ARGUMENT,
                              "the template has %.*s; {instruction} and {input} are known",
                              (int)(end - at + 1 > 60 ? 60 : end - at + 1), at);
@@ -432,12 +463,34 @@ bool instruction_template_check(const char *text, struct error *error)
     return true;
 }
 
+bool instruction_template_check(const struct instruction_template *form, struct error *error)
+{
+    if (form->is_chat) {
+        return true;
+    }
+    if (form->full == NULL || form->lone == NULL) {
+        return error_set(error, ERROR_INVALID_ARGUMENT,
+                         "the template has no text for records with%s an input",
+                         form->full == NULL ? "" : "out");
+    }
+    if (strstr(form->full, "{instruction}") == NULL || strstr(form->lone, "{instruction}") == NULL) {
+        return error_set(error, ERROR_INVALID_ARGUMENT,
+                         "the template for records with%s an input has no {instruction}",
+                         strstr(form->full, "{instruction}") == NULL ? "" : "out");
+    }
+    bool has_input = strstr(form->full, "{input}") != NULL;
+    if (!has_input || strstr(form->lone, "{input}") != NULL) {
+        return error_set(error, ERROR_INVALID_ARGUMENT,
+                         has_input ? "the template for records without an input has {input}"
+                                   : "the template for records with an input has no {input}");
+    }
+    return check_placeholders(form->full, error) && check_placeholders(form->lone, error);
+}
+
 static void format_chat(const struct instruction_record *record, struct text *prompt)
 {
-    static const char *const names[] = {
-        [INSTRUCTION_SYSTEM] = "system", [INSTRUCTION_USER] = "user", [INSTRUCTION_ASSISTANT] = "assistant"};
     for (size_t i = 0; i < record->turn_count; i++) {
-        text_append_format(prompt, "<|im_start|>%s\n", names[record->turns[i].role]);
+        text_append_format(prompt, "<|im_start|>%s\n", role_names[record->turns[i].role]);
         text_append(prompt, record->turns[i].text);
         text_append(prompt, "<|im_end|>\n");
     }

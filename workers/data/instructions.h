@@ -1,7 +1,7 @@
 /*
  * workers/data/instructions.h: instruction records, as JSONL or as one JSON array of objects. A record is what is asked (an instruction,
- * and perhaps an input) and the response. Of a conversation the last message of the assistant is the response, the last one of the user
- * before it the instruction, and what came earlier the input.
+ * and perhaps an input) and the response. Of a conversation the last message is the response and the assistant's, the one before it the
+ * instruction and a user's, and what came earlier the input.
  *
  * Which members these are is said, or read off the first record: the first row whose members (but for the input) are all there.
  *
@@ -14,7 +14,9 @@
  *     query, -, response
  *
  * A name that starts with "/" is a JSON pointer into the record. Every record keeps where it stands in the file, so that those who are
- * chosen can be written in their own words. Immutable once loaded.
+ * chosen can be written in their own words.
+ *
+ * Threads: one loads and destroys; in between the set is immutable, and any may read it.
  */
 #ifndef WORKERS_DATA_INSTRUCTIONS_H
 #define WORKERS_DATA_INSTRUCTIONS_H
@@ -29,7 +31,7 @@
 
 #define INSTRUCTIONS_LIMIT_BYTES (2048u << 20)
 
-/* NULL: not said. Either messages, or instruction and response. */
+/* NULL: not said. Nothing, or messages alone, or instruction and response and perhaps input. */
 struct instruction_fields {
     const char *messages, *instruction, *input, *response;
 };
@@ -46,9 +48,9 @@ struct instruction_record {
     uint64_t first_byte, byte_count; /* the record's JSON in the file */
 };
 struct instructions {
-    struct arena *arena;
+    struct arena *arena;                /* owned: every text and name here */
     const char *name;                   /* of the file, for errors and reports */
-    struct instruction_record *records; /* [record_count], at least one */
+    struct instruction_record *records; /* owned, [record_count], at least one */
     size_t record_count;
     struct instruction_fields fields; /* as found */
     char *bytes;                      /* owned: the file */
@@ -60,9 +62,9 @@ struct instructions_options {
     struct instruction_fields fields;
     const struct cancel *cancel; /* may be NULL */
 };
-/* CORRUPT_FILE with the file and the line (JSONL) or the record (array, from 1): not JSON, a member that is absent or no text, a
- * conversation that does not end with the assistant. INVALID_ARGUMENT: no fields said, and the first record has none that are known.
- * TEXT_TOO_SHORT: no record. TOO_LARGE, NOT_FOUND, IO, CANCELLED. */
+/* Owned, instructions_destroy; the options are borrowed for the call. CORRUPT_FILE with the file and the line (JSONL) or the record (array,
+ * from 1): not JSON, a member that is absent or no text, a conversation that does not end with a user's message and its answer.
+ * INVALID_ARGUMENT: fields said in part or in both ways; none said, and the first record has none that are known. TEXT_TOO_SHORT: no record. TOO_LARGE, NOT_FOUND, IO, CANCELLED. */
 struct instructions *instructions_load(const struct instructions_options *options,
                                        struct error *error) MUST_USE;
 void instructions_destroy(struct instructions *instructions);
@@ -76,8 +78,10 @@ struct instruction_template {
 };
 /* "plain", "alpaca", "chatml"; NULL: none of that name. Static. */
 const struct instruction_template *instruction_template_find(const char *name);
-/* A text with placeholders: INVALID_ARGUMENT unless it has {instruction}, and no others than the two. */
-bool instruction_template_check(const char *text, struct error *error) MUST_USE;
+/* INVALID_ARGUMENT unless `full` has both placeholders, `lone` has {instruction} and not {input}, and neither has another: any word of
+ * [A-Za-z0-9_] in braces. A chat has none to check. */
+bool instruction_template_check(const struct instruction_template *form, struct error *error) MUST_USE;
+/* Appends; form: one that was checked. */
 void instruction_format_prompt(const struct instruction_template *form,
                                const struct instruction_record *record, struct text *prompt);
 

@@ -59,6 +59,44 @@ static void said_members_come_first_and_may_be_pointers(void **state)
     assert_string_equal(set->records[0].response, "o");
 }
 
+static void fields_said_in_part_or_twice_are_refused(void **state)
+{
+    (void)state;
+    static const struct instruction_fields wrong[] = {
+        {.response = "output"},
+        {.instruction = "instruction"},
+        {.input = "input"},
+        {.input = "input", .response = "output"},
+        {.instruction = "instruction", .input = "input"},
+        {.messages = "messages", .input = "input"},
+        {.messages = "messages", .instruction = "instruction", .response = "output"},
+    };
+    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
+        struct error error = {0};
+        OWNED(instructions)
+        set = load("r.jsonl", "{\"instruction\":\"i\",\"output\":\"o\"}", wrong[i], &error);
+        if (set != NULL || error.code != ERROR_INVALID_ARGUMENT ||
+            strstr(error.message, "say which member") == NULL) {
+            fail_msg("%zu: %s", i, set != NULL ? "was read" : error.message);
+        }
+        assert_string_equal(error.field, "r.jsonl");
+    }
+}
+
+static void said_names_are_kept_when_the_caller_lets_go_of_his(void **state)
+{
+    (void)state;
+    struct error error = {0};
+    char instruction[] = "ask", input[] = "more", response[] = "say";
+    struct instruction_fields fields = {.instruction = instruction, .input = input, .response = response};
+    OWNED(instructions) set = load("r.jsonl", "{\"ask\":\"i\",\"say\":\"o\"}", fields, &error);
+    assert_non_null(set);
+    instruction[0] = input[0] = response[0] = '?';
+    assert_string_equal(set->fields.instruction, "ask");
+    assert_string_equal(set->fields.input, "more");
+    assert_string_equal(set->fields.response, "say");
+}
+
 static void lines_and_arrays_keep_where_each_record_stands(void **state)
 {
     (void)state;
@@ -109,7 +147,13 @@ static void faults_name_the_file_and_the_record(void **state)
          ERROR_CORRUPT_FILE},
         {"{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}]}", "at least 2", ERROR_CORRUPT_FILE},
         {"{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"},{\"role\":\"user\",\"content\":\"hi\"}]}",
-         "ends with the assistant's answer", ERROR_CORRUPT_FILE},
+         "the last two messages of this one are of user and user", ERROR_CORRUPT_FILE},
+        {"{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"},{\"role\":\"system\",\"content\":\"s\"},"
+         "{\"role\":\"assistant\",\"content\":\"a\"}]}",
+         "the last two messages of this one are of system and assistant", ERROR_CORRUPT_FILE},
+        {"{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"},{\"role\":\"assistant\",\"content\":\"a\"},"
+         "{\"role\":\"assistant\",\"content\":\"b\"}]}",
+         "the last two messages of this one are of assistant and assistant", ERROR_CORRUPT_FILE},
         {"{\"messages\":[{\"role\":\"cat\",\"content\":\"hi\"},{\"role\":\"user\",\"content\":\"hi\"}]}",
          "message 0: role cat", ERROR_CORRUPT_FILE},
         {"{\"prompt\":\"\xff\"}", "not UTF-8 at byte 11", ERROR_CORRUPT_FILE},
@@ -151,11 +195,39 @@ static void templates_put_texts_in_their_places_once(void **state)
     check_prompt(instruction_template_find("chatml"), &record,
                  "<|im_start|>system\ns<|im_end|>\n<|im_start|>user\nu<|im_end|>\n<|im_start|>assistant\n");
     assert_null(instruction_template_find("none"));
-    struct error error = {0};
-    assert_true(instruction_template_check("{instruction} {\"a\": 1} {}", &error));
-    assert_false(instruction_template_check("{input}", &error));
-    assert_false(instruction_template_check("{instruction}{output}", &error));
-    assert_non_null(strstr(error.message, "{output}"));
+}
+
+static void a_template_is_checked_whole(void **state)
+{
+    (void)state;
+    static const struct {
+        struct instruction_template form;
+        const char *message; /* NULL: it is fine */
+    } cases[] = {
+        {{.full = "{instruction} {\"a\": 1} {} {a b} {input}", .lone = "{instruction}{x"}, NULL},
+        {{.is_chat = true}, NULL},
+        {{.full = "{input}", .lone = "{instruction}"}, "with an input has no {instruction}"},
+        {{.full = "{instruction}", .lone = "{instruction}"}, "with an input has no {input}"},
+        {{.full = "{instruction}{input}", .lone = ""}, "without an input has no {instruction}"},
+        {{.full = "{instruction}{input}", .lone = "{instruction}{input}"}, "without an input has {input}"},
+        {{.full = "{instruction}{input}"}, "no text for records without an input"},
+        {{.lone = "{instruction}"}, "no text for records with an input"},
+        {{.full = "{instruction}{input}{output}", .lone = "{instruction}"}, "has {output}"},
+        {{.full = "{instruction}{input}", .lone = "{instruction}{Input_2}"}, "has {Input_2}"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct error error = {0};
+        bool is_fine = instruction_template_check(&cases[i].form, &error);
+        if (is_fine != (cases[i].message == NULL) ||
+            (!is_fine && strstr(error.message, cases[i].message) == NULL)) {
+            fail_msg("%zu: %s", i, is_fine ? "passed" : error.message);
+        }
+        assert_true(is_fine || error.code == ERROR_INVALID_ARGUMENT);
+    }
+    static const char *const names[] = {"plain", "alpaca", "chatml"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        assert_true(instruction_template_check(instruction_template_find(names[i]), NULL));
+    }
 }
 
 static void real_sets_are_read_whole(void **state)
@@ -195,9 +267,12 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(known_shapes_are_read_off_the_first_record),
         cmocka_unit_test(said_members_come_first_and_may_be_pointers),
+        cmocka_unit_test(fields_said_in_part_or_twice_are_refused),
+        cmocka_unit_test(said_names_are_kept_when_the_caller_lets_go_of_his),
         cmocka_unit_test(lines_and_arrays_keep_where_each_record_stands),
         cmocka_unit_test(faults_name_the_file_and_the_record),
         cmocka_unit_test(templates_put_texts_in_their_places_once),
+        cmocka_unit_test(a_template_is_checked_whole),
         cmocka_unit_test(real_sets_are_read_whole),
     };
     json_start();
