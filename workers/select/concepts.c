@@ -8,6 +8,7 @@
 #include "base/memory.h"
 #include "workers/model/tokenizer_unicode.h"
 #include "workers/model/utf8.h"
+#include "workers/select/quantile.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -71,7 +72,7 @@ static const char *const stop_words[] = {
     "wouldn",     "yes",          "yet",       "you",          "your",        "yours",      "yourself",
     "yourselves",
 };
-enum { STOP_WORD_COUNT = sizeof stop_words / sizeof stop_words[0], STOP_WORD_BYTES = 12 };
+enum { STOP_WORD_COUNT = sizeof stop_words / sizeof stop_words[0] };
 
 struct scan {
     struct text word; /* lower case */
@@ -86,8 +87,8 @@ static int compare_stop_words(const void *key, const void *item)
 
 static bool is_stop_word(const struct text *word)
 {
-    return word->length <= STOP_WORD_BYTES && bsearch(word->bytes, stop_words, STOP_WORD_COUNT,
-                                                      sizeof stop_words[0], compare_stop_words) != NULL;
+    return bsearch(word->bytes, stop_words, STOP_WORD_COUNT, sizeof stop_words[0], compare_stop_words) !=
+           NULL;
 }
 
 static bool is_digit(char byte)
@@ -481,12 +482,12 @@ static int compare_keys(const void *left, const void *right)
 
 /* One record's set, cut, to ids[kept ...]. keys: room for the set. Returns where it ends. */
 static size_t limit_record(struct concepts *concepts, size_t start, size_t end, size_t kept,
-                           size_t per_record, double most, uint64_t *keys)
+                           size_t per_record, size_t most, uint64_t *keys)
 {
     size_t count = 0;
     for (size_t i = start; i < end; i++) {
         uint32_t frequency = concepts->frequencies[concepts->ids[i]];
-        if (frequency <= most) {
+        if (frequency > 1 && frequency <= most) {
             keys[count++] = (uint64_t)frequency << 32 | (uint32_t)concepts->ids[i];
         }
     }
@@ -497,9 +498,7 @@ static size_t limit_record(struct concepts *concepts, size_t start, size_t end, 
     }
     size_t first = kept;
     for (size_t i = 0; i < count; i++) {
-        if (keys[i] >> 32 > 1) {
-            concepts->ids[kept++] = (int32_t)(uint32_t)keys[i];
-        }
+        concepts->ids[kept++] = (int32_t)(uint32_t)keys[i];
     }
     if (kept > first) {
         qsort(concepts->ids + first, kept - first, sizeof *concepts->ids, compare_ids);
@@ -509,7 +508,7 @@ static size_t limit_record(struct concepts *concepts, size_t start, size_t end, 
 
 bool concepts_limit(struct concepts *concepts, size_t per_record, double common_ratio, struct error *error)
 {
-    CHECK(!concepts->is_limited && common_ratio >= 0);
+    CHECK(!concepts->is_limited);
     size_t longest = 0;
     for (size_t r = 0; r < concepts->record_count; r++) {
         size_t count = concepts->ends[r] - record_start(concepts, r);
@@ -519,8 +518,8 @@ bool concepts_limit(struct concepts *concepts, size_t per_record, double common_
     if (keys == NULL) {
         return false;
     }
-    /* A whole number of records that the product misses by rounding is still within the share. */
-    double most = common_ratio * (double)concepts->record_count * (1 + 1e-12);
+    size_t most = quantile_count_within(common_ratio, concepts->record_count);
+    most = most > 2 ? most : 2;
     size_t start = 0, kept = 0;
     for (size_t r = 0; r < concepts->record_count; r++) {
         size_t end = concepts->ends[r];

@@ -14,7 +14,7 @@ struct concepts_graph {
     uint64_t *
         edges; /* owned, [slot_count]: open addressing, smaller << 32 | larger concept, 0 free (no edge is 0: 0 and 0) */
     size_t slot_count; /* a power of two */
-    size_t vertex_count, edge_count, rejected, unrecorded;
+    size_t vertex_count, edge_count, unrecorded;
     bool is_full;
 };
 
@@ -81,7 +81,7 @@ static size_t find_edge(const uint64_t *edges, size_t slot_count, uint64_t edge)
     return slot;
 }
 
-bool concepts_graph_is_consistent(struct concepts_graph *graph, const int32_t *concepts, size_t count)
+bool concepts_graph_is_consistent(const struct concepts_graph *graph, const int32_t *concepts, size_t count)
 {
     for (size_t i = 0; i < count; i++) {
         if (!has_vertex(graph, concepts[i])) {
@@ -91,7 +91,6 @@ bool concepts_graph_is_consistent(struct concepts_graph *graph, const int32_t *c
             uint64_t edge = edge_of(concepts[j], concepts[i]);
             if (concepts[j] != concepts[i] && has_vertex(graph, concepts[j]) &&
                 graph->edges[find_edge(graph->edges, graph->slot_count, edge)] == 0) {
-                graph->rejected++;
                 return false;
             }
         }
@@ -161,7 +160,6 @@ struct concepts_graph_counts concepts_graph_counts(const struct concepts_graph *
     uint64_t words = vertices_words(graph->concept_count) + graph->slot_count;
     return (struct concepts_graph_counts){.vertices = graph->vertex_count,
                                           .edges = graph->edge_count,
-                                          .rejected = graph->rejected,
                                           .unrecorded = graph->unrecorded,
                                           .bytes = words * sizeof(uint64_t)};
 }
