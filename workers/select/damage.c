@@ -95,6 +95,7 @@ static void shrink(struct damage_cluster *clusters, size_t cluster_count, struct
         cluster->weight_ratio = all > 0 ? summary->between_variance / all : 1;
         cluster->shrunk_mean =
             cluster->count > 0 ? summary->mean + cluster->weight_ratio * (cluster->mean - summary->mean) : 0;
+        cluster->share_weight = fmax(0, cluster->shrunk_mean);
     }
 }
 
@@ -104,9 +105,9 @@ bool damage_clusters(const struct damage_records *records, const uint32_t *label
 {
     CHECK(trim_ratio >= 0 && trim_ratio < 0.5);
     OWNED_MEMORY double *values =
-        memory_try_array(records->count + 1, sizeof *values, "damage of records", error);
+        memory_try_array(records->count, sizeof *values, "damage of records", error);
     OWNED_MEMORY size_t *offsets =
-        memory_try_array(cluster_count + 1, sizeof *offsets, "damage of clusters", error);
+        memory_try_array(cluster_count, sizeof *offsets, "damage of clusters", error);
     if (values == NULL || offsets == NULL ||
         !check_column(records, records->divergences, "divergence", error)) {
         return false;
@@ -145,8 +146,12 @@ bool damage_efficiencies(const struct damage_records *records, double *ret_effic
     }
     const double e = exp(1.0);
     for (size_t i = 0; i < records->count; i++) {
-        double tokens = (double)records->total_tokens[i], cost = log(fmax(e, tokens * tokens));
-        ret_efficiencies[i] = is_excluded(records, i) ? (double)NAN : records->divergences[i] / cost;
+        if (is_excluded(records, i)) {
+            ret_efficiencies[i] = (double)NAN;
+            continue;
+        }
+        double divergence = records->divergences[i], tokens = (double)records->total_tokens[i];
+        ret_efficiencies[i] = divergence > 0 ? divergence / log(fmax(e, tokens * tokens)) : divergence;
     }
     return true;
 }
@@ -213,7 +218,7 @@ static bool take_ranks(const double *values, size_t count, size_t *order, double
 static bool correlate_with(const struct damage_records *records, const double *others,
                            struct damage_correlation *ret_correlation, struct error *error)
 {
-    size_t stride = records->count + 1, count = 0;
+    size_t stride = records->count, count = 0;
     OWNED_MEMORY double *columns =
         memory_try_array(stride, 4 * sizeof *columns, "columns to correlate", error);
     OWNED_MEMORY size_t *order = memory_try_array(stride, sizeof *order, "columns to correlate", error);

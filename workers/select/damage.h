@@ -1,5 +1,6 @@
 /*
- * workers/select/damage.h: what pruning did to each record and to each cluster of records (PASER, arXiv 2502.12594, equations 6 and 7).
+ * workers/select/damage.h: what pruning did to each record and to each cluster of records (PASER, arXiv 2502.12594; data_selection
+ * 1.2 d and f).
  *
  * J_i is record i's mean divergence of the pruned from the original model over its response tokens, teacher forced (Jensen-Shannon, in
  * 0..ln 2; or another damage signal: a rise of the loss may be negative). A record without response tokens has no J: it is left out of
@@ -8,6 +9,9 @@
  *     CDS_k = mean of J over the records of cluster k         degradation: what the budget is shared by
  *     IES_i = J_i / log(max(e, L_i^2))                        efficiency: what ranks records in a cluster; L_i is prompt and response in tokens
  *
+ * IES is the paper's equation 7; the floor at e is ours (a single token would divide by zero). Where J is negative IES is J itself: a quotient
+ * would rank the longer of two records that gained the same before the shorter.
+ *
  * A trimmed CDS leaves out the trim_ratio of n records (rounded down, quantile.h) at each end of the cluster.
  *
  * Shrinkage. Short responses and small clusters give noisy means, and a budget follows noise. With m_k the (trimmed) means, n_k the counts
@@ -15,10 +19,13 @@
  *
  *     m     = sum n_k m_k / sum n_k
  *     v_k   = s_k^2 / n_k, s_k^2 over n_k - 1. A cluster of one record takes the pooled s^2, sum (n_k - 1) s_k^2 / sum (n_k - 1) (0 where
- *             all are of one record). Of a trimmed mean of h = n_k - 2 g records: the winsorised s_k^2 n_k / h^2 (Tukey and McLaughlin).
+ *             all are of one record). Of a trimmed mean of h = n_k - 2 g records: s_k^2 n_k / h^2, s_k^2 winsorised.
  *     tau^2 = max(0, (sum n_k (m_k - m)^2 - sum n_k v_k (1 - n_k / n)) / (n - sum n_k^2 / n)), n = sum n_k: between-cluster variance by the
  *             method of moments, whose expectation is the true one whatever the weights are; 0 where there is one cluster
  *     shrunk_k = m + B_k (m_k - m), B_k = tau^2 / (tau^2 + v_k); B_k = 1 where both are 0
+ *
+ * A cluster takes its part of the budget (share.h) by the weight max(0, shrunk_k): one that gained by the pruning needs no recovery. Where none
+ * is damaged all weights are 0, which counts as equal ones.
  *
  * A cluster's records are summed in ascending order of J: its figures do not depend on the order of records.
  *
@@ -48,6 +55,7 @@ struct damage_cluster {
     double mean_variance;   /* v_k */
     double weight_ratio;    /* B_k, 0..1: how much of its own mean is left */
     double shrunk_mean;
+    double share_weight; /* max(0, shrunk_mean), for share_allocate */
 };
 struct damage_summary {
     size_t count, excluded;

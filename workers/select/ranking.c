@@ -76,6 +76,21 @@ bool ranking_order(const double *scores, size_t count, enum ranking_direction di
     return true;
 }
 
+uint64_t budget_unused(const struct budget *budget, const struct budget_use *use)
+{
+    return budget->limit - (budget->unit == BUDGET_RECORDS ? use->records : use->tokens);
+}
+
+bool budget_take(const struct budget *budget, uint32_t tokens, struct budget_use *use)
+{
+    if (budget_unused(budget, use) < (budget->unit == BUDGET_RECORDS ? 1 : tokens)) {
+        return false;
+    }
+    use->records++;
+    use->tokens += tokens;
+    return true;
+}
+
 struct budget_use ranking_fill(const struct budget *budget, const size_t *order, size_t count,
                                const uint32_t *tokens, size_t *ret_taken)
 {
@@ -83,16 +98,9 @@ struct budget_use ranking_fill(const struct budget *budget, const size_t *order,
     struct budget_use use = {0};
     for (size_t i = 0; i < count; i++) {
         size_t record = order[i];
-        uint64_t length = tokens != NULL ? tokens[record] : 0;
-        uint64_t left = budget->limit - (budget->unit == BUDGET_RECORDS ? use.records : use.tokens);
-        if (budget->unit == BUDGET_RECORDS && left == 0) {
-            break;
+        if (budget_take(budget, tokens != NULL ? tokens[record] : 0, &use)) {
+            ret_taken[use.records - 1] = record;
         }
-        if (budget->unit == BUDGET_TOKENS && length > left) {
-            continue;
-        }
-        ret_taken[use.records++] = record;
-        use.tokens += length;
     }
     return use;
 }

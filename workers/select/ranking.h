@@ -40,6 +40,10 @@ struct budget_use {
     size_t records;
     uint64_t tokens; /* of these records */
 };
+/* What of the budget is left after a use within it, in its unit. */
+uint64_t budget_unused(const struct budget *budget, const struct budget_use *use);
+/* One step of such a walk: adds a record of so many tokens to the use, or says that it does not fit. */
+bool budget_take(const struct budget *budget, uint32_t tokens, struct budget_use *use) MUST_USE;
 /* Takes records from the front of an order. order: [count] record numbers; tokens: by record number, NULL: not known (BUDGET_RECORDS
  * only; the use then says 0). ret_taken: room for count, in the order's order; it may be `order` itself. */
 struct budget_use ranking_fill(const struct budget *budget, const size_t *order, size_t count,

@@ -2,6 +2,7 @@
  * population whose variances are known, and correlations against plain forms. */
 #include "base/rng.h"
 #include "workers/select/damage.h"
+#include "workers/select/share.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -49,7 +50,7 @@ static struct damage_summary take_clusters(const double *divergences, const uint
     return summary;
 }
 
-static void efficiency_is_the_papers(void **state)
+static void efficiency_is_equation_7_with_a_floor_at_e(void **state)
 {
     (void)state;
     const double divergences[] = {log(2.0), 0.2157615543, 0.3, 0.3, NAN};
@@ -63,6 +64,41 @@ static void efficiency_is_the_papers(void **state)
     assert_close(efficiencies[2], 0.3, 0); /* log 1 would divide by zero; it is of e */
     assert_close(efficiencies[3], 0.3 / log(4.0), 1e-16);
     assert_true(isnan(efficiencies[4]));
+}
+
+static void what_gained_ranks_last_whatever_its_length(void **state)
+{
+    (void)state;
+    const double divergences[] = {-0.5, -0.5, -0.4, 0, 0.01};
+    const uint32_t response[] = {1, 1, 1, 1, 1}, total[] = {2, 4000, 2, 7, 4000};
+    const struct damage_records records = {
+        .count = 5, .divergences = divergences, .response_tokens = response, .total_tokens = total};
+    double efficiencies[5];
+    assert_true(damage_efficiencies(&records, efficiencies, NULL));
+    assert_true(efficiencies[0] == -0.5 && efficiencies[1] == -0.5 && efficiencies[2] == -0.4);
+    assert_true(efficiencies[3] == 0 && efficiencies[4] > 0);
+}
+
+static void clusters_that_gained_take_no_part_of_the_budget(void **state)
+{
+    (void)state;
+    const double divergences[] = {0.6, 0.5, -0.2, -0.3, 0.2, 0.1}, gains[] = {-1, -2, -3, -4, -5, -6};
+    const uint32_t tokens[] = {1, 1, 1, 1, 1, 1}, labels[] = {0, 0, 1, 1, 2, 2};
+    const size_t caps[] = {9, 9, 9, 0}; /* the last is empty */
+    struct damage_cluster clusters[4];
+    size_t shares[4];
+    for (size_t round = 0; round < 2; round++) {
+        take_clusters(round == 0 ? divergences : gains, tokens, labels, 6, 4, 0, clusters);
+        double weights[4];
+        for (size_t k = 0; k < 4; k++) {
+            weights[k] = clusters[k].share_weight;
+            assert_true(weights[k] == (clusters[k].shrunk_mean > 0 ? clusters[k].shrunk_mean : 0));
+        }
+        assert_true(share_allocate(weights, caps, 4, 9, shares, NULL));
+        assert_int_equal(shares[1], round == 0 ? 0 : 3);
+        assert_true(round == 1 || shares[0] > shares[2]);
+    }
+    assert_true(shares[0] == 3 && shares[2] == 3 && shares[3] == 0); /* no weight at all: equal ones */
 }
 
 static void two_clusters_and_their_shrinkage_by_hand(void **state)
@@ -340,7 +376,9 @@ static void correlations_agree_with_plain_ones(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(efficiency_is_the_papers),
+        cmocka_unit_test(efficiency_is_equation_7_with_a_floor_at_e),
+        cmocka_unit_test(what_gained_ranks_last_whatever_its_length),
+        cmocka_unit_test(clusters_that_gained_take_no_part_of_the_budget),
         cmocka_unit_test(two_clusters_and_their_shrinkage_by_hand),
         cmocka_unit_test(records_without_responses_are_left_out_and_counted),
         cmocka_unit_test(what_is_equal_or_alone_stays_as_it_is),

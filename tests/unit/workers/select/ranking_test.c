@@ -166,6 +166,26 @@ static void a_budget_of_tokens_passes_over_what_does_not_fit(void **state)
     assert_true(use.records == 2 && use.tokens == 2 * (uint64_t)UINT32_MAX);
 }
 
+static void a_walk_takes_a_record_at_a_time(void **state)
+{
+    (void)state;
+    const struct budget records = {BUDGET_RECORDS, 2}, tokens = {BUDGET_TOKENS, 10};
+    struct budget_use use = {0};
+    assert_int_equal(budget_unused(&records, &use), 2);
+    assert_true(budget_take(&records, UINT32_MAX, &use) && budget_take(&records, 0, &use));
+    assert_false(budget_take(&records, 0, &use));
+    assert_int_equal(budget_unused(&records, &use), 0);
+    assert_true(use.records == 2 && use.tokens == UINT32_MAX);
+    use = (struct budget_use){0};
+    assert_false(budget_take(&tokens, 11, &use));
+    assert_true(budget_take(&tokens, 7, &use));
+    assert_int_equal(budget_unused(&tokens, &use), 3);
+    assert_false(budget_take(&tokens, 4, &use));
+    assert_true(budget_take(&tokens, 3, &use) && budget_take(&tokens, 0, &use));
+    assert_false(budget_take(&tokens, 1, &use));
+    assert_true(use.records == 3 && use.tokens == 10);
+}
+
 static void what_a_token_budget_leaves_is_too_little_for_all_it_passed_over(void **state)
 {
     (void)state;
@@ -207,6 +227,7 @@ int main(void)
         cmocka_unit_test(a_million_sorted_scores_take_no_quadratic_time),
         cmocka_unit_test(a_budget_of_records_takes_the_front),
         cmocka_unit_test(a_budget_of_tokens_passes_over_what_does_not_fit),
+        cmocka_unit_test(a_walk_takes_a_record_at_a_time),
         cmocka_unit_test(what_a_token_budget_leaves_is_too_little_for_all_it_passed_over),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
