@@ -10,35 +10,6 @@
 
 #define NLL_LIMIT 20.0
 
-bool q_tuning_measure_token(const float *logits, size_t vocab_size, size_t target,
-                            struct q_tuning_token *ret_token, struct error *error)
-{
-    if (target >= vocab_size) {
-        return error_set(error, ERROR_OUT_OF_RANGE, "token %zu of a vocabulary of %zu", target, vocab_size);
-    }
-    double top = (double)logits[0];
-    double sum = 0, weighted = 0; /* of e = exp(z - top), and of (z - top) e */
-    for (size_t v = 0; v < vocab_size; v++) {
-        double z = (double)logits[v];
-        if (!isfinite(z)) {
-            return error_set(error, ERROR_NUMERIC, "the logit of token %zu is %g", v, z);
-        }
-        if (z > top) {
-            double scale = exp(top - z);
-            weighted = scale * (weighted + (top - z) * sum);
-            sum *= scale;
-            top = z;
-        }
-        double e = exp(z - top);
-        sum += e;
-        weighted += (z - top) * e;
-    }
-    /* log p = z - top - log sum, and -sum p log p = log sum - weighted / sum; rounding may leave less than nothing. */
-    ret_token->nll = fmax(0, log(sum) - ((double)logits[target] - top));
-    ret_token->entropy = fmax(0, log(sum) - weighted / sum);
-    return true;
-}
-
 /* ---- samples ------------------------------------------------------------------------------------- */
 
 struct placing {
@@ -62,7 +33,7 @@ static bool placing_init(struct placing *placing, const struct q_tuning_batch *b
                          enum q_tuning_label *labels, struct error *error)
 {
     static const char what[] = "a batch of samples";
-    size_t room = batch->count + 1;
+    size_t room = batch->count;
     *placing = (struct placing){.batch = batch, .labels = labels};
     placing->nll_means = memory_try_array(room, sizeof(double), what, error);
     placing->entropies = memory_try_array(room, sizeof(double), what, error);
@@ -187,8 +158,7 @@ bool q_tuning_select_samples(const struct q_tuning_batch *batch, const struct q_
         return false;
     }
     sort_axes(&placing);
-    struct q_tuning_summary summary = {.count = placing.count,
-                                       .undefined_count = batch->count - placing.count};
+    struct q_tuning_summary summary = {.count = placing.count};
     double low = 0, high = rules->share_limit;
     for (size_t step = 0; step < rules->step_count && placing.count > 0; step++) {
         summary.share = (low + high) / 2;
@@ -236,8 +206,8 @@ bool q_tuning_select_tokens(const double *nlls, size_t count, const struct q_tun
     CHECK(rules->token_ratio > 0 && rules->token_ratio <= 1);
     CHECK(rules->neighbour_weight >= 0 && rules->neighbour_weight <= 1);
     OWNED_MEMORY double *perplexities =
-        memory_try_array(count + 1, 2 * sizeof *perplexities, "scores of tokens", error);
-    OWNED_MEMORY size_t *order = memory_try_array(count + 1, sizeof *order, "scores of tokens", error);
+        memory_try_array(count, 2 * sizeof *perplexities, "scores of tokens", error);
+    OWNED_MEMORY size_t *order = memory_try_array(count, sizeof *order, "scores of tokens", error);
     if (perplexities == NULL || order == NULL) {
         return false;
     }

@@ -40,14 +40,6 @@ struct q_tuning_rules {
     bool sums_neighbours, keeps_high_tokens;
 };
 
-/* Of one response position: logits [vocab_size] and the token that follows, in nats. One pass, sums in double. OUT_OF_RANGE: the target;
- * NUMERIC: a logit that is not finite, and which. */
-struct q_tuning_token {
-    double nll, entropy;
-};
-bool q_tuning_measure_token(const float *logits, size_t vocab_size, size_t target,
-                            struct q_tuning_token *ret_token, struct error *error) MUST_USE;
-
 enum q_tuning_label {
     Q_TUNING_UNDEFINED, /* no response tokens, or a statistic that is not finite: no part of the batch */
     Q_TUNING_DROPPED,
@@ -58,14 +50,14 @@ enum q_tuning_label {
 /* All borrowed, [count]. Of samples without tokens the rest is not read. */
 struct q_tuning_batch {
     size_t count;
-    const double *nll_means, *entropies; /* over response tokens, nats */
+    const double *nll_means, *entropies; /* over response tokens, nats (model_nll, token_measure.h) */
     const uint32_t *tokens;              /* response tokens */
 };
 struct q_tuning_summary {
-    size_t count, undefined_count; /* of samples that have a place, and that have none */
-    size_t corner_count;           /* in the two corners, at */
-    double share;                  /* this share; 0 of an empty batch */
-    size_t kept_count;             /* the target: the corners', less the dropped or more by the added */
+    size_t count;        /* of samples that have a place: the rest of the batch is undefined */
+    size_t corner_count; /* in the two corners, at */
+    double share;        /* this share; 0 of an empty batch */
+    size_t kept_count;   /* the target: the corners', less the dropped or more by the added */
 };
 /* ret_labels: [batch->count]. */
 bool q_tuning_select_samples(const struct q_tuning_batch *batch, const struct q_tuning_rules *rules,

@@ -1,6 +1,6 @@
-/* EL2N of the reference's distributions, of logits that would overflow or cancel, and against the printed formula; forgetting. */
+/* EL2N and entropy: the reference's distributions, logits that would overflow or cancel, and the printed formulas. */
 #include "base/rng.h"
-#include "workers/select/el2n.h"
+#include "workers/select/token_measure.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -27,9 +27,16 @@ static double unit(uint32_t step, uint64_t index)
 
 static double el2n(const float *logits, size_t count, size_t target)
 {
-    double value = -1;
-    assert_true(el2n_of_token(logits, count, target, &value, NULL));
-    return value;
+    struct token_measures measures = {-1, -1};
+    assert_true(token_measure(logits, count, target, &measures, NULL));
+    return measures.el2n;
+}
+
+static double entropy(const float *logits, size_t count, size_t target)
+{
+    struct token_measures measures = {-1, -1};
+    assert_true(token_measure(logits, count, target, &measures, NULL));
+    return measures.entropy;
 }
 
 static void distributions_of_the_reference(void **state)
@@ -60,24 +67,27 @@ static void digits_survive_a_belief_near_one(void **state)
     assert_close(el2n(logits, 2, 0) / (sqrt(2.0) * q), 1, 1e-14);
 }
 
-static void any_logits_agree_with_the_printed_formula(void **state)
+static void any_logits_agree_with_the_textbook(void **state)
 {
     (void)state;
     enum { VOCAB = 301 };
-    for (uint32_t round = 0; round < 40; round++) {
+    static const double bases[] = {0, 5000, -4000}; /* exp overflows above 709 */
+    for (uint32_t round = 0; round < 60; round++) {
         float logits[VOCAB];
-        double base = round % 2 == 0 ? 0 : 5000; /* exp overflows above 709 */
-        long double sum = 0, squares = 0;
+        double base = bases[round % 3];
+        long double sum = 0, squares = 0, expected_entropy = 0;
         size_t target = (size_t)(unit(round, VOCAB) * VOCAB);
         for (size_t v = 0; v < VOCAB; v++) {
-            logits[v] = (float)(base + (round % 3 == 0 ? 0.05 * (double)v : 12 * unit(round, v)));
+            logits[v] = (float)(base + (round % 4 == 0 ? 0.05 * (double)v : 15 * unit(round, v)));
             sum += expl((long double)logits[v] - (long double)base);
         }
         for (size_t v = 0; v < VOCAB; v++) {
-            long double p = expl((long double)logits[v] - (long double)base) / sum;
+            long double log_p = (long double)logits[v] - (long double)base - logl(sum), p = expl(log_p);
             squares += v == target ? (1 - p) * (1 - p) : p * p;
+            expected_entropy -= p * log_p;
         }
         assert_close(el2n(logits, VOCAB, target), (double)sqrtl(squares), 1e-14);
+        assert_close(entropy(logits, VOCAB, target), (double)expected_entropy, 1e-12);
     }
 }
 
@@ -86,54 +96,43 @@ static void a_logit_that_is_none_is_named(void **state)
     (void)state;
     const float wrong[] = {1, 2, INFINITY, NAN};
     struct error error = {0};
-    double value = 7;
-    assert_false(el2n_of_token(wrong, 4, 0, &value, &error));
+    struct token_measures value = {7, 8};
+    assert_false(token_measure(wrong, 4, 0, &value, &error));
     assert_int_equal(error.code, ERROR_NUMERIC);
     assert_non_null(strstr(error.message, "token 2"));
-    assert_false(el2n_of_token(wrong + 3, 1, 0, &value, &error)); /* the target's own */
+    assert_false(token_measure(wrong + 3, 1, 0, &value, &error)); /* the target's own */
     assert_int_equal(error.code, ERROR_NUMERIC);
-    assert_false(el2n_of_token(wrong, 2, 2, &value, &error));
+    assert_false(token_measure(wrong, 2, 2, &value, &error));
     assert_int_equal(error.code, ERROR_OUT_OF_RANGE);
-    assert_true(value == 7);
+    assert_true(value.el2n == 7 && value.entropy == 8);
 }
 
 static void a_record_is_the_mean_of_its_tokens(void **state)
 {
     (void)state;
     const double values[] = {0.5, 1, 0.75};
-    assert_close(el2n_mean(values, 3), 0.75, 0);
-    assert_true(isnan(el2n_mean(values, 0)));
+    assert_close(token_measure_mean(values, 3), 0.75, 0);
+    assert_true(isnan(token_measure_mean(values, 0)));
 }
 
-static double forgetting_of(const char *series)
-{
-    struct forgetting forgetting = {0};
-    for (; *series != '\0'; series++) {
-        forgetting_add(&forgetting, *series == '1');
-    }
-    return forgetting_score(&forgetting);
-}
-
-static void forgetting_counts_falls_and_never_right_is_hardest(void **state)
+static void entropies_of_uniform_beliefs(void **state)
 {
     (void)state;
-    assert_true(forgetting_of("011010") == 2);
-    assert_true(forgetting_of("111") == 0);
-    assert_true(isinf(forgetting_of("000")) && isinf(forgetting_of("")));
-    assert_true(forgetting_of("0001") == 0);
-    assert_true(forgetting_of("10") == 1);
+    const float logits[] = {3.5F, 3.5F, 3.5F, 3.5F};
+    assert_close(entropy(logits, 4, 1), 1.3862943611, 1e-10);
+    assert_close(entropy(logits, 2, 0), 0.6931471806, 1e-10);
+    assert_true(entropy(logits, 1, 0) == 0);
+    const float far[] = {-3e38F, 3e38F};
+    assert_true(entropy(far, 2, 0) == 0 && entropy(far, 2, 1) == 0);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(distributions_of_the_reference),
-        cmocka_unit_test(one_word_is_never_wrong),
-        cmocka_unit_test(digits_survive_a_belief_near_one),
-        cmocka_unit_test(any_logits_agree_with_the_printed_formula),
-        cmocka_unit_test(a_logit_that_is_none_is_named),
+        cmocka_unit_test(distributions_of_the_reference),     cmocka_unit_test(one_word_is_never_wrong),
+        cmocka_unit_test(digits_survive_a_belief_near_one),   cmocka_unit_test(entropies_of_uniform_beliefs),
+        cmocka_unit_test(any_logits_agree_with_the_textbook), cmocka_unit_test(a_logit_that_is_none_is_named),
         cmocka_unit_test(a_record_is_the_mean_of_its_tokens),
-        cmocka_unit_test(forgetting_counts_falls_and_never_right_is_hardest),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
