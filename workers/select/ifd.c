@@ -54,18 +54,18 @@ static void judge_records(const struct ifd_records *records, const struct ifd_ru
 bool ifd_select(const struct ifd_records *records, const struct ifd_rules *rules, double rate,
                 struct ifd_result *ret_result, struct error *error)
 {
-    size_t room = records->count + 1, ranked_count = 0;
-    OWNED_MEMORY double *ranked = memory_try_array(room, sizeof *ranked, "scores", error);
+    size_t count = records->count, ranked_count = 0;
+    OWNED_MEMORY double *ranked = memory_try_array(count, sizeof *ranked, "scores", error);
     FINISHED(ifd_result) result = {0};
-    result.scores = memory_try_array(room, sizeof *result.scores, "scores", error);
-    result.verdicts = memory_try_array(room, sizeof *result.verdicts, "verdicts", error);
-    result.order = memory_try_array(room, sizeof *result.order, "an order of records", error);
+    result.scores = memory_try_array(count, sizeof *result.scores, "scores", error);
+    result.verdicts = memory_try_array(count, sizeof *result.verdicts, "verdicts", error);
+    result.order = memory_try_array(count, sizeof *result.order, "an order of records", error);
     if (ranked == NULL || result.scores == NULL || result.verdicts == NULL || result.order == NULL) {
         return false;
     }
     judge_records(records, rules, &result, ranked);
-    if (!ranking_order(ranked, records->count, RANKING_FALLING, RANKING_NAN_DROP, records->count,
-                       result.order, &ranked_count, error)) {
+    if (!ranking_order(ranked, count, RANKING_FALLING, RANKING_NAN_DROP, count, result.order, &ranked_count,
+                       error)) {
         return false;
     }
     result.kept_count = quantile_count_within(rate, ranked_count);

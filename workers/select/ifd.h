@@ -1,6 +1,6 @@
 /*
- * workers/select/ifd.h: instruction-following difficulty (Cherry LLM, Li et al., NAACL 2024, 2308.12032) and superfiltering (Li et al.,
- * 2402.00530: the same scores by a small proxy model, as a ratio of perplexities).
+ * workers/select/ifd.h: instruction-following difficulty (Cherry LLM, NAACL 2024, 2308.12032), and its later form as a ratio of
+ * perplexities (Superfiltering).
  *
  * s(A|Q) and s(A) are the mean losses (nats per token) of an answer's tokens with the prompt in front, and without it.
  *

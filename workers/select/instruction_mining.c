@@ -107,16 +107,15 @@ static void fitting_finish(struct fitting *fitting)
 static bool fitting_init(struct fitting *fitting, size_t runs, size_t count, struct error *error)
 {
     static const char what[] = "a fit over indicators";
-    size_t columns = count + 1; /* an allocation of nothing would look like a failure */
     *fitting = (struct fitting){.runs = runs, .count = count};
-    fitting->x = memory_try_array(runs, columns * sizeof(double), what, error);
+    fitting->x = memory_try_array(runs, count * sizeof(double), what, error);
     fitting->y = memory_try_array(runs, sizeof(double), what, error);
-    fitting->means = memory_try_array(columns, sizeof(double), what, error);
-    fitting->scales = memory_try_array(columns, sizeof(double), what, error);
-    fitting->vectors = memory_try_array(columns, columns * sizeof(double), what, error);
-    fitting->eigenvalues = memory_try_array(columns, sizeof(double), what, error);
-    fitting->cross = memory_try_array(columns, sizeof(double), what, error);
-    fitting->slopes = memory_try_array(columns, sizeof(double), what, error);
+    fitting->means = memory_try_array(count, sizeof(double), what, error);
+    fitting->scales = memory_try_array(count, sizeof(double), what, error);
+    fitting->vectors = memory_try_array(count, count * sizeof(double), what, error);
+    fitting->eigenvalues = memory_try_array(count, sizeof(double), what, error);
+    fitting->cross = memory_try_array(count, sizeof(double), what, error);
+    fitting->slopes = memory_try_array(count, sizeof(double), what, error);
     return fitting->x != NULL && fitting->y != NULL && fitting->means != NULL && fitting->scales != NULL &&
            fitting->vectors != NULL && fitting->eigenvalues != NULL && fitting->cross != NULL &&
            fitting->slopes != NULL;
@@ -286,8 +285,8 @@ bool instruction_mining_fit(const struct dense_threads *threads, const double *i
     const struct table table = {indicators, run_count, count};
     FINISHED(fitting) fitting = {0};
     FINISHED(instruction_mining_fit) fit = {.count = count, .filled_count = count_filled(&table)};
-    fit.coefficients = memory_try_array(count + 1, sizeof *fit.coefficients, "coefficients", error);
-    fit.t_statistics = memory_try_array(count + 1, sizeof *fit.t_statistics, "coefficients", error);
+    fit.coefficients = memory_try_array(count, sizeof *fit.coefficients, "coefficients", error);
+    fit.t_statistics = memory_try_array(count, sizeof *fit.t_statistics, "coefficients", error);
     if (fit.coefficients == NULL || fit.t_statistics == NULL ||
         !fitting_init(&fitting, run_count, count, error) || !take_losses(&fitting, losses, error) ||
         !standardise(&fitting, &table, error) || !solve(&fitting, threads, error)) {

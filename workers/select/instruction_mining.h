@@ -1,6 +1,6 @@
 /*
  * workers/select/instruction_mining.h: how much loss a record promises, by a linear rule over indicators of its quality (Instruction Mining,
- * Cao et al., 2307.06290).
+ * 2307.06290).
  *
  *     log loss = beta_0 + beta . z,   z: the record's indicators (length, reward, perplexity, MTLD, ...); lower is better
  *
@@ -57,7 +57,7 @@ bool instruction_mining_fit(const struct dense_threads *threads, const double *i
                             struct instruction_mining_fit *ret_fit, struct error *error) MUST_USE;
 void instruction_mining_fit_finish(struct instruction_mining_fit *fit);
 
-/* Lexical diversity of a text, MTLD (McCarthy and Jarvis 2010): its length over the number of factors. A factor is a run of words whose
+/* Lexical diversity of a text, MTLD: its length over the number of factors. A factor is a run of words whose
  * share of different ones has come down to 0.72; what is left at the end is the part (1 - share) / (1 - 0.72) of one. The mean of both
  * directions. Where no word comes twice there is no factor, and the value is the length. NaN of no words. words: [count], equal numbers for
  * equal words. */

@@ -1,5 +1,5 @@
 /*
- * workers/select/nuggets.h: the golden score of Nuggets (Li et al., ACL 2024, 2312.10302): the share of anchor tasks that a model answers
+ * workers/select/nuggets.h: the golden score of Nuggets (ACL 2024, 2312.10302): the share of anchor tasks that a model answers
  * better with a candidate put before them as the one example.
  *
  *     GS_i = (1 / m) sum_j 1[ b_ij > a_j ]

@@ -23,15 +23,14 @@ static bool take_scores(const double *nll_means, const uint32_t *tokens, size_t 
 }
 
 bool perplexity_band_select(const double *nll_means, const uint32_t *tokens, size_t count,
-                            const struct perplexity_band *band, struct perplexity_band_result *ret_result,
-                            struct error *error)
+                            const struct perplexity_band *band, size_t *ret_order,
+                            struct perplexity_band_result *ret_result, struct error *error)
 {
     CHECK(band->low_ratio >= 0 && band->low_ratio < band->high_ratio && band->high_ratio <= 1);
-    OWNED_MEMORY double *scores = memory_try_array(count + 1, sizeof *scores, "mean losses", error);
-    OWNED_MEMORY size_t *order = memory_try_array(count + 1, sizeof *order, "an order of records", error);
+    OWNED_MEMORY double *scores = memory_try_array(count, sizeof *scores, "mean losses", error);
     size_t n = 0;
-    if (scores == NULL || order == NULL || !take_scores(nll_means, tokens, count, scores, error) ||
-        !ranking_order(scores, count, RANKING_RISING, RANKING_NAN_DROP, count, order, &n, error)) {
+    if (scores == NULL || !take_scores(nll_means, tokens, count, scores, error) ||
+        !ranking_order(scores, count, RANKING_RISING, RANKING_NAN_DROP, count, ret_order, &n, error)) {
         return false;
     }
     size_t first = quantile_count_within(band->low_ratio, n),
@@ -39,19 +38,12 @@ bool perplexity_band_select(const double *nll_means, const uint32_t *tokens, siz
     if (end == first && n > 0) {
         end = first + 1;
     }
-    memmove(order, order + first, (end - first) * sizeof *order);
+    memmove(ret_order, ret_order + first, (end - first) * sizeof *ret_order);
     *ret_result = (struct perplexity_band_result){
         .kept_count = end - first,
         .empty_count = count - n,
-        .low_nll_mean = end > first ? scores[order[0]] : (double)NAN,
-        .high_nll_mean = end > first ? scores[order[end - first - 1]] : (double)NAN,
+        .low_nll_mean = end > first ? scores[ret_order[0]] : (double)NAN,
+        .high_nll_mean = end > first ? scores[ret_order[end - first - 1]] : (double)NAN,
     };
-    ret_result->order = TAKE(order);
     return true;
-}
-
-void perplexity_band_result_finish(struct perplexity_band_result *result)
-{
-    free(result->order);
-    *result = (struct perplexity_band_result){0};
 }

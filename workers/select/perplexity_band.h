@@ -1,5 +1,5 @@
 /*
- * workers/select/perplexity_band.h: records whose perplexity lies in a band of all records' (POINTS, Liu et al., 2409.04828, keeps the lowest
+ * workers/select/perplexity_band.h: records whose perplexity lies in a band of all records' (POINTS, 2409.04828, keeps the lowest
  * fifth; as a filter of noise, drop the highest twentieth under the original model).
  *
  *     PPL = exp(nll_mean), nll_mean over all text tokens of the record; it is ranked as nll_mean, which cannot overflow
@@ -23,16 +23,14 @@ struct perplexity_band {
     double low_ratio, high_ratio; /* 0 <= low < high <= 1; POINTS: 0, 0.2 */
 };
 struct perplexity_band_result {
-    size_t *order; /* owned, [kept_count], by rising perplexity */
     size_t kept_count;
     size_t empty_count; /* records without tokens: they have no perplexity and are no part of n */
     double low_nll_mean, high_nll_mean; /* of the first and the last kept record; NaN where none is */
 };
-/* nll_means: [count] nats per token, not read where tokens [count] is 0; infinite is the highest. NUMERIC: NaN, naming the record;
- * OUT_OF_MEMORY. Free the result by perplexity_band_result_finish. */
+/* nll_means: [count] nats per token, not read where tokens [count] is 0; infinite is the highest. ret_order: room for count; the kept records,
+ * by rising perplexity, are its first kept_count. NUMERIC: NaN, naming the record; OUT_OF_MEMORY. */
 bool perplexity_band_select(const double *nll_means, const uint32_t *tokens, size_t count,
-                            const struct perplexity_band *band, struct perplexity_band_result *ret_result,
-                            struct error *error) MUST_USE;
-void perplexity_band_result_finish(struct perplexity_band_result *result);
+                            const struct perplexity_band *band, size_t *ret_order,
+                            struct perplexity_band_result *ret_result, struct error *error) MUST_USE;
 
 #endif
