@@ -78,6 +78,17 @@ static void a_line_is_found_and_ranks_by_falling_indicator(void **state)
     assert_false(filled[0] || filled[1] || filled[2]);
 }
 
+static void without_columns_the_rule_is_the_mean(void **state)
+{
+    (void)state;
+    const double z[] = {0}, y[] = {1, 2, 6};
+    FINISHED(instruction_mining_fit) result = fit(z, y, 3, 0);
+    assert_close(result.intercept, 3, 1e-14);
+    assert_int_equal(result.rank, 0);
+    assert_close(result.residual_variance, 7, 1e-13);
+    assert_close(result.r_squared, 0, 0);
+}
+
 static void a_column_that_comes_twice_shares_its_slope(void **state)
 {
     (void)state;
@@ -406,6 +417,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_line_is_found_and_ranks_by_falling_indicator),
+        cmocka_unit_test(without_columns_the_rule_is_the_mean),
         cmocka_unit_test(a_column_that_comes_twice_shares_its_slope),
         cmocka_unit_test(residuals_and_statistics_of_the_reference),
         cmocka_unit_test(fits_agree_with_normal_equations),
