@@ -4,16 +4,11 @@
  * a corpus later can fail on it.
  */
 #include "workers/data/corpus.h"
-#include "base/file.h"
-#include "base/hash.h"
 #include "base/memory.h"
 #include "base/text.h"
 #include "workers/data/lines.h"
-#include "workers/model/utf8.h"
 
 #include <string.h>
-
-#define CANCEL_EVERY_LINES 256
 
 bool corpus_half_parse(const char *text, enum corpus_half *ret_half)
 {
@@ -108,29 +103,20 @@ static bool read_record(struct corpus *corpus, const char *line, size_t length, 
     return true;
 }
 
-static size_t count_lines(const char *bytes, size_t count)
-{
-    size_t lines = 0;
-    for (size_t i = 0; i < count; i++) {
-        lines += bytes[i] == '\n' ? 1 : 0;
-    }
-    return lines;
-}
-
 /* file: the whole file, so that line numbers are the file's in either half. */
 static bool read_records(struct corpus *corpus, const char *file, const char *bytes, size_t count,
                          const struct cancel *cancel, struct error *error)
 {
     struct text pool = {0};
-    size_t number = count_lines(file, (size_t)(bytes - file)), capacity = 0;
+    struct lines lines = {.bytes = file, .count = (size_t)(bytes - file) + count};
+    size_t capacity = 0;
     bool ok = true;
-    for (size_t start = 0, end = 0; ok && start < count; start = end) {
-        end = lines_end(bytes, count, start);
-        number++;
-        if (!lines_is_blank(bytes + start, end - start)) {
-            ok = read_record(corpus, bytes + start, end - start, number, &pool, &capacity, error);
+    while (ok && lines_next(&lines)) {
+        if (file + lines.first >= bytes) {
+            ok = cancel_check_now(cancel, error) &&
+                 read_record(corpus, file + lines.first, lines.after - lines.first, lines.number, &pool,
+                             &capacity, error);
         }
-        ok = ok && (number % CANCEL_EVERY_LINES != 0 || cancel_check_now(cancel, error));
     }
     corpus->storage = text_take(&pool);
     const char *at = corpus->storage;
@@ -141,30 +127,15 @@ static bool read_records(struct corpus *corpus, const char *file, const char *by
     return ok;
 }
 
-static const char *last_segment(const char *path)
-{
-    const char *slash = strrchr(path, '/');
-    return slash != NULL ? slash + 1 : path;
-}
-
 static bool read_corpus(struct corpus *corpus, const struct corpus_options *options, struct error *error)
 {
     size_t file_count = 0;
-    OWNED_MEMORY char *file = file_load(options->path, CORPUS_LIMIT_BYTES, &file_count, error);
+    OWNED_MEMORY char *file =
+        lines_load_file(options->path, corpus->name, CORPUS_LIMIT_BYTES, &file_count, corpus->sha256, error);
     if (file == NULL) {
-        if (error != NULL) { /* the caller knows the source by its name */
-            struct error cause = *error;
-            (void)error_set_field(error, cause.code, corpus->name, "%s", cause.message);
-        }
         return false;
     }
     corpus->file_bytes = file_count;
-    sha256_hex_of(file, file_count, corpus->sha256);
-    size_t valid = utf8_valid_prefix(file, file_count);
-    if (valid != file_count) {
-        return error_set_field(error, ERROR_CORRUPT_FILE, corpus->name, "%s: not UTF-8 at byte %zu",
-                               corpus->name, valid);
-    }
     const char *bytes = file;
     size_t count = file_count;
     if (!cancel_check_now(options->cancel, error)) {
@@ -199,7 +170,7 @@ static bool read_corpus(struct corpus *corpus, const struct corpus_options *opti
 struct corpus *corpus_load(const struct corpus_options *options, struct error *error)
 {
     OWNED(corpus) corpus = memory_create(1, sizeof *corpus);
-    corpus->name = memory_copy_text(options->name != NULL ? options->name : last_segment(options->path));
+    corpus->name = memory_copy_text(lines_file_name(options->name, options->path));
     corpus->half = options->half;
     const char *field = options->text_field;
     if (field == NULL &&

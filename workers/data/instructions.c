@@ -1,16 +1,11 @@
 /* workers/data/instructions.c: see instructions.h. All strings in one arena; the file stays, for its records' own words. */
 #include "workers/data/instructions.h"
 
-#include "base/file.h"
-#include "base/hash.h"
 #include "base/json.h"
 #include "base/memory.h"
 #include "workers/data/lines.h"
-#include "workers/model/utf8.h"
 #include <stdlib.h>
 #include <string.h>
-
-#define CANCEL_EVERY_RECORDS 256
 
 static const struct instruction_fields known_shapes[] = {
     {.messages = "messages"},
@@ -249,7 +244,7 @@ static bool add_record(struct reading *reading, size_t first, size_t end, const 
         reading->capacity = reading->capacity == 0 ? 256 : reading->capacity * 2;
         set->records = memory_resize(set->records, reading->capacity, sizeof *set->records);
     }
-    if (set->record_count % CANCEL_EVERY_RECORDS == 0 && !cancel_check_now(reading->options->cancel, error)) {
+    if (!cancel_check_now(reading->options->cancel, error)) {
         return false;
     }
     struct error cause = {0};
@@ -267,17 +262,9 @@ static bool add_record(struct reading *reading, size_t first, size_t end, const 
 
 static bool read_lines(struct reading *reading, struct error *error)
 {
-    const char *bytes = reading->set->bytes;
-    size_t number = 0;
-    for (size_t start = 0, end = 0; start < reading->count; start = end) {
-        end = lines_end(bytes, reading->count, start);
-        number++;
-        size_t last = end;
-        while (last > start && (bytes[last - 1] == '\n' || bytes[last - 1] == '\r')) {
-            last--;
-        }
-        if (!lines_is_blank(bytes + start, end - start) &&
-            !add_record(reading, start, last, "line", number, error)) {
+    struct lines lines = {.bytes = reading->set->bytes, .count = reading->count};
+    while (lines_next(&lines)) {
+        if (!add_record(reading, lines.first, lines.after, "line", lines.number, error)) {
             return false;
         }
     }
@@ -353,30 +340,19 @@ static bool read_array(struct reading *reading, size_t at, struct error *error)
 
 struct instructions *instructions_load(const struct instructions_options *options, struct error *error)
 {
-    const char *slash = strrchr(options->path, '/');
-    const char *name = options->name != NULL ? options->name : slash != NULL ? slash + 1 : options->path;
-    size_t count = 0;
+    const char *name = lines_file_name(options->name, options->path);
     OWNED(instructions) set = memory_create(1, sizeof *set);
     set->arena = arena_create(0);
     set->name = arena_copy_text(set->arena, name, strlen(name));
     if (!take_said_fields(set, &options->fields, error)) {
         return NULL;
     }
-    set->bytes = file_load(options->path, INSTRUCTIONS_LIMIT_BYTES, &count, error);
+    size_t count = 0;
+    set->bytes = lines_load_file(options->path, name, INSTRUCTIONS_LIMIT_BYTES, &count, set->sha256, error);
     if (set->bytes == NULL) {
-        if (error != NULL) {
-            struct error cause = *error;
-            (void)error_set_field(error, cause.code, name, "%s", cause.message);
-        }
-        return NULL;
-    }
-    size_t valid = utf8_valid_prefix(set->bytes, count);
-    if (valid != count) {
-        (void)error_set_field(error, ERROR_CORRUPT_FILE, name, "%s: not UTF-8 at byte %zu", name, valid);
         return NULL;
     }
     set->file_bytes = count;
-    sha256_hex_of(set->bytes, count, set->sha256);
     struct reading reading = {.set = set, .options = options, .count = count};
     size_t first = skip_blank(set->bytes, count, 0);
     bool is_array = first < count && set->bytes[first] == '[';

@@ -1,7 +1,8 @@
-/* workers/data/lines.h: text line by line, for the readers of JSONL. */
+/* workers/data/lines.h: text files loaded whole, and their lines, for the readers of JSONL. Threads: no state. */
 #ifndef WORKERS_DATA_LINES_H
 #define WORKERS_DATA_LINES_H
 
+#include "base/error.h"
 #include <stdbool.h>
 #include <stddef.h>
 #include <string.h>
@@ -23,5 +24,23 @@ static inline bool lines_is_blank(const char *bytes, size_t count)
     }
     return true;
 }
+
+/* What a file is called in errors and reports: `name`, or if that is NULL its path's last segment. Borrowed of either. */
+const char *lines_file_name(const char *name, const char *path);
+/* The whole file, [*ret_count]; ret_sha256: of it. Owned, free(). NULL: CORRUPT_FILE where it is not UTF-8, TOO_LARGE, NOT_FOUND, IO; their
+ * field is `name`. */
+char *lines_load_file(const char *path, const char *name, size_t limit_bytes, size_t *ret_count,
+                      char ret_sha256[65], struct error *error) MUST_USE;
+
+/* A walk over lines, from {.bytes, .count}. */
+struct lines {
+    const char *bytes; /* borrowed, [count] */
+    size_t count;
+    size_t number;       /* of the line at hand, from 1; blank ones count */
+    size_t first, after; /* its bytes, line end excluded: first ... after - 1 */
+    size_t next;
+};
+/* Goes to the next line that is not blank; false: there is none. */
+bool lines_next(struct lines *lines);
 
 #endif

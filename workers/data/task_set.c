@@ -1,16 +1,11 @@
 /* workers/data/task_set.c: task records from JSONL, all strings in one arena. */
 #include "workers/data/task_set.h"
-#include "base/file.h"
-#include "base/hash.h"
 #include "base/memory.h"
 #include "base/text.h"
 #include "workers/data/lines.h"
-#include "workers/model/utf8.h"
 
 #include <stdio.h>
 #include <string.h>
-
-#define CANCEL_EVERY_LINES 256
 
 static const char *const kind_names[] = {"generate", "choice", "language_modeling"};
 
@@ -113,15 +108,11 @@ static bool read_task_record(struct task_set *set, const char *line, size_t leng
 static bool read_lines(struct task_set *set, const char *bytes, size_t count, const char *source,
                        const struct cancel *cancel, struct error *error)
 {
-    size_t capacity = 0, number = 0;
-    for (size_t start = 0, end = 0; start < count; start = end) {
-        end = lines_end(bytes, count, start);
-        number++;
-        if (number % CANCEL_EVERY_LINES == 0 && !cancel_check_now(cancel, error)) {
+    size_t capacity = 0;
+    struct lines lines = {.bytes = bytes, .count = count};
+    while (lines_next(&lines)) {
+        if (!cancel_check_now(cancel, error)) {
             return false;
-        }
-        if (lines_is_blank(bytes + start, end - start)) {
-            continue;
         }
         if (set->record_count == capacity) {
             capacity = capacity == 0 ? 256 : capacity * 2;
@@ -129,9 +120,9 @@ static bool read_lines(struct task_set *set, const char *bytes, size_t count, co
         }
         struct error cause = {0};
         struct task_record record = {0};
-        if (!read_task_record(set, bytes + start, end - start, &record, &cause)) {
-            return error_set_field(error, ERROR_CORRUPT_FILE, source, "%s, line %zu: %s", source, number,
-                                   cause.message);
+        if (!read_task_record(set, bytes + lines.first, lines.after - lines.first, &record, &cause)) {
+            return error_set_field(error, ERROR_CORRUPT_FILE, source, "%s, line %zu: %s", source,
+                                   lines.number, cause.message);
         }
         set->records[set->record_count++] = record;
     }
@@ -141,28 +132,18 @@ static bool read_lines(struct task_set *set, const char *bytes, size_t count, co
 struct task_set *task_set_load(const char *name, enum task_kind kind, const char *path,
                                const char *source_name, const struct cancel *cancel, struct error *error)
 {
-    const char *slash = strrchr(path, '/');
-    const char *source = source_name != NULL ? source_name : slash != NULL ? slash + 1 : path;
+    const char *source = lines_file_name(source_name, path);
     size_t count = 0;
-    OWNED_MEMORY char *bytes = file_load(path, TASK_SET_LIMIT_BYTES, &count, error);
-    if (bytes == NULL) {
-        if (error != NULL) {
-            struct error cause = *error;
-            (void)error_set_field(error, cause.code, source, "%s", cause.message);
-        }
-        return NULL;
-    }
-    size_t valid = utf8_valid_prefix(bytes, count);
-    if (valid != count) {
-        (void)error_set_field(error, ERROR_CORRUPT_FILE, source, "%s: not UTF-8 at byte %zu", source, valid);
-        return NULL;
-    }
     OWNED(task_set) set = memory_create(1, sizeof *set);
+    OWNED_MEMORY char *bytes =
+        lines_load_file(path, source, TASK_SET_LIMIT_BYTES, &count, set->sha256, error);
+    if (bytes == NULL) {
+        return NULL;
+    }
     set->arena = arena_create(0);
     set->name = arena_copy_text(set->arena, name, strlen(name));
     set->kind = kind;
     set->file_bytes = count;
-    sha256_hex_of(bytes, count, set->sha256);
     if (!read_lines(set, bytes, count, source, cancel, error)) {
         return NULL;
     }

@@ -138,6 +138,8 @@ static void faults_name_the_file_and_the_record(void **state)
         {"{\"prompt\":\"p\",\"completion\":\"c\"}\n[1]", "line 2: a record is an array, not an object",
          ERROR_CORRUPT_FILE},
         {"{\"prompt\":\"p\",\"completion\":\"c\"}\n{", "line 2: ", ERROR_CORRUPT_FILE},
+        {"{\"prompt\":\"p\",\"completion\":\"c\"}\r\n\n \t\n{}", "line 4: prompt is nothing",
+         ERROR_CORRUPT_FILE},
         {"[{\"prompt\":\"p\",\"completion\":\"c\"},]", "a comma after the last record, 1",
          ERROR_CORRUPT_FILE},
         {"[{\"prompt\":\"p\",\"completion\":\"c\"}{}]", "no comma after record 1", ERROR_CORRUPT_FILE},
