@@ -64,7 +64,8 @@ struct instructions_options {
 };
 /* Owned, instructions_destroy; the options are borrowed for the call. CORRUPT_FILE with the file and the line (JSONL) or the record (array,
  * from 1): not JSON, a member that is absent or no text, a conversation that does not end with a user's message and its answer.
- * INVALID_ARGUMENT: fields said in part or in both ways; none said, and the first record has none that are known. TEXT_TOO_SHORT: no record. TOO_LARGE, NOT_FOUND, IO, CANCELLED. */
+ * INVALID_ARGUMENT: fields said in part or in both ways; none said, and the first record has none that are known. TEXT_TOO_SHORT: no
+ * record. TOO_LARGE, NOT_FOUND, IO, CANCELLED. */
 struct instructions *instructions_load(const struct instructions_options *options,
                                        struct error *error) MUST_USE;
 void instructions_destroy(struct instructions *instructions);
