@@ -1,0 +1,542 @@
+/* workers/select/measure.c: see measure.h. */
+#include "workers/select/measure.h"
+
+#include "base/check.h"
+#include "base/file.h"
+#include "base/memory.h"
+#include "workers/select/token_measure.h"
+#include <math.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define LOGITS_TOGETHER ((size_t)4 << 20) /* on the host, for el2n: 16 MB */
+
+const char *const measure_damage_names[] = {"jsd", "delta_nll", "kl", NULL};
+
+enum measure_damage measure_damage_parse(const char *name)
+{
+    return name == NULL                     ? MEASURE_NO_DAMAGE
+           : strcmp(name, "jsd") == 0       ? MEASURE_JSD
+           : strcmp(name, "delta_nll") == 0 ? MEASURE_DELTA_NLL
+                                            : MEASURE_KL;
+}
+
+/* ---- order and layout -------------------------------------------------------------------------------------------- */
+
+struct ranked_length {
+    uint32_t place, tokens;
+};
+
+static int compare_lengths(const void *a, const void *b)
+{
+    const struct ranked_length *left = a, *right = b;
+    return left->tokens != right->tokens ? (left->tokens < right->tokens ? 1 : -1)
+           : left->place < right->place  ? -1
+                                         : 1;
+}
+
+static const struct candidate *item_at(const struct measure_order *order, size_t at)
+{
+    return &order->candidates->items[order->candidates->valid[order->order[at]]];
+}
+
+bool measure_order_make(const struct candidates *candidates, struct measure_order *ret_order,
+                        struct error *error)
+{
+    size_t count = candidates->valid_count;
+    OWNED_MEMORY struct ranked_length *ranked =
+        memory_try_array(count, sizeof *ranked, "the order of records", error);
+    struct measure_order order = {
+        .candidates = candidates,
+        .order = memory_try_array(count, sizeof *order.order, "the order of records", error),
+        .first_rows = memory_try_array(count + 1, sizeof *order.first_rows, "the order of records", error)};
+    if (ranked == NULL || order.order == NULL || order.first_rows == NULL) {
+        measure_order_finish(&order);
+        return false;
+    }
+    for (size_t v = 0; v < count; v++) {
+        const struct candidate *item = &candidates->items[candidates->valid[v]];
+        ranked[v] = (struct ranked_length){(uint32_t)v, item->prompt_count + item->response_count};
+    }
+    qsort(ranked, count, sizeof *ranked, compare_lengths);
+    for (size_t at = 0; at < count; at++) {
+        order.order[at] = ranked[at].place;
+        order.first_rows[at + 1] = order.first_rows[at] + item_at(&order, at)->response_count;
+    }
+    *ret_order = order;
+    return true;
+}
+
+void measure_order_finish(struct measure_order *order)
+{
+    free(order->order);
+    free(order->first_rows);
+    *order = (struct measure_order){0};
+}
+
+static bool compares(const struct measure_request *request)
+{
+    return request->damage == MEASURE_JSD || request->damage == MEASURE_KL;
+}
+
+void measure_lay_out(const struct measure_request *request, const struct measure_order *order,
+                     size_t hidden_size, struct measure_layout *ret_layout)
+{
+    uint64_t count = order->candidates->valid_count, column = count * sizeof(double), at = 0;
+    const struct {
+        bool is_there;
+        uint64_t bytes, *offset;
+    } parts[] = {
+        {request->losses, column, &ret_layout->losses},
+        {request->alone, column, &ret_layout->alone},
+        {request->el2n, column, &ret_layout->el2n},
+        {compares(request), column, &ret_layout->damages},
+        {compares(request), column, &ret_layout->entropies},
+        {request->pools, count * hidden_size * sizeof(float), &ret_layout->pools},
+        {request->states, order->first_rows[count] * hidden_size * sizeof(float), &ret_layout->states},
+    };
+    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
+        *parts[i].offset = parts[i].is_there ? at : UINT64_MAX;
+        at += parts[i].is_there ? parts[i].bytes : 0;
+    }
+    ret_layout->bytes = at;
+}
+
+uint64_t measure_bytes(const struct model_config *config, const struct measure_request *request,
+                       size_t batch_tokens, size_t longest_tokens)
+{
+    uint64_t rows = batch_tokens > longest_tokens ? batch_tokens : longest_tokens;
+    uint64_t states = rows * config->hidden_size * sizeof(float) * (config->is_parallel ? 2 : 1);
+    uint64_t sets = 2u + (request->states ? 1u : 0u) + (compares(request) ? 2u : 0u);
+    return sets * states + 64 * rows + (request->el2n ? LOGITS_TOGETHER * sizeof(float) : 0) +
+           (compares(request) ? 4 * (uint64_t)config->vocab_size * sizeof(float) : 0);
+}
+
+double *measure_read_column(int fd, uint64_t offset, size_t count, struct error *error)
+{
+    OWNED_MEMORY double *values = memory_try_array(count, sizeof *values, "figures of records", error);
+    if (values == NULL ||
+        !file_read_at(fd, values, count * sizeof *values, offset, "what was measured", error)) {
+        return NULL;
+    }
+    return TAKE(values);
+}
+
+/* ---- one batch --------------------------------------------------------------------------------------------------- */
+
+struct batch {
+    const struct measure_pass *pass;
+    struct measure_layout layout;
+    size_t first, count; /* records of the order */
+    size_t row_count;    /* of responses */
+};
+
+static struct hidden *run_sequences(struct model *model, struct token_sequence *sequences, size_t count,
+                                    struct error *error)
+{
+    struct token_batch tokens = {sequences, count};
+    OWNED(hidden) hidden = hidden_create(model, &tokens, error);
+    if (hidden == NULL || !model_embed(model, &tokens, hidden, error) ||
+        !model_run_from(model, 0, NULL, hidden, error)) {
+        return NULL;
+    }
+    return TAKE(hidden);
+}
+
+/* States of `count` sequences of the lengths given, without tokens. */
+static struct hidden *create_rows(struct model *model, const struct batch *batch,
+                                  size_t (*length)(const struct batch *batch, size_t index),
+                                  struct error *error)
+{
+    OWNED_MEMORY struct token_sequence *sequences = memory_create(batch->count, sizeof *sequences);
+    for (size_t i = 0; i < batch->count; i++) {
+        sequences[i].count = length(batch, i);
+    }
+    struct token_batch shape = {sequences, batch->count};
+    return hidden_create(model, &shape, error);
+}
+
+static size_t response_length(const struct batch *batch, size_t index)
+{
+    return item_at(batch->pass->order, batch->first + index)->response_count;
+}
+
+/* Of the prompt what is its own; all of it where that is nothing. */
+static size_t own_prompt_start(const struct batch *batch, size_t index)
+{
+    size_t common = batch->pass->order->candidates->common_prompt_tokens;
+    return common < item_at(batch->pass->order, batch->first + index)->prompt_count ? common : 0;
+}
+
+static size_t own_prompt_length(const struct batch *batch, size_t index)
+{
+    return item_at(batch->pass->order, batch->first + index)->prompt_count - own_prompt_start(batch, index);
+}
+
+static bool write_value(const struct batch *batch, uint64_t column, size_t index, double value,
+                        struct error *error)
+{
+    uint64_t place = batch->pass->order->order[batch->first + index];
+    return file_write_at(batch->pass->fd, &value, sizeof value, column + place * sizeof value, error);
+}
+
+/* The mean of each record's rows, in the order of the tokens. */
+static bool write_means(const struct batch *batch, uint64_t column, const struct hidden *responses,
+                        const double *values, struct error *error)
+{
+    for (size_t i = 0; i < batch->count; i++) {
+        const struct segment *segment = &responses->segments[i];
+        if (!write_value(batch, column, i, token_measure_mean(values + segment->first_row, segment->count),
+                         error)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool measure_pools(const struct batch *batch, const struct hidden *hidden, struct error *error)
+{
+    size_t size = hidden->hidden_size;
+    OWNED(hidden) prompts = create_rows(batch->pass->model, batch, own_prompt_length, error);
+    OWNED_MEMORY float *pool = memory_create(size, sizeof *pool);
+    if (prompts == NULL) {
+        return false;
+    }
+    for (size_t i = 0; i < batch->count; i++) {
+        const struct segment *to = &prompts->segments[i];
+        uint64_t place = batch->pass->order->order[batch->first + i];
+        if (!hidden_place(prompts, to->first_row, hidden,
+                          hidden->segments[i].first_row + own_prompt_start(batch, i), to->count, error) ||
+            !model_mean_pool(prompts, i, false, pool, error) ||
+            !file_write_at(batch->pass->fd, pool, size * sizeof *pool,
+                           batch->layout.pools + place * size * sizeof *pool, error)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static struct hidden *take_responses(const struct batch *batch, const struct hidden *hidden,
+                                     bool is_after_prompt, struct error *error)
+{
+    OWNED(hidden) responses = create_rows(batch->pass->model, batch, response_length, error);
+    if (responses == NULL) {
+        return NULL;
+    }
+    for (size_t i = 0; i < batch->count; i++) {
+        const struct segment *to = &responses->segments[i];
+        size_t before = is_after_prompt ? item_at(batch->pass->order, batch->first + i)->prompt_count
+                                        : batch->pass->lone_count;
+        if (!hidden_place(responses, to->first_row, hidden, hidden->segments[i].first_row + before - 1,
+                          to->count, error)) {
+            return NULL;
+        }
+    }
+    return TAKE(responses);
+}
+
+static bool measure_losses(const struct batch *batch, const struct hidden *responses, uint64_t column,
+                           struct error *error)
+{
+    OWNED_MEMORY struct target_sequence *targets = memory_create(batch->count, sizeof *targets);
+    OWNED_MEMORY double *losses = memory_try_array(batch->row_count, sizeof *losses, "losses", error);
+    if (losses == NULL) {
+        return false;
+    }
+    for (size_t i = 0; i < batch->count; i++) {
+        const struct candidate *item = item_at(batch->pass->order, batch->first + i);
+        targets[i] = (struct target_sequence){.targets = item->tokens + item->prompt_count,
+                                              .nll = losses + responses->segments[i].first_row};
+    }
+    return model_nll(batch->pass->model, responses, targets, error) &&
+           write_means(batch, column, responses, losses, error);
+}
+
+static bool write_states(const struct batch *batch, const struct hidden *responses, struct error *error)
+{
+    size_t row_bytes = responses->hidden_size * sizeof(float);
+    OWNED_MEMORY float *rows = memory_try_array(responses->row_count * responses->hidden_size, sizeof *rows,
+                                                "the original's states", error);
+    return rows != NULL && hidden_read(responses, 0, responses->row_count, rows, error) &&
+           file_write_at(batch->pass->fd, rows, responses->row_count * row_bytes,
+                         batch->layout.states + batch->pass->order->first_rows[batch->first] * row_bytes,
+                         error);
+}
+
+static struct hidden *load_original(const struct batch *batch, struct error *error)
+{
+    const struct measure_pass *pass = batch->pass;
+    OWNED(hidden) kept = create_rows(pass->original, batch, response_length, error);
+    if (kept == NULL) {
+        return NULL;
+    }
+    size_t row_bytes = kept->hidden_size * sizeof(float);
+    OWNED_MEMORY float *rows =
+        memory_try_array(kept->row_count * kept->hidden_size, sizeof *rows, "the original's states", error);
+    if (rows == NULL ||
+        !file_read_at(pass->original_fd, rows, kept->row_count * row_bytes,
+                      pass->original_states + pass->order->first_rows[batch->first] * row_bytes,
+                      "the original's states", error) ||
+        !hidden_write(kept, 0, kept->row_count, rows, error)) {
+        return NULL;
+    }
+    return TAKE(kept);
+}
+
+static bool measure_damages(const struct batch *batch, const struct hidden *responses, struct error *error)
+{
+    OWNED(hidden) kept = load_original(batch, error);
+    OWNED_MEMORY double *damages = memory_try_array(batch->row_count, sizeof *damages, "divergences", error);
+    OWNED_MEMORY double *entropies =
+        memory_try_array(batch->row_count, sizeof *entropies, "entropies", error);
+    if (kept == NULL || damages == NULL || entropies == NULL) {
+        return false;
+    }
+    const struct head_pair pair = {
+        .original = batch->pass->original,
+        .pruned = batch->pass->model,
+        .original_hidden = kept,
+        .pruned_hidden = responses,
+        .metric = batch->pass->request.damage == MEASURE_KL ? HEAD_METRIC_KL : HEAD_METRIC_JS_TEXTBOOK,
+        .divergences = damages,
+        .entropies = entropies,
+    };
+    return head_compare_pair(&pair, error) &&
+           write_means(batch, batch->layout.damages, responses, damages, error) &&
+           write_means(batch, batch->layout.entropies, responses, entropies, error);
+}
+
+/* ---- el2n: logits on the host, a few rows at a time -------------------------------------------------------------- */
+
+struct token_run {
+    const float *logits;
+    const int32_t *targets;
+    size_t vocab_size;
+    double *values;
+    pthread_mutex_t lock;
+    bool has_failed;    /* guarded by lock */
+    struct error error; /* guarded by lock */
+};
+
+static void token_task(void *context, size_t index, size_t thread)
+{
+    (void)thread;
+    struct token_run *run = context;
+    struct token_measures measures = {0};
+    struct error error = {0};
+    if (token_measure(run->logits + index * run->vocab_size, run->vocab_size, (size_t)run->targets[index],
+                      &measures, &error)) {
+        run->values[index] = measures.el2n;
+        return;
+    }
+    pthread_mutex_lock(&run->lock);
+    run->has_failed = true;
+    run->error = error;
+    pthread_mutex_unlock(&run->lock);
+}
+
+static bool measure_el2n(const struct batch *batch, const struct hidden *responses, struct error *error)
+{
+    struct model *model = batch->pass->model;
+    size_t vocab = model_get_config(model)->vocab_size;
+    size_t together = LOGITS_TOGETHER / vocab > 0 ? LOGITS_TOGETHER / vocab : 1;
+    OWNED_MEMORY float *logits = memory_try_array(together * vocab, sizeof *logits, "logits", error);
+    OWNED_MEMORY double *values = memory_try_array(batch->row_count, sizeof *values, "errors", error);
+    if (logits == NULL || values == NULL) {
+        return false;
+    }
+    for (size_t i = 0; i < batch->count; i++) {
+        const struct candidate *item = item_at(batch->pass->order, batch->first + i);
+        for (size_t done = 0; done < item->response_count; done += together) {
+            size_t left = item->response_count - done, count = left < together ? left : together;
+            struct token_run run = {.logits = logits,
+                                    .targets = item->tokens + item->prompt_count + done,
+                                    .vocab_size = vocab,
+                                    .values = values + responses->segments[i].first_row + done,
+                                    .lock = PTHREAD_MUTEX_INITIALIZER};
+            if (!model_logits(model, responses, i, done, count, logits, error) ||
+                !pool_run(model_get_pool(model), count, token_task, &run, batch->pass->cancel, error)) {
+                return false;
+            }
+            if (run.has_failed) {
+                if (error != NULL) {
+                    *error = run.error;
+                }
+                return false;
+            }
+        }
+    }
+    return write_means(batch, batch->layout.el2n, responses, values, error);
+}
+
+/* ---- the pass ---------------------------------------------------------------------------------------------------- */
+
+static bool measure_alone(const struct batch *batch, struct error *error)
+{
+    const struct measure_pass *pass = batch->pass;
+    size_t total = 0, lone = pass->lone_count;
+    for (size_t i = 0; i < batch->count; i++) {
+        total += lone + response_length(batch, i) - 1;
+    }
+    OWNED_MEMORY struct token_sequence *sequences = memory_create(batch->count, sizeof *sequences);
+    OWNED_MEMORY int32_t *tokens = memory_try_array(total, sizeof *tokens, "responses", error);
+    if (tokens == NULL) {
+        return false;
+    }
+    for (size_t i = 0, at = 0; i < batch->count; i++) {
+        const struct candidate *item = item_at(pass->order, batch->first + i);
+        sequences[i] = (struct token_sequence){tokens + at, lone + item->response_count - 1};
+        memcpy(tokens + at, pass->lone_prompt, lone * sizeof *tokens);
+        memcpy(tokens + at + lone, item->tokens + item->prompt_count,
+               (item->response_count - 1) * sizeof *tokens);
+        at += sequences[i].count;
+    }
+    OWNED(hidden) hidden = run_sequences(pass->model, sequences, batch->count, error);
+    OWNED(hidden) responses = hidden != NULL ? take_responses(batch, hidden, false, error) : NULL;
+    return responses != NULL && measure_losses(batch, responses, batch->layout.alone, error);
+}
+
+/* The last token of a response predicts nothing and is not fed. */
+static bool measure_batch(struct batch *batch, struct error *error)
+{
+    const struct measure_pass *pass = batch->pass;
+    const struct measure_request *request = &pass->request;
+    OWNED_MEMORY struct token_sequence *sequences = memory_create(batch->count, sizeof *sequences);
+    batch->row_count = 0;
+    for (size_t i = 0; i < batch->count; i++) {
+        const struct candidate *item = item_at(pass->order, batch->first + i);
+        sequences[i] =
+            (struct token_sequence){item->tokens, (size_t)item->prompt_count + item->response_count - 1};
+        batch->row_count += item->response_count;
+    }
+    OWNED(hidden) hidden = run_sequences(pass->model, sequences, batch->count, error);
+    if (hidden == NULL || (request->pools && !measure_pools(batch, hidden, error))) {
+        return false;
+    }
+    OWNED(hidden) responses = take_responses(batch, hidden, true, error);
+    return responses != NULL && (!request->states || write_states(batch, responses, error)) &&
+           (!request->losses || measure_losses(batch, responses, batch->layout.losses, error)) &&
+           (!request->el2n || measure_el2n(batch, responses, error)) &&
+           (!compares(request) || measure_damages(batch, responses, error)) &&
+           (!request->alone || measure_alone(batch, error));
+}
+
+/* A record's bits do not depend on the batch: whose logits are no numbers is found by running each alone. */
+static bool name_record(const struct batch *batch, struct error *error)
+{
+    const struct candidates *candidates = batch->pass->order->candidates;
+    for (size_t i = 0; i < batch->count; i++) {
+        struct batch one = *batch;
+        struct error found = {0};
+        one.first = batch->first + i;
+        one.count = 1;
+        if (!measure_batch(&one, &found) && found.code == ERROR_NUMERIC) {
+            const struct candidate *item = item_at(batch->pass->order, one.first);
+            *error = found;
+            error_prefix(error, "%s, record %u: ", candidates->sets[item->source]->name, item->record + 1);
+            return false;
+        }
+    }
+    return false;
+}
+
+bool measure_run(const struct measure_pass *pass, size_t done, struct error *error)
+{
+    size_t total = pass->order->candidates->valid_count;
+    struct error local = {0};
+    error = error != NULL ? error : &local;
+    struct batch batch = {.pass = pass};
+    measure_lay_out(&pass->request, pass->order, model_get_config(pass->model)->hidden_size, &batch.layout);
+    while (done < total) {
+        size_t tokens = 0;
+        batch.first = done;
+        batch.count = 0;
+        while (done + batch.count < total) {
+            const struct candidate *item = item_at(pass->order, done + batch.count);
+            size_t count = (size_t)item->prompt_count + item->response_count;
+            if (batch.count > 0 && tokens + count > pass->batch_tokens) {
+                break;
+            }
+            tokens += count;
+            batch.count++;
+        }
+        if (!cancel_check_now(pass->cancel, error)) {
+            return false;
+        }
+        if (!measure_batch(&batch, error)) {
+            return error->code == ERROR_NUMERIC ? name_record(&batch, error) : false;
+        }
+        done += batch.count;
+        if (!pass->advanced(pass->context, done, total, error)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* ---- embeddings -------------------------------------------------------------------------------------------------- */
+
+void measure_embeddings(float *vectors, size_t count, size_t size, bool is_centred)
+{
+    OWNED_MEMORY double *means = memory_create(size, sizeof *means);
+    for (size_t i = 0; i < count && is_centred; i++) {
+        for (size_t c = 0; c < size; c++) {
+            means[c] += (double)vectors[i * size + c] / (double)count;
+        }
+    }
+    for (size_t i = 0; i < count; i++) {
+        float *vector = vectors + i * size;
+        double square = 0.0, before = 0.0;
+        for (size_t c = 0; c < size; c++) {
+            double value = (double)vector[c] - means[c];
+            before += (double)vector[c] * (double)vector[c];
+            square += value * value;
+        }
+        /* What rounding leaves of a vector that is the mean is no direction. */
+        double factor = square > 1e-12 * before && square > 0.0 ? 1.0 / sqrt(square) : 0.0;
+        for (size_t c = 0; c < size; c++) {
+            vector[c] = (float)(((double)vector[c] - means[c]) * factor);
+        }
+    }
+}
+
+bool measure_encode(const struct measure_encoding *encoding, float *ret_vectors, struct error *error)
+{
+    size_t size = model_get_config(encoding->encoder)->hidden_size;
+    OWNED_MEMORY struct ranked_length *ranked =
+        memory_try_array(encoding->count, sizeof *ranked, "the order of records", error);
+    OWNED_MEMORY struct token_sequence *batch =
+        memory_try_array(encoding->count, sizeof *batch, "the order of records", error);
+    if (ranked == NULL || batch == NULL) {
+        return false;
+    }
+    for (size_t i = 0; i < encoding->count; i++) {
+        ranked[i] = (struct ranked_length){(uint32_t)i, (uint32_t)encoding->sequences[i].count};
+    }
+    qsort(ranked, encoding->count, sizeof *ranked, compare_lengths);
+    for (size_t done = 0; done < encoding->count;) {
+        size_t count = 0, tokens = 0;
+        while (done + count < encoding->count &&
+               (count == 0 || tokens + ranked[done + count].tokens <= encoding->batch_tokens)) {
+            batch[count] = encoding->sequences[ranked[done + count].place];
+            tokens += batch[count++].count;
+        }
+        OWNED(hidden)
+        hidden = cancel_check_now(encoding->cancel, error)
+                     ? run_sequences(encoding->encoder, batch, count, error)
+                     : NULL;
+        for (size_t i = 0; i < count; i++) {
+            if (hidden == NULL ||
+                !model_mean_pool(hidden, i, true, ret_vectors + (size_t)ranked[done + i].place * size,
+                                 error)) {
+                return false;
+            }
+        }
+        done += count;
+        if (!encoding->advanced(encoding->context, done, encoding->count, error)) {
+            return false;
+        }
+    }
+    return true;
+}

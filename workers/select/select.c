@@ -1,0 +1,114 @@
+/* workers/select/select.c: see select.h. */
+#include "workers/select/select.h"
+
+#include "base/check.h"
+#include "base/memory.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+const struct select_method *const *select_methods(void)
+{
+    static const struct select_method *const methods[] = {
+#define SELECT_METHOD(id) &select_method_##id,
+#include "workers/select/methods.def"
+#undef SELECT_METHOD
+        NULL};
+    return methods;
+}
+
+const struct select_method *select_method_find(const char *name)
+{
+    for (const struct select_method *const *method = select_methods(); *method != NULL; method++) {
+        if (strcmp((*method)->name, name) == 0) {
+            return *method;
+        }
+    }
+    return NULL;
+}
+
+struct selection *selection_create(size_t count)
+{
+    struct selection *selection = memory_create(1, sizeof *selection);
+    selection->count = count;
+    selection->order = memory_create(count, sizeof *selection->order);
+    selection->scores = memory_create(count, sizeof *selection->scores);
+    selection->reasons = memory_create(count, sizeof *selection->reasons);
+    selection->details = json_object();
+    for (size_t i = 0; i < count; i++) {
+        selection->scores[i] = (double)NAN;
+    }
+    return selection;
+}
+
+void selection_destroy(struct selection *selection)
+{
+    if (selection == NULL) {
+        return;
+    }
+    free(selection->order);
+    free(selection->scores);
+    free(selection->reasons);
+    free(selection->labels);
+    free(selection->map);
+    json_decref(selection->clusters);
+    json_decref(selection->details);
+    free(selection);
+}
+
+void selection_take(struct selection *selection, const struct select_run *run, const size_t *order,
+                    size_t ranked)
+{
+    struct budget_use use =
+        ranking_fill(&run->budget, order, ranked, run->records->total_tokens, selection->order);
+    selection->chosen_count = use.records;
+    for (size_t i = 0; i < use.records; i++) {
+        selection->reasons[selection->order[i]] = SELECT_CHOSEN;
+    }
+}
+
+bool selection_take_best(struct selection *selection, const struct select_run *run,
+                         enum ranking_direction direction, struct error *error)
+{
+    size_t ranked = 0;
+    OWNED_MEMORY size_t *order =
+        memory_try_array(selection->count, sizeof *order, "the order of records", error);
+    if (order == NULL || !ranking_order(selection->scores, selection->count, direction, RANKING_NAN_DROP,
+                                        selection->count, order, &ranked, error)) {
+        return false;
+    }
+    for (size_t i = 0; i < selection->count; i++) {
+        if (isnan(selection->scores[i])) {
+            selection->reasons[i] = SELECT_FILTERED;
+        }
+    }
+    selection_take(selection, run, order, ranked);
+    return true;
+}
+
+static const json_t *parameter(const struct select_run *run, const char *name)
+{
+    const json_t *value = json_object_get(run->parameters, name);
+    CHECK(value != NULL);
+    return value;
+}
+
+double select_number(const struct select_run *run, const char *name)
+{
+    return json_number_value(parameter(run, name));
+}
+
+size_t select_count(const struct select_run *run, const char *name)
+{
+    return (size_t)json_integer_value(parameter(run, name));
+}
+
+const char *select_text(const struct select_run *run, const char *name)
+{
+    return json_string_value(parameter(run, name));
+}
+
+bool select_flag(const struct select_run *run, const char *name)
+{
+    return json_is_true(parameter(run, name));
+}

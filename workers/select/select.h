@@ -1,0 +1,125 @@
+/*
+ * workers/select/select.h: which records of a data set heal a pruned model best. A selector receives what it named in `needs`, as
+ * arrays over records, and returns an order of records that its budget pays for; it touches neither model nor file.
+ *
+ *     methods.def          one line per selector: the registry
+ *     method_<name>.c      one file per selector; what it computes lies beside it in a file without "method_" where it is more than a line
+ *     clustering.h         records into clusters by what they ask: neighbours, graph, spectrum, labels
+ *     assembly.h           PASER's walk: clusters share the budget by their damage, records come by efficiency, concepts may conflict
+ *     measure.h            what a model says of records: damage, losses, embeddings (the only file here that runs models)
+ *
+ * Records are those that can be chosen: each has a response, and copies are gone. Everything is in double where it is compared, ties go to
+ * the smaller index (ranking.h), and random choices are counter-based, so the same arrays give the same selection.
+ *
+ * Threads: one thread per run; it drives the pool.
+ */
+#ifndef WORKERS_SELECT_SELECT_H
+#define WORKERS_SELECT_SELECT_H
+
+#include "base/cleanup.h"
+#include "base/error.h"
+#include "base/json.h"
+#include "base/param.h"
+#include "workers/data/instructions.h"
+#include "workers/select/ranking.h"
+#include "workers/tensor/dense.h"
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum select_need {
+    SELECT_NEED_EMBEDDINGS = 1u << 0, /* records->embeddings */
+    SELECT_NEED_DAMAGE = 1u << 1, /* records->damages, by the parameter `damage`, and entropies: two models */
+    SELECT_NEED_LOSSES = 1u << 2, /* records->losses: the response after its prompt */
+    SELECT_NEED_ALONE = 1u << 3,  /* records->alone_losses: the response by itself */
+    SELECT_NEED_EL2N = 1u << 4,   /* records->el2n */
+    SELECT_NEED_FIELDS = 1u << 5, /* records->columns: the numbers that parameter `columns` names */
+};
+
+/* Borrowed; [count] each, NULL where nobody asked. */
+struct select_records {
+    size_t count;
+    const uint32_t *prompt_tokens, *response_tokens; /* as the models read them: at least 1 each */
+    const uint32_t *total_tokens;
+    const struct instruction_record *const *texts; /* of the data set, in its own words */
+    const uint32_t *sources;                       /* which file each is of, < source_count */
+    size_t source_count;
+    const float *embeddings; /* [count, embedding_size], each of length 1 or 0 */
+    size_t embedding_size;
+    const double *damages; /* mean over response tokens, nats; may be negative where `damage` is delta_nll */
+    const double *entropies; /* mean over response tokens of the original's, nats */
+    const double *losses;    /* mean nats a response token */
+    const double *alone_losses;
+    const double *el2n;
+    const double *columns; /* [count, column_count] */
+    size_t column_count;
+};
+
+struct select_run {
+    const struct select_records *records;
+    const json_t *parameters; /* the selector's own object, validated and resolved */
+    struct budget budget;
+    uint64_t seed;
+    const struct dense_threads *threads;
+    void *context;
+    void (*progress)(void *context, const char *what, uint64_t step, uint64_t steps); /* may be NULL */
+};
+
+/* Why a chosen record is there. */
+enum select_reason {
+    SELECT_NOT_CHOSEN,
+    SELECT_CHOSEN,   /* by its own merit */
+    SELECT_REFILLED, /* with budget that another cluster could not use */
+    SELECT_DESPITE,  /* although its concepts conflict: nothing else was left */
+    SELECT_REJECTED, /* not chosen: its concepts conflict with those of a record before it */
+    SELECT_FILTERED, /* not chosen: the selector never ranks it (a band, a score above one) */
+};
+/* What a selector says. Owned. */
+struct selection {
+    size_t count;
+    size_t *order; /* [chosen_count], room for count: the best first */
+    size_t chosen_count;
+    double *scores;              /* [count]; NaN: none */
+    const char *score_name;      /* static: "efficiency" */
+    enum select_reason *reasons; /* [count] */
+    uint32_t *labels;            /* [count], < cluster_count; NULL: no clusters */
+    size_t cluster_count;
+    float *map;       /* [count, 2]: a picture of the records; NULL: none */
+    json_t *clusters; /* array of [cluster_count], what the report says of each; NULL: none */
+    json_t *details;  /* object: what else the report says */
+};
+struct selection *selection_create(size_t count) MUST_USE;
+void selection_destroy(struct selection *selection);
+OWNED_DEFINE(selection)
+/* The best of the first `ranked` records of an order, as far as the budget goes: fills order, chosen_count, reasons. order: [ranked]. */
+void selection_take(struct selection *selection, const struct select_run *run, const size_t *order,
+                    size_t ranked);
+/* The whole of a selector that is a ranking: by selection->scores, which are filled; NaN is no score and is FILTERED. */
+bool selection_take_best(struct selection *selection, const struct select_run *run,
+                         enum ranking_direction direction, struct error *error) MUST_USE;
+/* Parameters by name; CHECKed to be there, as param_resolve made them. */
+double select_number(const struct select_run *run, const char *name);
+size_t select_count(const struct select_run *run, const char *name);
+const char *select_text(const struct select_run *run, const char *name);
+bool select_flag(const struct select_run *run, const char *name);
+
+struct select_method {
+    const char *name;      /* API identifier, snake_case, never renamed */
+    const char *summary;   /* one sentence for GET /v1/methods */
+    const char *reference; /* paper and the equations implemented */
+    unsigned needs;
+    bool is_loss_of_pruned; /* losses, alone_losses and el2n are the pruned model's; else the original's */
+    const struct param_spec *params;
+    size_t param_count;
+    /* Required. *ret_selection: created by the caller, of run->records->count. Errors: OUT_OF_MEMORY, NUMERIC, CANCELLED. */
+    bool (*select)(const struct select_run *run, struct selection *ret_selection, struct error *error);
+};
+#define SELECT_METHOD(id) extern const struct select_method select_method_##id;
+#include "workers/select/methods.def"
+#undef SELECT_METHOD
+
+/* All selectors, in the order of methods.def; NULL-terminated. */
+const struct select_method *const *select_methods(void);
+const struct select_method *select_method_find(const char *name); /* NULL: none */
+
+#endif
