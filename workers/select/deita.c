@@ -4,7 +4,7 @@
 
 #include "base/check.h"
 #include "base/memory.h"
-#include "workers/select/lengths.h"
+#include "workers/select/rows.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -67,8 +67,8 @@ static bool are_near(const struct walking *walking, size_t a, size_t b, float sc
         return false;
     }
     if (cosine <= limit + walking->margin) {
-        cosine = lengths_cosine(walk->rows + a * walk->size, walking->squares[a], walk->rows + b * walk->size,
-                                walking->squares[b], walk->size);
+        cosine = rows_cosine(walk->rows + a * walk->size, walking->squares[a], walk->rows + b * walk->size,
+                             walking->squares[b], walk->size);
     }
     return 1.0 - cosine <= walk->threshold + ROUNDING;
 }
@@ -89,16 +89,8 @@ static void meet_task(void *context, size_t task, size_t thread)
 
 static bool multiply(struct walking *walking, const float *others, size_t count, struct error *error)
 {
-    size_t size = walking->walk->size;
-    const struct dense_product product = {.m = walking->count,
-                                          .n = count,
-                                          .k = size,
-                                          .is_b_transposed = true,
-                                          .alpha = 1.0,
-                                          .a_stride = size,
-                                          .b_stride = size,
-                                          .out_stride = count};
-    return dense_multiply_floats(walking->threads, &product, walking->rows, others, walking->cosines, error);
+    return rows_multiply(walking->threads, walking->walk->size, walking->rows, walking->count, others, count,
+                         walking->cosines, count, error);
 }
 
 static bool meet_admitted(struct walking *walking, struct error *error)
@@ -162,7 +154,7 @@ static void gather_candidates(struct walking *walking)
     size_t size = walking->walk->size;
     for (size_t r = 0; r < walking->count; r++) {
         size_t id = walking->ids[r];
-        double scale = lengths_inverse(walking->squares[id]);
+        double scale = rows_inverse(walking->squares[id]);
         const float *from = walking->walk->rows + id * size;
         for (size_t c = 0; c < size; c++) {
             walking->rows[r * size + c] = (float)(scale * (double)from[c]);
@@ -212,13 +204,13 @@ static bool prepare(struct walking *walking, struct error *error)
 {
     const struct deita_walk *walk = walking->walk;
     size_t ordered = 0;
-    walking->margin = lengths_margin(walk->size);
+    walking->margin = rows_margin(walk->size, 1.0, 1.0);
     walking->shortest = UINT64_MAX;
     for (size_t i = 0; i < walk->n && walk->tokens != NULL; i++) {
         walking->shortest = walk->tokens[i] < walking->shortest ? walk->tokens[i] : walking->shortest;
     }
     return allocate(walking, error) &&
-           lengths_square(walk->rows, walk->n, walk->size, "record", walking->squares, error) &&
+           rows_measure_squares(walking->threads, walk->rows, walk->n, walk->size, walking->squares, error) &&
            ranking_order(walk->scores, walk->n, RANKING_FALLING, RANKING_NAN_ERROR, walk->n, walking->order,
                          &ordered, error);
 }

@@ -1,14 +1,14 @@
 /*
- * workers/select/deita.h: "What makes good data for alignment?" (Deita, arXiv 2312.15685): complexity times quality, and then a walk that keeps
+ * workers/select/deita.h: "What makes good data for alignment?" (Deita): complexity times quality, and then a walk that keeps
  * records apart.
  *
  * The walk goes by falling score, ties to the smaller index. A record is admitted if its cosine distance, 1 - cosine, to each one admitted before it
  * exceeds the threshold, until the budget is spent (ranking.h: one that does not fit a token budget is passed over for good; it is not
  * admitted, and keeps nobody out). A pool without enough variety gives fewer records than the budget pays for.
  *
- * Distances come of fp32 products of DEITA_BLOCK records at a time with those admitted; one that these leave in question (lengths_margin) is made
+ * Distances come of fp32 products of DEITA_BLOCK records at a time with those admitted; one that these leave in question (rows_margin) is made
  * again in double. A distance within 1e-12 of the threshold does not exceed it: with threshold 0 exactly the records that point the same
- * way are left out. A record without direction (lengths.h) is at distance 1 from everything.
+ * way are left out. A record of zeros (rows.h) is at distance 1 from everything.
  *
  * Cost: at most a product of the records looked at with those admitted. Memory: a copy of the admitted rows, 16 bytes for each record, 5 MB.
  */

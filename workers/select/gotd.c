@@ -16,8 +16,9 @@ void gotd_gradients(const double *potentials, size_t count, double *ret_gradient
 }
 
 bool gotd_order(const double *potentials, size_t count, enum gotd_side side, size_t wanted, size_t *ret_order,
-                size_t *ret_count, struct error *error)
+                struct error *error)
 {
+    size_t ordered = 0; /* none is dropped */
     return ranking_order(potentials, count, side == GOTD_AWAY ? RANKING_FALLING : RANKING_RISING,
-                         RANKING_NAN_ERROR, wanted, ret_order, ret_count, error);
+                         RANKING_NAN_ERROR, wanted, ret_order, &ordered, error);
 }

@@ -1,7 +1,7 @@
 /*
  * workers/select/gotd.h: GOT-D, "Get more for less" (arXiv 2405.02774): the records whose mass, if it grew, would bring the pool nearer to a
  * target by optimal transport. The derivative of the transport cost by the mass of record i is its dual potential f_i (sinkhorn.h), made free
- * of the constant that potentials leave open (LAVA, arXiv 2305.00054):
+ * of the constant that potentials leave open (as LAVA does):
  *
  *     G_i = f_i - (1 / (N - 1)) sum_{l != i} f_l,        sum G = 0
  *
@@ -24,9 +24,9 @@
 void gotd_gradients(const double *potentials, size_t count, double *ret_gradients);
 
 enum gotd_side { GOTD_TOWARDS, GOTD_AWAY };
-/* The first `wanted` records, ties to the smaller index. ret_order: room for the smaller of wanted and count; *ret_count: that many.
- * NUMERIC: a potential that is no number. */
+/* The first `wanted` records, ties to the smaller index. ret_order: the smaller of wanted and count. NUMERIC: a potential that is no
+ * number. */
 bool gotd_order(const double *potentials, size_t count, enum gotd_side side, size_t wanted, size_t *ret_order,
-                size_t *ret_count, struct error *error) MUST_USE;
+                struct error *error) MUST_USE;
 
 #endif

@@ -1,11 +1,12 @@
 /*
  * workers/select/graph.c: see graph.h.
  *
- * Building. The rows of W are the union of both directions: i's own list, and every j that lists i without being listed. One pass counts them,
- * one writes the targets, and then rows are tasks: each sorts itself and computes its weights from the lists, which costs a second look into
- * two short lists and spares a merge.
+ * Building. The rows of W are the union of both directions: who lists i, in order, and then i's own list, each put in its place. They are
+ * tasks, in room for all of both; then they are moved together.
  */
 #include "workers/select/graph.h"
+#include "workers/select/quantile.h"
+#include "workers/select/rows.h"
 
 #include "base/check.h"
 #include "base/memory.h"
@@ -19,11 +20,6 @@ enum {
     LANES = 8,
     EDGES_AHEAD = 8
 };
-
-static size_t least(size_t a, size_t b)
-{
-    return a < b ? a : b;
-}
 
 /* Where rows are tasks: TASK_ROWS of them each. */
 static bool run_rows(const struct dense_threads *threads, size_t count,
@@ -48,24 +44,34 @@ void graph_destroy(struct graph *graph)
 /* ---- from lists ---------------------------------------------------------------------------------- */
 
 struct build {
-    const struct graph_lists *lists;
-    double *scales; /* [count] */
+    const struct neighbours *lists;
+    double *scales;      /* [count] */
+    size_t *list_starts; /* [count + 1] */
+    uint32_t *
+        listed_by; /* [count * k]: those who list i are listed_by[list_starts[i]] up to list_starts[i + 1], rising */
+    size_t *kept; /* [count] edges of a row */
     struct graph *graph;
 };
 
-static bool check_lists(const struct graph_lists *lists, struct error *error)
+/* seen: [count] of zeros. */
+static bool check_lists(const struct neighbours *lists, size_t *seen, struct error *error)
 {
     for (size_t i = 0; i < lists->count; i++) {
         for (size_t at = i * lists->k; at < (i + 1) * lists->k; at++) {
             uint32_t neighbour = lists->indices[at];
-            double square = (double)lists->squares[at];
-            if (neighbour == GRAPH_NO_NEIGHBOUR) {
+            double square = (double)lists->distances[at];
+            if (neighbour == NEIGHBOURS_NONE) {
                 continue;
             }
             if (neighbour >= lists->count || neighbour == i) {
                 return error_set(error, ERROR_INVALID_ARGUMENT, "record %zu of %zu lists the neighbour %u", i,
                                  lists->count, (unsigned)neighbour);
             }
+            if (seen[neighbour] == i + 1) {
+                return error_set(error, ERROR_INVALID_ARGUMENT, "record %zu lists its neighbour %u twice", i,
+                                 (unsigned)neighbour);
+            }
+            seen[neighbour] = i + 1;
             if (!isfinite(square) || square < 0) {
                 return error_set(error, ERROR_NUMERIC,
                                  "the squared distance of record %zu to its neighbour %u is %g", i,
@@ -76,16 +82,10 @@ static bool check_lists(const struct graph_lists *lists, struct error *error)
     return true;
 }
 
-static int compare_doubles(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 static bool find_scales(struct build *build, size_t rank, struct error *error)
 {
-    const struct graph_lists *lists = build->lists;
-    OWNED_MEMORY double *sorted = memory_try_array(lists->count + 1, sizeof *sorted, "scales", error);
+    const struct neighbours *lists = build->lists;
+    OWNED_MEMORY double *sorted = memory_try_array(lists->count, sizeof *sorted, "scales", error);
     if (sorted == NULL) {
         return false;
     }
@@ -93,8 +93,8 @@ static bool find_scales(struct build *build, size_t rank, struct error *error)
     for (size_t i = 0; i < lists->count; i++) {
         size_t seen = 0;
         for (size_t slot = 0; slot < lists->k && seen < rank; slot++) {
-            if (lists->indices[i * lists->k + slot] != GRAPH_NO_NEIGHBOUR) {
-                build->scales[i] = sqrt((double)lists->squares[i * lists->k + slot]);
+            if (lists->indices[i * lists->k + slot] != NEIGHBOURS_NONE) {
+                build->scales[i] = sqrt((double)lists->distances[i * lists->k + slot]);
                 seen++;
             }
         }
@@ -105,34 +105,18 @@ static bool find_scales(struct build *build, size_t rank, struct error *error)
     if (found == 0) {
         return true;
     }
-    qsort(sorted, found, sizeof *sorted, compare_doubles);
+    quantile_sort(sorted, found);
     build->graph->largest_scale = sorted[found - 1];
-    double floor_scale = 1e-6 * sorted[(found - 1) / 2];
+    double floor_scale = 1e-6 * quantile_of_sorted(sorted, found, 0.5);
     for (size_t i = 0; i < lists->count; i++) {
         build->scales[i] = build->scales[i] < floor_scale ? floor_scale : build->scales[i];
     }
     return true;
 }
 
-/* The place of j in the list of i; k if it is not there. */
-static size_t find_slot(const struct graph_lists *lists, size_t i, size_t j)
+/* The same bits for (j, i); 0 is no edge. */
+static double edge_weight(const struct build *build, size_t i, size_t j, double square)
 {
-    const uint32_t *list = lists->indices + i * lists->k;
-    size_t slot = 0;
-    while (slot < lists->k && list[slot] != j) {
-        slot++;
-    }
-    return slot;
-}
-
-/* W_ij of two records of which one lists the other; 0 is no edge. The same bits for (j, i). */
-static double edge_weight(const struct build *build, size_t i, size_t j)
-{
-    const struct graph_lists *lists = build->lists;
-    size_t slot = find_slot(lists, i, j), back = find_slot(lists, j, i);
-    double square = slot < lists->k ? (double)lists->squares[i * lists->k + slot] : HUGE_VAL;
-    double other = back < lists->k ? (double)lists->squares[j * lists->k + back] : HUGE_VAL;
-    square = other < square ? other : square;
     double scale = build->scales[i] * build->scales[j];
     if (!(scale > 0)) {
         return square > 0 ? 0 : 1;
@@ -141,103 +125,120 @@ static double edge_weight(const struct build *build, size_t i, size_t j)
     return weight < GRAPH_LEAST_WEIGHT ? 0 : weight;
 }
 
-/* Calls for each edge once from each of its ends: counts into starts[i + 1], or writes targets at cursors[i]. */
-static void visit_edges(const struct build *build, size_t *cursors, uint32_t *targets)
+/* The squared distance that i lists of j, which is one of its neighbours. */
+static double listed_square(const struct neighbours *lists, size_t i, size_t j)
 {
-    const struct graph_lists *lists = build->lists;
-    for (size_t i = 0; i < lists->count; i++) {
-        for (size_t slot = 0; slot < lists->k; slot++) {
-            uint32_t j = lists->indices[i * lists->k + slot];
-            if (j == GRAPH_NO_NEIGHBOUR || edge_weight(build, i, j) <= 0) {
-                continue;
-            }
-            bool is_mutual = find_slot(lists, j, i) < lists->k; /* then j writes its own end */
-            if (targets != NULL) {
-                targets[cursors[i]] = j;
-            }
-            cursors[i]++;
-            if (!is_mutual) {
-                if (targets != NULL) {
-                    targets[cursors[j]] = (uint32_t)i;
-                }
-                cursors[j]++;
-            }
-        }
+    size_t at = i * lists->k;
+    while (lists->indices[at] != j) {
+        at++;
     }
+    return (double)lists->distances[at];
 }
 
-static int compare_targets(const void *a, const void *b)
+/* Into the row from `first` to *end, keeping targets rising; of a target that is there the smaller square stays. */
+static void insert_square(struct graph *graph, size_t first, size_t *end, uint32_t target, double square)
 {
-    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
-    return (x > y) - (x < y);
+    size_t at = *end;
+    while (at > first && graph->targets[at - 1] > target) {
+        at--;
+    }
+    if (at > first && graph->targets[at - 1] == target) {
+        double *other = &graph->weights[at - 1];
+        *other = square < *other ? square : *other;
+        return;
+    }
+    memmove(graph->targets + at + 1, graph->targets + at, (*end - at) * sizeof *graph->targets);
+    memmove(graph->weights + at + 1, graph->weights + at, (*end - at) * sizeof *graph->weights);
+    graph->targets[at] = target;
+    graph->weights[at] = square;
+    (*end)++;
 }
 
-static void finish_rows(void *context, size_t index, size_t thread)
+/* Squared distances first, then the weights of what is an edge. */
+static void fill_rows(void *context, size_t index, size_t thread)
 {
     (void)thread;
     const struct build *build = context;
+    const struct neighbours *lists = build->lists;
     struct graph *graph = build->graph;
-    size_t end = least((index + 1) * TASK_ROWS, graph->count);
-    for (size_t i = index * TASK_ROWS; i < end; i++) {
-        size_t first = graph->starts[i], after = graph->starts[i + 1];
-        if (after > first) {
-            qsort(graph->targets + first, after - first, sizeof *graph->targets, compare_targets);
+    size_t rows_end = rows_least((index + 1) * TASK_ROWS, graph->count);
+    for (size_t i = index * TASK_ROWS; i < rows_end; i++) {
+        size_t first = graph->starts[i], end = first, kept = first;
+        for (size_t at = build->list_starts[i]; at < build->list_starts[i + 1]; at++, end++) {
+            graph->targets[end] = build->listed_by[at];
+            graph->weights[end] = listed_square(lists, build->listed_by[at], i);
         }
-        for (size_t e = first; e < after; e++) {
-            graph->weights[e] = edge_weight(build, i, graph->targets[e]);
+        for (size_t at = i * lists->k; at < (i + 1) * lists->k; at++) {
+            if (lists->indices[at] != NEIGHBOURS_NONE) {
+                insert_square(graph, first, &end, lists->indices[at], (double)lists->distances[at]);
+            }
         }
+        for (size_t e = first; e < end; e++) {
+            double weight = edge_weight(build, i, graph->targets[e], graph->weights[e]);
+            if (weight > 0) {
+                graph->targets[kept] = graph->targets[e];
+                graph->weights[kept++] = weight;
+            }
+        }
+        build->kept[i] = kept - first;
     }
 }
 
-static bool check_rows(const struct graph *graph, struct error *error)
+/* Rows move together: those who are in both directions, and those who are no edge, have left room. */
+static void close_gaps(struct graph *graph, const size_t *kept)
 {
+    size_t to = 0;
     for (size_t i = 0; i < graph->count; i++) {
-        for (size_t e = graph->starts[i] + 1; e < graph->starts[i + 1]; e++) {
-            if (graph->targets[e] == graph->targets[e - 1]) {
-                return error_set(error, ERROR_INVALID_ARGUMENT, "records %zu and %u are neighbours twice", i,
-                                 (unsigned)graph->targets[e]);
-            }
-        }
+        size_t first = graph->starts[i];
+        memmove(graph->targets + to, graph->targets + first, kept[i] * sizeof *graph->targets);
+        memmove(graph->weights + to, graph->weights + first, kept[i] * sizeof *graph->weights);
+        graph->starts[i] = to;
+        to += kept[i];
     }
-    return true;
+    graph->starts[graph->count] = to;
+    graph->targets = memory_resize(graph->targets, to > 0 ? to : 1, sizeof *graph->targets);
+    graph->weights = memory_resize(graph->weights, to > 0 ? to : 1, sizeof *graph->weights);
 }
 
 static bool build_rows(struct build *build, const struct dense_threads *threads, struct error *error)
 {
+    const struct neighbours *lists = build->lists;
     struct graph *graph = build->graph;
-    size_t count = graph->count;
-    OWNED_MEMORY size_t *cursors = memory_try_array(count + 1, sizeof *cursors, "rows of a graph", error);
-    if (cursors == NULL) {
+    rows_group(lists->indices, lists->count, lists->k, lists->count, build->list_starts, build->listed_by);
+    for (size_t i = 0; i < lists->count; i++) {
+        size_t own = 0;
+        for (size_t at = i * lists->k; at < (i + 1) * lists->k; at++) {
+            own += lists->indices[at] != NEIGHBOURS_NONE ? 1 : 0;
+        }
+        graph->starts[i + 1] = graph->starts[i] + own + build->list_starts[i + 1] - build->list_starts[i];
+    }
+    size_t most = graph->starts[lists->count];
+    graph->targets = memory_try_array(most, sizeof *graph->targets, "edges of a graph", error);
+    graph->weights = memory_try_array(most, sizeof *graph->weights, "edges of a graph", error);
+    if (graph->targets == NULL || graph->weights == NULL ||
+        !run_rows(threads, lists->count, fill_rows, build, error)) {
         return false;
     }
-    visit_edges(build, cursors, NULL);
-    for (size_t i = 0; i < count; i++) {
-        graph->starts[i + 1] = graph->starts[i] + cursors[i];
-        cursors[i] = graph->starts[i];
-    }
-    size_t edges = graph->starts[count];
-    graph->targets = memory_try_array(edges + 1, sizeof *graph->targets, "edges of a graph", error);
-    graph->weights = memory_try_array(edges + 1, sizeof *graph->weights, "edges of a graph", error);
-    if (graph->targets == NULL || graph->weights == NULL) {
-        return false;
-    }
-    visit_edges(build, cursors, graph->targets);
-    return run_rows(threads, count, finish_rows, build, error) && check_rows(graph, error);
+    close_gaps(graph, build->kept);
+    return true;
 }
 
-struct graph *graph_create(const struct dense_threads *threads, const struct graph_lists *lists,
+struct graph *graph_create(const struct dense_threads *threads, const struct neighbours *lists,
                            size_t scale_rank, struct error *error)
 {
-    CHECK(scale_rank > 0 && lists->count < GRAPH_NO_NEIGHBOUR);
-    if (!check_lists(lists, error)) {
-        return NULL;
-    }
+    static const char what[] = "rows of a graph";
+    size_t count = lists->count;
+    CHECK(scale_rank > 0 && count < NEIGHBOURS_NONE);
     OWNED(graph) graph = memory_create(1, sizeof *graph);
-    graph->count = lists->count;
-    graph->starts = memory_try_array(lists->count + 1, sizeof *graph->starts, "rows of a graph", error);
-    OWNED_MEMORY double *scales = memory_try_array(lists->count + 1, sizeof *scales, "scales", error);
-    struct build build = {lists, scales, graph};
-    if (graph->starts == NULL || scales == NULL || !find_scales(&build, scale_rank, error) ||
+    graph->count = count;
+    graph->starts = memory_try_array(count + 1, sizeof *graph->starts, what, error);
+    OWNED_MEMORY double *scales = memory_try_array(count, sizeof *scales, what, error);
+    OWNED_MEMORY size_t *list_starts = memory_try_array(count + 1, sizeof *list_starts, what, error);
+    OWNED_MEMORY uint32_t *listed_by = memory_try_array(count, lists->k * sizeof *listed_by, what, error);
+    OWNED_MEMORY size_t *kept = memory_try_array(count, sizeof *kept, what, error);
+    struct build build = {lists, scales, list_starts, listed_by, kept, graph};
+    if (graph->starts == NULL || scales == NULL || list_starts == NULL || listed_by == NULL || kept == NULL ||
+        !check_lists(lists, kept, error) || !find_scales(&build, scale_rank, error) ||
         !build_rows(&build, threads, error)) {
         return NULL;
     }
@@ -258,7 +259,7 @@ static uint32_t find_root(uint32_t *parents, uint32_t i)
 bool graph_components(const struct graph *graph, uint32_t *ret_components, size_t *ret_count,
                       struct error *error)
 {
-    OWNED_MEMORY uint32_t *parents = memory_try_array(graph->count + 1, sizeof *parents, "components", error);
+    OWNED_MEMORY uint32_t *parents = memory_try_array(graph->count, sizeof *parents, "components", error);
     if (parents == NULL) {
         return false;
     }
@@ -294,7 +295,7 @@ static void normalise_rows(void *context, size_t index, size_t thread)
     (void)thread;
     const struct normalisation *job = context;
     const struct graph *graph = job->graph;
-    size_t end = least((index + 1) * TASK_ROWS, graph->count);
+    size_t end = rows_least((index + 1) * TASK_ROWS, graph->count);
     for (size_t i = index * TASK_ROWS; i < end; i++) {
         double sum = 0;
         for (size_t e = graph->starts[i]; e < graph->starts[i + 1]; e++) {
@@ -314,8 +315,8 @@ bool graph_normalise(struct graph *graph, const struct dense_threads *threads, d
 {
     CHECK(graph->degrees == NULL && alpha >= 0 && alpha <= 1);
     size_t count = graph->count;
-    OWNED_MEMORY double *sums = memory_try_array(count + 1, sizeof *sums, "degrees", error);
-    OWNED_MEMORY double *factors = memory_try_array(count + 1, sizeof *factors, "degrees", error);
+    OWNED_MEMORY double *sums = memory_try_array(count, sizeof *sums, "degrees", error);
+    OWNED_MEMORY double *factors = memory_try_array(count, sizeof *factors, "degrees", error);
     struct normalisation job = {graph, NULL, sums};
     if (sums == NULL || factors == NULL || !run_rows(threads, count, normalise_rows, &job, error)) {
         return false;
@@ -358,7 +359,8 @@ static void multiply_part(const struct multiplication *job, size_t i, size_t fir
     for (size_t e = graph->starts[i]; e < graph->starts[i + 1]; e++) {
         double weight = graph->weights[e];
         const double *from = job->x + graph->targets[e] * product->width + first;
-        const double *ahead = job->x + graph->targets[least(e + EDGES_AHEAD, last)] * product->width + first;
+        const double *ahead =
+            job->x + graph->targets[rows_least(e + EDGES_AHEAD, last)] * product->width + first;
         for (size_t line = 0; line < width; line += LANES) {
             __builtin_prefetch(ahead + line);
         }
@@ -384,10 +386,10 @@ static void multiply_rows(void *context, size_t index, size_t thread)
 {
     (void)thread;
     const struct multiplication *job = context;
-    size_t end = least((index + 1) * TASK_ROWS, job->graph->count), width = job->product->width;
+    size_t end = rows_least((index + 1) * TASK_ROWS, job->graph->count), width = job->product->width;
     for (size_t i = index * TASK_ROWS; i < end; i++) {
         for (size_t first = 0; first < width; first += PART_COLUMNS) {
-            multiply_part(job, i, first, least(PART_COLUMNS, width - first));
+            multiply_part(job, i, first, rows_least(PART_COLUMNS, width - first));
         }
     }
 }

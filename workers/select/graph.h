@@ -21,42 +21,32 @@
  *
  * A record without neighbours (a zero row) has an empty row and degree 0; it takes part in nothing.
  *
- * Memory: 12 bytes an edge and direction (at most 2 N k of them), 8 to 16 a vertex. Bits depend on the inputs alone, never on the number of
- * threads. Threads: one caller. Errors: CANCELLED, OUT_OF_MEMORY and what is said.
+ * Memory: 12 bytes an edge and direction (room for 2 N k of them while it is made), 4 N k meanwhile, 8 to 32 a vertex. Bits depend on the
+ * inputs alone. Threads: one call at a time drives a pool. Errors: CANCELLED, OUT_OF_MEMORY and what is said.
  */
 #ifndef WORKERS_SELECT_GRAPH_H
 #define WORKERS_SELECT_GRAPH_H
 
 #include "base/cleanup.h"
-#include "base/error.h"
-#include "workers/tensor/dense.h"
-#include <stddef.h>
-#include <stdint.h>
+#include "workers/select/neighbours.h"
 
-#define GRAPH_NO_NEIGHBOUR UINT32_MAX
 #define GRAPH_SCALE_RANK   7
 #define GRAPH_LEAST_WEIGHT 1e-8
 
-/* Nearest neighbours, borrowed: [count, k] each, in each row by rising distance; self excluded, copies at distance 0 allowed. */
-struct graph_lists {
-    size_t count, k;
-    const uint32_t *indices; /* GRAPH_NO_NEIGHBOUR where there are fewer */
-    const float *squares;    /* squared distances */
-};
-
 struct graph {
-    size_t count;      /* vertices, < GRAPH_NO_NEIGHBOUR */
+    size_t count;      /* vertices, < NEIGHBOURS_NONE */
     size_t *starts;    /* owned, [count + 1]: the edges of i are starts[i] .. starts[i + 1) */
     uint32_t *targets; /* owned, [edges], rising within a row */
     double *weights;   /* owned, [edges]: W, and S after graph_normalise */
     double *degrees;   /* owned, [count]: d, after graph_normalise; NULL before */
-    double
-        largest_scale; /* the largest sigma before its floor; 0: every record coincides with its neighbours */
+    /* The largest sigma before its floor. 0: every record coincides with its neighbours, and whoever looks for clusters has
+     * one (data_selection 1.8). */
+    double largest_scale;
 };
 
 /* W of neighbour lists. scale_rank >= 1: which neighbour gives sigma (GRAPH_SCALE_RANK). INVALID_ARGUMENT: an index that is none, the
  * record's own, or listed twice; NUMERIC: a distance that is negative or not finite. All name the record. */
-struct graph *graph_create(const struct dense_threads *threads, const struct graph_lists *lists,
+struct graph *graph_create(const struct dense_threads *threads, const struct neighbours *lists,
                            size_t scale_rank, struct error *error) MUST_USE;
 void graph_destroy(struct graph *graph);
 OWNED_DEFINE(graph)
@@ -69,11 +59,11 @@ bool graph_components(const struct graph *graph, uint32_t *ret_components, size_
 size_t graph_big_component(size_t count);
 /* Links each component of fewer than `big` vertices to the nearest of at least that many, before normalisation: its i-th record to the i-th
  * nearest. rows: the records' vectors [count, size]; zero rows are not linked. Where no component is big, none is linked. *ret_linked: how
- * many components were. On failure the graph is as it was. NUMERIC: a vector that is not finite, by record. */
+ * many components were. On failure the graph is as it was. NUMERIC: a vector, by record, that rows.h refuses. */
 bool graph_link(struct graph *graph, const struct dense_threads *threads, const float *rows, size_t size,
                 size_t big, size_t *ret_linked, struct error *error) MUST_USE;
 
-/* Weights become S, degrees are set. Once. alpha in 0..1. */
+/* Weights become S, degrees are set. Once. alpha in 0..1. On failure the weights are neither, and the graph is of no more use. */
 bool graph_normalise(struct graph *graph, const struct dense_threads *threads, double alpha,
                      struct error *error) MUST_USE;
 

@@ -3,18 +3,13 @@
 
 #include "base/cleanup.h"
 #include "base/memory.h"
+#include "workers/select/nearest.h"
 #include "workers/select/rows.h"
 #include <stdlib.h>
-#include <string.h>
 
 enum { BLOCK = 4096, TASK_ROWS = 64, TASK_COLUMNS = 64, BATCH = K_CENTER_BATCH };
 _Static_assert(BATCH % ROWS_CHUNK == 0, "products of a batch are whole chunks");
 #define CHOSEN (-1.0) /* in place of a distance */
-
-struct candidate {
-    double square; /* squared distance to the nearest chosen row */
-    size_t row;
-};
 
 struct centers {
     const struct dense_threads *threads;
@@ -25,8 +20,11 @@ struct centers {
     double *squares; /* owned, [count]: to the nearest chosen row; CHOSEN */
     double *mean;    /* owned, [size] */
     /* A batch: the farthest rows, farthest first, and which of them are chosen. */
-    struct candidate *candidates; /* owned, [BATCH + 1] */
-    size_t picks[BATCH], pick_count;
+    uint32_t candidates[BATCH + 1];
+    double
+        keys[BATCH + 1]; /* minus the squared distance to the nearest chosen row: rising; INFINITY: chosen */
+    const uint32_t *picks; /* borrowed, [pick_count] */
+    size_t pick_count;
     float *pick_rows;   /* owned, [BATCH, size] */
     float *pick_halves; /* owned, [BATCH] */
     float *products;    /* owned, [BLOCK, BATCH] */
@@ -38,7 +36,6 @@ static void centers_finish(struct centers *centers)
     free(centers->halves);
     free(centers->squares);
     free(centers->mean);
-    free(centers->candidates);
     free(centers->pick_rows);
     free(centers->pick_halves);
     free(centers->products);
@@ -51,13 +48,11 @@ static bool centers_init(struct centers *centers, struct error *error)
     centers->halves = memory_try_array(rows_padded(count), sizeof(float), what, error);
     centers->squares = memory_try_array(count, sizeof(double), what, error);
     centers->mean = memory_try_array(size, sizeof(double), what, error);
-    centers->candidates = memory_try_array(BATCH + 1, sizeof *centers->candidates, what, error);
-    centers->pick_rows = memory_try_array(BATCH * size, sizeof(float), what, error);
+    centers->pick_rows = memory_try_array(BATCH, size * sizeof(float), what, error);
     centers->pick_halves = memory_try_array(BATCH, sizeof(float), what, error);
-    centers->products = memory_try_array((size_t)BLOCK * BATCH, sizeof(float), what, error);
+    centers->products = memory_try_array(BLOCK, BATCH * sizeof(float), what, error);
     return centers->halves != NULL && centers->squares != NULL && centers->mean != NULL &&
-           centers->candidates != NULL && centers->pick_rows != NULL && centers->pick_halves != NULL &&
-           centers->products != NULL &&
+           centers->pick_rows != NULL && centers->pick_halves != NULL && centers->products != NULL &&
            rows_measure(centers->threads, centers->rows, count, size, false, centers->halves,
                         &centers->longest, error);
 }
@@ -113,33 +108,29 @@ static bool find_first(struct centers *centers, struct error *error)
     for (size_t r = 0; r < centers->count; r++) {
         centers->squares[r] = INFINITY;
     }
-    centers->candidates[0] = (struct candidate){INFINITY, nearest};
+    centers->candidates[0] = (uint32_t)nearest;
+    centers->keys[0] = -INFINITY;
     return true;
 }
 
 /* ---- the others ---------------------------------------------------------------------------------- */
 
-static bool is_farther(const struct candidate *a, const struct candidate *b)
+/* Of candidates a and b. */
+static bool is_farther(const struct centers *centers, size_t a, size_t b)
 {
-    return a->square > b->square || (a->square >= b->square && a->row < b->row);
+    double key = centers->keys[a], other = centers->keys[b];
+    return key < other || (key <= other && centers->candidates[a] < centers->candidates[b]);
 }
 
 /* The BATCH + 1 farthest rows that are not chosen, farthest first; how many there are. */
-static size_t find_farthest(const struct centers *centers)
+static size_t find_farthest(struct centers *centers)
 {
-    struct candidate *candidates = centers->candidates;
     size_t count = 0;
     for (size_t r = 0; r < centers->count; r++) {
-        struct candidate candidate = {centers->squares[r], r};
-        if (candidate.square < 0.0 ||
-            (count == BATCH + 1 && !is_farther(&candidate, &candidates[count - 1]))) {
-            continue;
+        if (centers->squares[r] >= 0.0) {
+            count = nearest_insert(centers->candidates, centers->keys, count, BATCH + 1, (uint32_t)r,
+                                   -centers->squares[r]);
         }
-        size_t at = count < BATCH + 1 ? count++ : count - 1;
-        for (; at > 0 && is_farther(&candidate, &candidates[at - 1]); at--) {
-            candidates[at] = candidates[at - 1];
-        }
-        candidates[at] = candidate;
     }
     return count;
 }
@@ -148,28 +139,25 @@ static size_t find_farthest(const struct centers *centers)
  * as nothing gets farther, whoever is ahead of it is ahead of them. */
 static void pick(struct centers *centers, size_t count, size_t room, uint32_t *ret_order)
 {
-    struct candidate *candidates = centers->candidates;
-    const struct candidate outside = candidates[BATCH];
+    const uint32_t *candidates = centers->candidates;
+    double *keys = centers->keys;
     bool is_all = count <= BATCH;
     count = rows_least(count, BATCH);
     size_t best = 0;
+    centers->picks = ret_order;
     centers->pick_count = 0;
     do {
-        size_t chosen = candidates[best].row;
-        const float *row = centers->rows + chosen * centers->size;
-        ret_order[centers->pick_count] = (uint32_t)chosen;
-        centers->picks[centers->pick_count++] = chosen;
-        candidates[best].square = CHOSEN;
+        const float *row = centers->rows + candidates[best] * centers->size;
+        ret_order[centers->pick_count++] = candidates[best];
+        keys[best] = INFINITY;
         for (size_t i = 0; i < count; i++) {
-            if (candidates[i].square >= 0.0) {
-                double square = rows_distance_square(centers->rows + candidates[i].row * centers->size, row,
-                                                     centers->size);
-                candidates[i].square = fmin(candidates[i].square, square);
+            if (keys[i] <= 0.0) {
+                const float *other = centers->rows + candidates[i] * centers->size;
+                keys[i] = fmax(keys[i], -rows_distance_square(other, row, centers->size));
             }
-            best = is_farther(&candidates[i], &candidates[best]) ? i : best;
+            best = is_farther(centers, i, best) ? i : best;
         }
-    } while (centers->pick_count < room && candidates[best].square > 0.0 &&
-             (is_all || is_farther(&candidates[best], &outside)));
+    } while (centers->pick_count < room && keys[best] < 0.0 && (is_all || is_farther(centers, best, BATCH)));
 }
 
 static void update_task(void *context, size_t index, size_t thread)
@@ -204,23 +192,17 @@ static bool update(struct centers *centers, struct error *error)
 {
     size_t size = centers->size;
     for (size_t p = 0; p < centers->pick_count; p++) {
-        size_t row = centers->picks[p];
-        memcpy(centers->pick_rows + p * size, centers->rows + row * size, size * sizeof(float));
-        centers->pick_halves[p] = centers->halves[row];
-        centers->squares[row] = CHOSEN;
+        centers->pick_halves[p] = centers->halves[centers->picks[p]];
+        centers->squares[centers->picks[p]] = CHOSEN;
+    }
+    if (!rows_gather(centers->threads, centers->rows, size, centers->picks, centers->pick_count,
+                     centers->pick_rows, error)) {
+        return false;
     }
     for (centers->first = 0; centers->first < centers->count; centers->first += BLOCK) {
         size_t count = rows_least(BLOCK, centers->count - centers->first);
-        struct dense_product product = {.m = count,
-                                        .n = centers->pick_count,
-                                        .k = size,
-                                        .is_b_transposed = true,
-                                        .alpha = 1.0,
-                                        .a_stride = size,
-                                        .b_stride = size,
-                                        .out_stride = BATCH};
-        if (!dense_multiply_floats(centers->threads, &product, centers->rows + centers->first * size,
-                                   centers->pick_rows, centers->products, error) ||
+        if (!rows_multiply(centers->threads, size, centers->rows + centers->first * size, count,
+                           centers->pick_rows, centers->pick_count, centers->products, BATCH, error) ||
             !pool_run(centers->threads->pool, (count + TASK_ROWS - 1) / TASK_ROWS, update_task, centers,
                       centers->threads->cancel, error)) {
             return false;
@@ -248,7 +230,7 @@ bool k_center_select(const struct dense_threads *threads, const float *rows, siz
         } else if (!find_first(&centers, error)) {
             return false;
         }
-        if (centers.candidates[0].square <= 0.0) {
+        if (centers.keys[0] >= 0.0) {
             break;
         }
         pick(&centers, candidate_count, wanted - done, ret_order + done);

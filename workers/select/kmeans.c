@@ -50,7 +50,7 @@ static bool assigning_init(struct assigning *assigning, struct error *error)
         return false;
     }
     assigning->products =
-        memory_try_array(assigning->block * padded, sizeof(float), "products with centroids", error);
+        memory_try_array(assigning->block, padded * sizeof(float), "products with centroids", error);
     return assigning->products != NULL;
 }
 
@@ -137,17 +137,10 @@ static bool assign_all(struct assigning *assigning, struct error *error)
     }
     for (size_t first = 0; first < assigning->count; first += assigning->block) {
         size_t count = rows_least(assigning->block, assigning->count - first);
-        struct dense_product product = {.m = count,
-                                        .n = assigning->centroid_count,
-                                        .k = assigning->size,
-                                        .is_b_transposed = true,
-                                        .alpha = 1.0,
-                                        .a_stride = assigning->size,
-                                        .b_stride = assigning->size,
-                                        .out_stride = assigning->padded};
         assigning->first = first;
-        if (!dense_multiply_floats(assigning->threads, &product, assigning->rows + first * assigning->size,
-                                   assigning->centroids, assigning->products, error) ||
+        if (!rows_multiply(assigning->threads, assigning->size, assigning->rows + first * assigning->size,
+                           count, assigning->centroids, assigning->centroid_count, assigning->products,
+                           assigning->padded, error) ||
             !pool_run(assigning->threads->pool, (count + ASSIGN_TASK_ROWS - 1) / ASSIGN_TASK_ROWS,
                       assign_task, assigning, assigning->threads->cancel, error)) {
             return false;
@@ -209,7 +202,7 @@ struct fitting {
     uint32_t *members; /* [count]: rows by label, rising within one */
     size_t *starts;    /* [centroid_count + 1]: where a label's begin */
     double *sums;      /* [threads, size] */
-    double *nearest;   /* [count]: squared distance to the nearest beginning so far */
+    double *nearest;   /* [count]: squared distance to the nearest beginning so far; no initial_rows */
 };
 
 static void fitting_finish(struct fitting *fitting)
@@ -291,8 +284,9 @@ static bool begin_centroids(struct fitting *fitting, size_t restart, struct erro
             covering.row = fitting->centroids;
         }
         memcpy(fitting->centroids + c * size, covering.row, size * sizeof(float));
-        if (!pool_run(threads->pool, (count + COVER_TASK_ROWS - 1) / COVER_TASK_ROWS, cover_task, &covering,
-                      threads->cancel, error)) {
+        bool is_last = c + 1 == assigning->centroid_count; /* nobody asks what it covers */
+        if (!is_last && !pool_run(threads->pool, (count + COVER_TASK_ROWS - 1) / COVER_TASK_ROWS, cover_task,
+                                  &covering, threads->cancel, error)) {
             return false;
         }
     }
@@ -332,25 +326,15 @@ static void fill_empty(struct fitting *fitting)
     }
 }
 
-/* Rows of length 0 in the cosine form are left out. */
+/* Rows of zeros in the cosine form are left out: of the labels, too, until the next assignment. */
 static void group_members(struct fitting *fitting)
 {
-    size_t count = fitting->assigning.count, centroid_count = fitting->assigning.centroid_count;
-    size_t *starts = fitting->starts;
-    memset(starts, 0, (centroid_count + 1) * sizeof *starts);
+    size_t count = fitting->assigning.count;
     for (size_t i = 0; i < count; i++) {
-        starts[fitting->labels[i] + 1] += isfinite(fitting->halves[i]) ? 1 : 0;
+        fitting->labels[i] = isfinite(fitting->halves[i]) ? fitting->labels[i] : ROWS_NO_GROUP;
     }
-    for (size_t c = 0; c < centroid_count; c++) {
-        starts[c + 1] += starts[c];
-    }
-    for (size_t i = 0; i < count; i++) {
-        if (isfinite(fitting->halves[i])) {
-            fitting->members[starts[fitting->labels[i]]++] = (uint32_t)i;
-        }
-    }
-    memmove(starts + 1, starts, centroid_count * sizeof *starts); /* each has come to its end */
-    starts[0] = 0;
+    rows_group(fitting->labels, count, 1, fitting->assigning.centroid_count, fitting->starts,
+               fitting->members);
 }
 
 static void move_task(void *context, size_t c, size_t thread)
@@ -399,12 +383,12 @@ static bool iterate(struct fitting *fitting, struct kmeans *ret_trial, struct er
             break;
         }
         fill_empty(fitting);
+        memcpy(fitting->labels_before, fitting->labels, label_bytes);
         group_members(fitting);
         if (!pool_run(assigning->threads->pool, assigning->centroid_count, move_task, fitting,
                       assigning->threads->cancel, error)) {
             return false;
         }
-        memcpy(fitting->labels_before, fitting->labels, label_bytes);
     }
     ret_trial->cost = 0.0;
     for (size_t i = 0; i < assigning->count; i++) {
@@ -433,7 +417,7 @@ static bool take_rows(struct fitting *fitting, struct error *error)
     if (ids == NULL || !rows_draw(&rng, assigning->count, wanted, ids, error)) {
         return false;
     }
-    fitting->sample = memory_try_array(wanted * size, sizeof(float), "a sample of rows", error);
+    fitting->sample = memory_try_array(wanted, size * sizeof(float), "a sample of rows", error);
     if (fitting->sample == NULL ||
         !rows_gather(assigning->threads, assigning->rows, size, ids, wanted, fitting->sample, error)) {
         return false;
@@ -450,28 +434,32 @@ static bool make_room(struct fitting *fitting, struct error *error)
     size_t count = assigning->count, centroid_count = assigning->centroid_count, size = assigning->size;
     size_t thread_count = pool_thread_count(assigning->threads->pool);
     fitting->halves = memory_try_array(rows_padded(count), sizeof(float), what, error);
-    fitting->centroids = memory_try_array(centroid_count * size, sizeof(float), what, error);
+    fitting->centroids = memory_try_array(centroid_count, size * sizeof(float), what, error);
     fitting->labels = memory_try_array(count, sizeof(uint32_t), what, error);
     fitting->labels_before = memory_try_array(count, sizeof(uint32_t), what, error);
     fitting->distances = memory_try_array(count, sizeof(float), what, error);
     fitting->members = memory_try_array(count, sizeof(uint32_t), what, error);
     fitting->starts = memory_try_array(centroid_count + 1, sizeof(size_t), what, error);
-    fitting->sums = memory_try_array(thread_count * size, sizeof(double), what, error);
-    fitting->nearest = memory_try_array(count, sizeof(double), what, error);
+    fitting->sums = memory_try_array(thread_count, size * sizeof(double), what, error);
+    if (fitting->request->initial_rows == NULL) {
+        fitting->nearest = memory_try_array(count, sizeof(double), what, error);
+        if (fitting->nearest == NULL) {
+            return false;
+        }
+    }
     assigning->halves = fitting->halves;
     assigning->centroids = fitting->centroids;
     assigning->labels = fitting->labels;
     assigning->distances = fitting->distances;
     return fitting->halves != NULL && fitting->centroids != NULL && fitting->labels != NULL &&
            fitting->labels_before != NULL && fitting->distances != NULL && fitting->members != NULL &&
-           fitting->starts != NULL && fitting->sums != NULL && fitting->nearest != NULL &&
-           assigning_init(assigning, error);
+           fitting->starts != NULL && fitting->sums != NULL && assigning_init(assigning, error);
 }
 
 struct kmeans *kmeans_fit(const struct dense_threads *threads, const float *rows, size_t count, size_t size,
                           const struct kmeans_request *request, struct error *error)
 {
-    CHECK(request->restart_count >= 1);
+    CHECK(request->restart_count == 1 || (request->restart_count > 1 && request->initial_rows == NULL));
     FINISHED(fitting)
     fitting = {.request = request,
                .assigning = {.threads = threads,
@@ -488,14 +476,13 @@ struct kmeans *kmeans_fit(const struct dense_threads *threads, const float *rows
     }
     OWNED(kmeans) best = memory_create(1, sizeof *best);
     best->centroids =
-        memory_try_array(request->centroid_count * size, sizeof *best->centroids, "centroids", error);
+        memory_try_array(request->centroid_count, size * sizeof *best->centroids, "centroids", error);
     if (best->centroids == NULL) {
         return NULL;
     }
     best->centroid_count = request->centroid_count;
     best->size = size;
-    size_t restart_count = request->initial_rows != NULL ? 1 : request->restart_count;
-    for (size_t restart = 0; restart < restart_count; restart++) {
+    for (size_t restart = 0; restart < request->restart_count; restart++) {
         struct kmeans trial = *best;
         if (!begin_centroids(&fitting, restart, error) || !iterate(&fitting, &trial, error)) {
             return NULL;

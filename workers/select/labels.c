@@ -18,8 +18,8 @@ bool labels_from_vectors(const struct dense_threads *threads, size_t count, size
                          const double *vectors, size_t stride, uint32_t *ret_labels, struct error *error)
 {
     CHECK(clusters > 0 && clusters <= count && clusters <= stride);
-    OWNED_MEMORY double *turned = memory_try_array(count * clusters, sizeof *turned, "labels", error);
-    OWNED_MEMORY double *turn = memory_try_array(clusters * clusters, sizeof *turn, "labels", error);
+    OWNED_MEMORY double *turned = memory_try_array(count, clusters * sizeof *turned, "labels", error);
+    OWNED_MEMORY double *turn = memory_try_array(clusters, clusters * sizeof *turn, "labels", error);
     OWNED_MEMORY size_t *pivots = memory_try_array(clusters, sizeof *pivots, "labels", error);
     if (turned == NULL || turn == NULL || pivots == NULL) {
         return false;
@@ -77,7 +77,7 @@ static uint64_t count_pairs(const uint64_t *keys, size_t count)
 bool labels_adjusted_rand(size_t count, const uint32_t *first, const uint32_t *second, double *ret_index,
                           struct error *error)
 {
-    OWNED_MEMORY uint64_t *keys = memory_try_array(count + 1, sizeof *keys, "pairs of labels", error);
+    OWNED_MEMORY uint64_t *keys = memory_try_array(count, sizeof *keys, "pairs of labels", error);
     if (keys == NULL) {
         return false;
     }

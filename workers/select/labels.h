@@ -7,7 +7,7 @@
  * orthonormal: eigenvectors of S, not divided by sqrt(degree). Any orthonormal basis of their span gives the same labels, so that several
  * components or (nearly) equal eigenvalues do no harm.
  *
- * Threads: one caller. Errors: CANCELLED, OUT_OF_MEMORY and what is said.
+ * Threads: one call at a time drives a pool. Errors: CANCELLED, OUT_OF_MEMORY and what is said.
  */
 #ifndef WORKERS_SELECT_LABELS_H
 #define WORKERS_SELECT_LABELS_H

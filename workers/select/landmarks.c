@@ -1,6 +1,5 @@
 /*
- * workers/select/landmarks.c: see landmarks.h. Products in fp32 choose the nearest landmarks of a record, exact distances (rows.h) weigh and
- * order them. G is summed over records in their order, nearest^2 products each: too few to share out.
+ * workers/select/landmarks.c: see landmarks.h. G is summed over records in their order, nearest^2 products each: too few to share out.
  */
 #include "workers/select/landmarks.h"
 #include "workers/select/nearest.h"
@@ -10,7 +9,6 @@
 #include "base/memory.h"
 #include <math.h>
 #include <stdlib.h>
-#include <string.h>
 
 enum { BLOCK_ROWS = 1024, TASK_ROWS = 256 };
 #define LEAST_VALUE 1e-10
@@ -29,45 +27,43 @@ struct weighing {
     size_t count, size;
     const float *row_halves, *point_halves; /* half the squared lengths */
     struct landmarks *result;               /* weights: squared distances until weigh_rows */
-    const float *products;                  /* [BLOCK_ROWS, landmark_count] of the rows from `first` */
+    double longest;                         /* of the landmarks */
+    size_t padded;                          /* landmark_count, to whole chunks */
+    const float *products;                  /* [BLOCK_ROWS, padded] of the rows from `first` */
     size_t first;
     double bandwidth; /* h */
 };
 
-static int compare_indices(const void *a, const void *b)
-{
-    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
-    return (x > y) - (x < y);
-}
-
+/* Landmarks pass in their order, so that ties go to the smaller. */
 static void find_nearest(void *context, size_t index, size_t thread)
 {
     (void)thread;
     const struct weighing *job = context;
-    size_t row = job->first + index, nearest = job->result->nearest, kept = 0;
-    uint32_t *indices = job->result->indices + row * nearest;
-    double *squares = job->result->weights + row * nearest;
-    const float *products = job->products + index * job->result->landmark_count;
-    for (size_t l = 0; l < job->result->landmark_count; l++) {
-        double screen = (double)job->point_halves[l] - (double)products[l];
-        kept = nearest_insert(indices, squares, kept, nearest, (uint32_t)l, screen);
-    }
-    qsort(indices, nearest, sizeof *indices, compare_indices); /* so that ties go to the smaller */
-    kept = 0;
-    for (size_t slot = 0; slot < nearest; slot++) {
-        uint32_t landmark = indices[slot];
-        double square =
-            rows_distance_square(job->rows + row * job->size, job->points + landmark * job->size, job->size);
-        kept = nearest_insert(indices, squares, kept, nearest, landmark,
-                              square); /* reads slot before it is written */
+    size_t i = job->first + index, nearest = job->result->nearest, kept = 0;
+    uint32_t *indices = job->result->indices + i * nearest;
+    double *squares = job->result->weights + i * nearest;
+    const float *row = job->rows + i * job->size, *products = job->products + index * job->padded;
+    float half = job->row_halves[i];
+    double margin = rows_margin(job->size, sqrt(2 * (double)half), job->longest);
+    float bound = rows_bound(half, INFINITY, margin);
+    for (size_t chunk = 0; chunk < job->padded; chunk += ROWS_CHUNK) {
+        if (!rows_chunk_passes(products + chunk, job->point_halves + chunk, bound)) {
+            continue;
+        }
+        for (size_t l = chunk; l < chunk + ROWS_CHUNK; l++) {
+            if (products[l] - job->point_halves[l] >= bound) {
+                double square = rows_distance_square(row, job->points + l * job->size, job->size);
+                kept = nearest_insert(indices, squares, kept, nearest, (uint32_t)l, square);
+                bound = rows_bound(half, kept < nearest ? (double)INFINITY : squares[kept - 1], margin);
+            }
+        }
     }
 }
 
 static bool find_all_nearest(struct weighing *job, const struct dense_threads *threads, struct error *error)
 {
-    size_t landmark_count = job->result->landmark_count;
     OWNED_MEMORY float *products =
-        memory_try_array(BLOCK_ROWS * landmark_count, sizeof *products, "products with landmarks", error);
+        memory_try_array(BLOCK_ROWS, job->padded * sizeof *products, "products with landmarks", error);
     if (products == NULL) {
         return false;
     }
@@ -75,16 +71,8 @@ static bool find_all_nearest(struct weighing *job, const struct dense_threads *t
     size_t step = 0;
     for (job->first = 0; job->first < job->count; job->first += step) {
         step = rows_least(BLOCK_ROWS, job->count - job->first);
-        struct dense_product product = {.m = step,
-                                        .n = landmark_count,
-                                        .k = job->size,
-                                        .is_b_transposed = true,
-                                        .alpha = 1,
-                                        .a_stride = job->size,
-                                        .b_stride = job->size,
-                                        .out_stride = landmark_count};
-        if (!dense_multiply_floats(threads, &product, job->rows + job->first * job->size, job->points,
-                                   products, error) ||
+        if (!rows_multiply(threads, job->size, job->rows + job->first * job->size, step, job->points,
+                           job->result->landmark_count, products, job->padded, error) ||
             !pool_run(threads->pool, step, find_nearest, job, threads->cancel, error)) {
             return false;
         }
@@ -92,11 +80,16 @@ static bool find_all_nearest(struct weighing *job, const struct dense_threads *t
     return true;
 }
 
+static bool is_zero_row(const struct weighing *job, size_t i)
+{
+    return rows_is_zero(2 * (double)job->row_halves[i]);
+}
+
 static double find_bandwidth(const struct weighing *job)
 {
     double sum = 0, counted = 0;
     for (size_t i = 0; i < job->count; i++) {
-        for (size_t slot = 0; slot < job->result->nearest && job->row_halves[i] > 0; slot++) {
+        for (size_t slot = 0; slot < job->result->nearest && !is_zero_row(job, i); slot++) {
             sum += sqrt(job->result->weights[i * job->result->nearest + slot]);
             counted++;
         }
@@ -119,7 +112,7 @@ static void weigh_rows(void *context, size_t index, size_t thread)
             sum += weights[slot];
         }
         for (size_t slot = 0; slot < nearest; slot++) {
-            weights[slot] = job->row_halves[i] > 0 ? weights[slot] / sum : 0;
+            weights[slot] = is_zero_row(job, i) ? 0 : weights[slot] / sum;
         }
     }
 }
@@ -131,10 +124,10 @@ bool landmarks_weigh(const struct dense_threads *threads, const float *rows, siz
     CHECK(landmark_count > 0 && landmark_count < UINT32_MAX && nearest > 0);
     nearest = rows_least(nearest, landmark_count);
     FINISHED(landmarks) result = {.count = count, .landmark_count = landmark_count, .nearest = nearest};
-    result.indices = memory_try_array(count * nearest + 1, sizeof *result.indices, "landmarks", error);
-    result.weights = memory_try_array(count * nearest + 1, sizeof *result.weights, "landmarks", error);
+    result.indices = memory_try_array(count, nearest * sizeof *result.indices, "landmarks", error);
+    result.weights = memory_try_array(count, nearest * sizeof *result.weights, "landmarks", error);
     OWNED_MEMORY float *row_halves =
-        memory_try_array(rows_padded(count) + 1, sizeof *row_halves, "lengths", error);
+        memory_try_array(rows_padded(count), sizeof *row_halves, "lengths", error);
     OWNED_MEMORY float *point_halves =
         memory_try_array(rows_padded(landmark_count), sizeof *point_halves, "lengths", error);
     double longest = 0;
@@ -151,6 +144,8 @@ bool landmarks_weigh(const struct dense_threads *threads, const float *rows, siz
                            .size = size,
                            .row_halves = row_halves,
                            .point_halves = point_halves,
+                           .longest = longest,
+                           .padded = rows_padded(landmark_count),
                            .result = &result};
     if (!find_all_nearest(&job, threads, error)) {
         return false;
@@ -247,9 +242,9 @@ bool landmarks_find_spectrum(const struct landmarks *landmarks, const struct den
         return false;
     }
     size_t used = find_places(landmarks, places, scales);
-    OWNED_MEMORY double *g = memory_try_array(used * used + 1, sizeof *g, "products of landmarks", error);
+    OWNED_MEMORY double *g = memory_try_array(used, used * sizeof *g, "products of landmarks", error);
     FINISHED(spectrum) result = {.has_converged = true, .count = landmarks->count};
-    result.values = memory_try_array(used + 1, sizeof *result.values, "eigenvalues", error);
+    result.values = memory_try_array(used, sizeof *result.values, "eigenvalues", error);
     if (g == NULL || result.values == NULL) {
         return false;
     }
@@ -261,7 +256,7 @@ bool landmarks_find_spectrum(const struct landmarks *landmarks, const struct den
         result.pairs++;
     }
     result.vectors =
-        memory_try_array(result.count * result.pairs + 1, sizeof *result.vectors, "eigenvectors", error);
+        memory_try_array(result.count, result.pairs * sizeof *result.vectors, "eigenvectors", error);
     struct extension job = {landmarks, places, scales, g, used, &result};
     if (result.vectors == NULL || !pool_run(threads->pool, (result.count + TASK_ROWS - 1) / TASK_ROWS,
                                             extend_rows, &job, threads->cancel, error)) {

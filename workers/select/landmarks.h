@@ -8,12 +8,12 @@
  *
  * (h = 0, every record on its landmarks: equal weights). With D = diag(Z^T 1) the affinity Z D^-1 Z^T of records has rows that sum to 1, and
  * with G = D^-1/2 Z^T Z D^-1/2 = U Lambda U^T its eigenvectors are phi = Z D^-1/2 U Lambda^-1/2 and its eigenvalues Lambda, in 0..1.
- * Degrees are all 1. Landmarks that nobody weighs are left out.
+ * Degrees are all 1. Landmarks that nobody weighs are left out. Which landmarks are nearest is decided by distances in double (rows.h).
  *
  * The landmarks are given (k-means centroids, as a rule). A record whose row is zero has no landmarks, and its rows of Z and phi are zero.
  *
  * Cost: count * landmarks * size products, 9 landmarks^3 for G (dense_eigen, on one thread); memory: 12 bytes a weight, 24 landmarks^2, the
- * result. Bits depend on the inputs alone. Threads: one caller. Errors: CANCELLED, OUT_OF_MEMORY, NUMERIC.
+ * result. Bits depend on the inputs alone. Threads: one call at a time drives a pool. Errors: CANCELLED, OUT_OF_MEMORY, NUMERIC.
  */
 #ifndef WORKERS_SELECT_LANDMARKS_H
 #define WORKERS_SELECT_LANDMARKS_H
@@ -30,7 +30,7 @@ struct landmarks {
     double *weights;   /* owned, [count, nearest]; all 0 for a record of zeros */
 };
 /* rows: [count, size]; landmarks: [landmark_count, size]. nearest >= 1 (LANDMARKS_NEAREST), cut to landmark_count, which is 1 or more. Ties go
- * to the smaller landmark. NUMERIC: a row or landmark that is not finite, by number. */
+ * to the smaller landmark. NUMERIC: a row or landmark, by number, that rows.h refuses. */
 bool landmarks_weigh(const struct dense_threads *threads, const float *rows, size_t count, size_t size,
                      const float *landmarks, size_t landmark_count, size_t nearest,
                      struct landmarks *ret_landmarks, struct error *error) MUST_USE;

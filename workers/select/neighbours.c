@@ -176,20 +176,12 @@ static void scan_task(void *context, size_t index, size_t thread)
 bool neighbours_search_block(struct neighbours_search *search, const struct neighbours_side *queries,
                              const struct neighbours_side *candidates, bool are_mutual, struct error *error)
 {
-    struct dense_product product = {.m = queries->count,
-                                    .n = candidates->count,
-                                    .k = search->size,
-                                    .is_b_transposed = true,
-                                    .alpha = 1.0,
-                                    .a_stride = search->size,
-                                    .b_stride = search->size,
-                                    .out_stride = BLOCK};
     search->queries = *queries;
     search->candidates = *candidates;
     size_t tasks = (queries->count + TASK_ROWS - 1) / TASK_ROWS;
     tasks += are_mutual ? (candidates->count + TASK_COLUMNS - 1) / TASK_COLUMNS : 0;
-    return dense_multiply_floats(search->threads, &product, queries->rows, candidates->rows, search->products,
-                                 error) &&
+    return rows_multiply(search->threads, search->size, queries->rows, queries->count, candidates->rows,
+                         candidates->count, search->products, BLOCK, error) &&
            pool_run(search->threads->pool, tasks, scan_task, search, search->threads->cancel, error);
 }
 
@@ -231,10 +223,11 @@ void neighbours_destroy(struct neighbours *neighbours)
 
 bool neighbours_search_init(struct neighbours_search *search, size_t k, struct error *error)
 {
-    if (search->count >= UINT32_MAX || k >= UINT32_MAX) {
-        return error_set(error, ERROR_OUT_OF_RANGE, "%zu neighbours of %zu rows; of each at most 2^32 - 2", k,
+    if (search->count >= UINT32_MAX) {
+        return error_set(error, ERROR_OUT_OF_RANGE, "neighbours of %zu rows; at most 2^32 - 2",
                          search->count);
     }
+    k = search->count > 0 ? rows_least(k, search->count - 1) : 0;
     search->halves = memory_try_array(rows_padded(search->count), sizeof(float), "lengths of rows", error);
     double longest = 0.0;
     if (search->halves == NULL || !rows_measure(search->threads, search->rows, search->count, search->size,
@@ -242,7 +235,7 @@ bool neighbours_search_init(struct neighbours_search *search, size_t k, struct e
         return false;
     }
     search->margin = rows_margin(search->size, longest, longest);
-    search->products = memory_try_array((size_t)BLOCK * BLOCK, sizeof(float), "products of rows", error);
+    search->products = memory_try_array(BLOCK, BLOCK * sizeof(float), "products of rows", error);
     if (search->products == NULL) {
         return false;
     }
@@ -273,7 +266,7 @@ struct neighbours *neighbours_find_exact(const struct dense_threads *threads, co
     if (!neighbours_search_init(&search, k, error)) {
         return NULL;
     }
-    for (size_t i = 0; k > 0 && i < count; i += BLOCK) {
+    for (size_t i = 0; search.lists->k > 0 && i < count; i += BLOCK) {
         struct neighbours_side queries = neighbours_block(&search, i);
         for (size_t j = i; j < count; j += BLOCK) {
             struct neighbours_side candidates = neighbours_block(&search, j);

@@ -31,6 +31,8 @@
 
 #include "base/cleanup.h"
 #include "workers/tensor/dense.h"
+#include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #define NEIGHBOURS_NONE      UINT32_MAX
@@ -41,7 +43,7 @@
 
 /* Row i's neighbours, nearest first (equal distances: smaller index first), at i * k. Fewer than k: NEIGHBOURS_NONE and INFINITY. */
 struct neighbours {
-    size_t count, k;
+    size_t count, k;   /* k: as asked for, at most count - 1 */
     uint32_t *indices; /* [count, k] */
     float *distances;  /* [count, k], squared */
 };

@@ -1,4 +1,5 @@
-/* workers/select/neighbours_cells.c: the search by cells; see neighbours.h. */
+/* workers/select/neighbours_cells.c: the search by cells; see neighbours.h. Rows meet the centroids twice: kmeans_assign says to which cell each
+ * belongs, by exact distances, and probe_cells which cells it searches, by products alone, in batches and after the choice of how many. */
 #include "workers/select/neighbours_internal.h"
 
 #include "base/check.h"
@@ -85,29 +86,6 @@ static bool gather(const struct cells *cells, const struct gathered *into, const
     return rows_gather(search->threads, search->rows, search->size, ids, count, into->rows, error);
 }
 
-/* Sorts the places 0..count-1 by cell, rising within one, as ids base + place / per; a cell of NONE is left out. */
-static void group_by_cell(struct by_cell *by_cell, size_t cell_count, const uint32_t *cell_of, size_t count,
-                          size_t base, size_t per)
-{
-    size_t *starts = by_cell->starts;
-    memset(starts, 0, (cell_count + 1) * sizeof *starts);
-    for (size_t i = 0; i < count; i++) {
-        if (cell_of[i] != NEIGHBOURS_NONE) {
-            starts[cell_of[i] + 1]++;
-        }
-    }
-    for (size_t c = 0; c < cell_count; c++) {
-        starts[c + 1] += starts[c];
-    }
-    for (size_t i = 0; i < count; i++) {
-        if (cell_of[i] != NEIGHBOURS_NONE) {
-            by_cell->ids[starts[cell_of[i]]++] = (uint32_t)(base + i / per);
-        }
-    }
-    memmove(starts + 1, starts, cell_count * sizeof *starts); /* each has come to its end */
-    starts[0] = 0;
-}
-
 /* Draws `wanted` of the rows of length 1. */
 static bool draw_present(const struct cells *cells, uint32_t stream, size_t wanted, uint32_t *ret_ids,
                          struct error *error)
@@ -128,7 +106,7 @@ static bool fit_cells(struct cells *cells, struct error *error)
     const struct neighbours_search *search = &cells->search;
     OWNED_MEMORY uint32_t *ids = memory_try_array(cells->count, sizeof *ids, "beginnings of cells", error);
     OWNED_MEMORY float *initial_rows =
-        memory_try_array(cells->count * search->size, sizeof *initial_rows, "beginnings of cells", error);
+        memory_try_array(cells->count, search->size * sizeof *initial_rows, "beginnings of cells", error);
     if (ids == NULL || initial_rows == NULL || !draw_present(cells, CELL_STREAM, cells->count, ids, error) ||
         !rows_gather(search->threads, search->rows, search->size, ids, cells->count, initial_rows, error)) {
         return false;
@@ -158,27 +136,18 @@ static bool sort_into_cells(struct cells *cells, struct error *error)
     }
     for (size_t i = 0; i < search->count; i++) {
         if (isinf(search->halves[i])) {
-            cells->labels[i] = NEIGHBOURS_NONE;
+            cells->labels[i] = ROWS_NO_GROUP;
         }
     }
-    group_by_cell(&cells->members, cells->count, cells->labels, search->count, 0, 1);
+    rows_group(cells->labels, search->count, 1, cells->count, cells->members.starts, cells->members.ids);
     return true;
 }
 
 /* scores become the products of a side with the centroids. */
 static bool score_cells(struct cells *cells, const struct neighbours_side *side, struct error *error)
 {
-    size_t size = cells->search.size;
-    struct dense_product product = {.m = side->count,
-                                    .n = cells->count,
-                                    .k = size,
-                                    .is_b_transposed = true,
-                                    .alpha = 1.0,
-                                    .a_stride = size,
-                                    .b_stride = size,
-                                    .out_stride = cells->count};
-    return dense_multiply_floats(cells->search.threads, &product, side->rows, cells->kmeans->centroids,
-                                 cells->scores, error);
+    return rows_multiply(cells->search.threads, cells->search.size, side->rows, side->count,
+                         cells->kmeans->centroids, cells->count, cells->scores, cells->count, error);
 }
 
 /* ---- recall -------------------------------------------------------------------------------------- */
@@ -304,8 +273,11 @@ static bool probe_cells(struct cells *cells, size_t batch_count, struct error *e
             return false;
         }
     }
-    group_by_cell(&cells->visitors, cells->count, cells->probes, batch_count * cells->probe_count,
-                  cells->batch_first, cells->probe_count);
+    rows_group(cells->probes, batch_count, cells->probe_count, cells->count, cells->visitors.starts,
+               cells->visitors.ids);
+    for (size_t v = 0; v < cells->visitors.starts[cells->count]; v++) {
+        cells->visitors.ids[v] += (uint32_t)cells->batch_first;
+    }
     return true;
 }
 
@@ -339,10 +311,10 @@ static bool search_cells(struct cells *cells, struct error *error)
     size_t count = cells->search.count, probe_count = cells->probe_count;
     size_t batch = rows_least(NEIGHBOURS_BATCH, count);
     size_t thread_count = pool_thread_count(cells->search.threads->pool);
-    cells->probes = memory_try_array(batch * probe_count, sizeof(uint32_t), what, error);
-    cells->probe_scores = memory_try_array(thread_count * probe_count, sizeof(float), what, error);
+    cells->probes = memory_try_array(batch, probe_count * sizeof(uint32_t), what, error);
+    cells->probe_scores = memory_try_array(thread_count, probe_count * sizeof(float), what, error);
     cells->visitors.starts = memory_try_array(cells->count + 1, sizeof(size_t), what, error);
-    cells->visitors.ids = memory_try_array(batch * probe_count, sizeof(uint32_t), what, error);
+    cells->visitors.ids = memory_try_array(batch, probe_count * sizeof(uint32_t), what, error);
     if (cells->probes == NULL || cells->probe_scores == NULL || cells->visitors.starts == NULL ||
         cells->visitors.ids == NULL) {
         return false;
@@ -378,10 +350,10 @@ static bool cells_init(struct cells *cells, struct error *error)
     size_t wanted = cells->request->cell_count;
     wanted = wanted > 0 ? wanted : (size_t)(2.0 * sqrt((double)search->count));
     cells->count = rows_least(wanted, cells->present_count);
-    cells->scores = memory_try_array((size_t)BLOCK * cells->count, sizeof(float), what, error);
+    cells->scores = memory_try_array(BLOCK, cells->count * sizeof(float), what, error);
     struct gathered *sides[] = {&cells->left, &cells->right};
     for (size_t i = 0; i < 2; i++) {
-        sides[i]->rows = memory_try_array((size_t)BLOCK * search->size, sizeof(float), what, error);
+        sides[i]->rows = memory_try_array(BLOCK, search->size * sizeof(float), what, error);
         sides[i]->halves = memory_try_array(BLOCK, sizeof(float), what, error);
         if (sides[i]->rows == NULL || sides[i]->halves == NULL) {
             return false;
@@ -395,14 +367,14 @@ struct neighbours *neighbours_find_by_cells(const struct dense_threads *threads,
                                             const struct neighbours_cells_request *request,
                                             struct neighbours_cells_report *ret_report, struct error *error)
 {
-    CHECK(request->probe_limit >= 1);
+    CHECK(request->probe_limit >= 1 && request->recall >= 0.0 && request->recall <= 1.0);
     FINISHED(cells)
     cells = {.search = {.threads = threads, .rows = rows, .count = count, .size = size}, .request = request};
     if (!neighbours_search_init(&cells.search, request->k, error) || !cells_init(&cells, error)) {
         return NULL;
     }
     struct neighbours_cells_report report = {.recall = 1.0};
-    if (cells.count > 0 && request->k > 0) {
+    if (cells.count > 0 && cells.search.lists->k > 0) {
         struct neighbours_side queries;
         if (!fit_cells(&cells, error) || !sort_into_cells(&cells, error) ||
             !answer_queries(&cells, &queries, error) || !choose_probe_count(&cells, &queries, error) ||

@@ -1,5 +1,6 @@
 /* workers/select/published.c: see published.h. */
 #include "workers/select/published.h"
+#include "workers/select/quantile.h"
 #include "workers/select/rows.h"
 
 #include "base/check.h"
@@ -47,22 +48,16 @@ bool published_distances(const struct dense_threads *threads, const float *rows,
     return pool_run(threads->pool, count, measure_row, &job, threads->cancel, error);
 }
 
-static int compare_doubles(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 bool published_bandwidth(const double *distances, size_t count, double *ret_sigma, struct error *error)
 {
     CHECK(count > 0);
     size_t entries = count * count;
-    OWNED_MEMORY double *sorted = memory_try_array(entries, sizeof *sorted, "distances", error);
+    OWNED_MEMORY double *sorted = memory_try_array(count, count * sizeof *sorted, "distances", error);
     if (sorted == NULL) {
         return false;
     }
     memcpy(sorted, distances, entries * sizeof *sorted);
-    qsort(sorted, entries, sizeof *sorted, compare_doubles);
+    quantile_sort(sorted, entries);
     *ret_sigma = (sorted[(entries - 1) / 2] + sorted[entries / 2]) / 2;
     return true;
 }
@@ -96,8 +91,8 @@ bool published_vectors(const struct dense_threads *threads, const double *distan
         return error_set(error, ERROR_NUMERIC,
                          "the median of all distances is %g: more than half of the pairs coincide", sigma);
     }
-    OWNED_MEMORY double *matrix = memory_try_array(count * count + 1, sizeof *matrix, "affinities", error);
-    OWNED_MEMORY double *room = memory_try_array(2 * count + 1, sizeof *room, "affinities", error);
+    OWNED_MEMORY double *matrix = memory_try_array(count, count * sizeof *matrix, "affinities", error);
+    OWNED_MEMORY double *room = memory_try_array(count, 2 * sizeof *room, "affinities", error);
     if (matrix == NULL || room == NULL) {
         return false;
     }
@@ -213,7 +208,7 @@ bool published_labels(const struct dense_threads *threads, const double *vectors
 {
     CHECK(count > 0 && clusters > 0);
     size_t entries = count * count, part = count * clusters;
-    OWNED_MEMORY double *s = memory_try_array(entries, sizeof *s, "affinities", error);
+    OWNED_MEMORY double *s = memory_try_array(count, count * sizeof *s, "affinities", error);
     OWNED_MEMORY double *room =
         memory_try_array(3 * part + clusters * clusters, sizeof *room, "factors", error);
     if (s == NULL || room == NULL) {

@@ -16,7 +16,7 @@
  *     base/rng.h; the sweeps are scikit-learn's coordinate descent (each element in turn to its best value, W then H; at most 200 rounds,
  *     until the projected gradient has fallen to 1e-4 of that of the first).
  *
- * Everything is [N, N] in double, several times: PUBLISHED_LIMIT bounds N. Bits depend on the inputs alone. Threads: one caller. Errors:
+ * Everything is [N, N] in double, several times: PUBLISHED_LIMIT bounds N. Bits depend on the inputs alone. Threads: one call at a time drives a pool. Errors:
  * CANCELLED, OUT_OF_MEMORY and what is said.
  */
 #ifndef WORKERS_SELECT_PUBLISHED_H

@@ -3,8 +3,8 @@
 
 #include "base/check.h"
 #include "base/memory.h"
-#include "workers/select/lengths.h"
 #include "workers/select/ranking.h"
+#include "workers/select/rows.h"
 #include <math.h>
 #include <stdlib.h>
 
@@ -87,7 +87,7 @@ static void mean_task(void *context, size_t task, size_t thread)
     size_t end = (task + 1) * TASK_ROWS < rds->n ? (task + 1) * TASK_ROWS : rds->n;
     for (size_t i = task * TASK_ROWS; i < end; i++) {
         const float *row = rds->rows + i * size;
-        double scale = lengths_inverse(rds->row_squares[i]);
+        double scale = rows_inverse(rds->row_squares[i]);
         for (size_t g = 0; g < rds->targets->group_count; g++) {
             double sum = 0.0;
             for (size_t c = 0; c < size; c++) {
@@ -121,7 +121,7 @@ static void look_for_nearest(struct rds *rds, size_t r)
     size_t size = targets->size, i = rds->first + r;
     const float *row = rds->rows + i * size, *products = rds->products + r * rds->target_count;
     double *nearest = rds->nearest + r * targets->group_count;
-    double scale = lengths_inverse(rds->row_squares[i]), slack = 2.0 * lengths_margin(size);
+    double scale = rows_inverse(rds->row_squares[i]), slack = 2.0 * rows_margin(size, 1.0, 1.0);
     for (size_t j = 0; j < rds->target_count; j++) {
         size_t t = rds->first_target + j, group = group_of(targets, t);
         double cosine = scale * rds->scales[t] * (double)products[j];
@@ -134,7 +134,7 @@ static void look_for_nearest(struct rds *rds, size_t r)
             continue;
         }
         double exact =
-            lengths_cosine(row, rds->row_squares[i], targets->rows + t * size, rds->target_squares[t], size);
+            rows_cosine(row, rds->row_squares[i], targets->rows + t * size, rds->target_squares[t], size);
         double *score = &rds->scores[group * rds->n + i];
         *score = exact > *score ? exact : *score;
     }
@@ -156,16 +156,9 @@ static bool score_block(const struct dense_threads *threads, struct rds *rds, st
     for (size_t t = 0; t < targets->count; t += BLOCK_TARGETS) {
         rds->first_target = t;
         rds->target_count = targets->count - t < BLOCK_TARGETS ? targets->count - t : BLOCK_TARGETS;
-        const struct dense_product product = {.m = rds->count,
-                                              .n = rds->target_count,
-                                              .k = targets->size,
-                                              .is_b_transposed = true,
-                                              .alpha = 1.0,
-                                              .a_stride = targets->size,
-                                              .b_stride = targets->size,
-                                              .out_stride = rds->target_count};
-        if (!dense_multiply_floats(threads, &product, rds->rows + rds->first * targets->size,
-                                   targets->rows + t * targets->size, rds->products, error) ||
+        if (!rows_multiply(threads, targets->size, rds->rows + rds->first * targets->size, rds->count,
+                           targets->rows + t * targets->size, rds->target_count, rds->products,
+                           rds->target_count, error) ||
             !pool_run(threads->pool, (rds->count + TASK_ROWS - 1) / TASK_ROWS, nearest_task, rds,
                       threads->cancel, error)) {
             return false;
@@ -202,7 +195,7 @@ static bool score_nearest(const struct dense_threads *threads, struct rds *rds, 
     return true;
 }
 
-static bool measure(struct rds *rds, struct error *error)
+static bool measure(const struct dense_threads *threads, struct rds *rds, struct error *error)
 {
     const struct rds_targets *targets = rds->targets;
     size_t count = targets->count, size = targets->size;
@@ -211,12 +204,15 @@ static bool measure(struct rds *rds, struct error *error)
         rds->row_squares != NULL ? memory_try_array(count, sizeof(double), "lengths", error) : NULL;
     rds->scales =
         rds->target_squares != NULL ? memory_try_array(count, sizeof(double), "lengths", error) : NULL;
-    if (rds->scales == NULL || !lengths_square(rds->rows, rds->n, size, "record", rds->row_squares, error) ||
-        !lengths_square(targets->rows, count, size, "target", rds->target_squares, error)) {
+    if (rds->scales == NULL ||
+        !rows_measure_squares(threads, rds->rows, rds->n, size, rds->row_squares, error)) {
         return false;
     }
+    if (!rows_measure_squares(threads, targets->rows, count, size, rds->target_squares, error)) {
+        return error_prefix(error, "targets: ");
+    }
     for (size_t t = 0; t < count; t++) {
-        rds->scales[t] = lengths_inverse(rds->target_squares[t]);
+        rds->scales[t] = rows_inverse(rds->target_squares[t]);
     }
     return true;
 }
@@ -232,8 +228,8 @@ bool rds_score(const struct dense_threads *threads, size_t n, const float *rows,
     if (counts == NULL || !count_groups(targets, counts, error)) {
         return false;
     }
-    return measure(&rds, error) && (pooling == RDS_MEAN ? score_means(threads, &rds, counts, error)
-                                                        : score_nearest(threads, &rds, error));
+    return measure(threads, &rds, error) && (pooling == RDS_MEAN ? score_means(threads, &rds, counts, error)
+                                                                 : score_nearest(threads, &rds, error));
 }
 
 /* ---- turns ---------------------------------------------------------------------------------------- */
@@ -276,7 +272,7 @@ static size_t next_group(const double *weights, size_t group_count, double sum, 
 }
 
 bool rds_round_robin(size_t n, size_t group_count, const double *scores, const double *weights, size_t wanted,
-                     size_t *ret_order, uint32_t *ret_groups, size_t *ret_count, struct error *error)
+                     size_t *ret_order, uint32_t *ret_groups, struct error *error)
 {
     wanted = wanted < n ? wanted : n;
     double sum = 0.0;
@@ -314,6 +310,5 @@ bool rds_round_robin(size_t n, size_t group_count, const double *scores, const d
             ret_groups[taken] = (uint32_t)group;
         }
     }
-    *ret_count = wanted;
     return true;
 }

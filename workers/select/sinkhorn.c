@@ -4,7 +4,8 @@
 
 #include "base/check.h"
 #include "base/memory.h"
-#include "workers/select/lengths.h"
+#include "workers/select/quantile.h"
+#include "workers/select/rows.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -89,23 +90,12 @@ static bool set_weights(struct solving *solving, struct error *error)
 static double square_of_pair(const struct sinkhorn_problem *problem, size_t i, size_t j)
 {
     const float *x = problem->x + i * problem->size, *y = problem->y + j * problem->size;
-    double square = 0.0;
-    for (size_t c = 0; c < problem->size; c++) {
-        double difference = (double)x[c] - (double)y[c];
-        square += difference * difference;
-    }
-    return square;
+    return rows_distance_square(x, y, problem->size);
 }
 
 static double cost_of_square(const struct sinkhorn_problem *problem, double square)
 {
     return problem->cost == SINKHORN_SQUARED ? square : sqrt(square);
-}
-
-static int compare_doubles(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
 }
 
 /* The median, or the mean where it is 0 (more than half of the pairs are equal). */
@@ -125,8 +115,8 @@ static bool measure_median(const struct sinkhorn_problem *problem, double *ret_m
         costs[pair] = cost_of_square(problem, square_of_pair(problem, i, j));
         sum += costs[pair];
     }
-    qsort(costs, count, sizeof *costs, compare_doubles);
-    double median = 0.5 * (costs[(count - 1) / 2] + costs[count / 2]);
+    quantile_sort(costs, count);
+    double median = quantile_of_sorted(costs, count, 0.5);
     *ret_median = median > 0.0 ? median : sum / (double)count;
     return true;
 }
@@ -211,16 +201,8 @@ static void enter_batch(struct solving *solving, size_t first)
 static bool make_costs(struct solving *solving, struct error *error)
 {
     const struct sinkhorn_problem *problem = solving->problem;
-    const struct dense_product product = {.m = solving->count,
-                                          .n = problem->m,
-                                          .k = problem->size,
-                                          .is_b_transposed = true,
-                                          .alpha = 1.0,
-                                          .a_stride = problem->size,
-                                          .b_stride = problem->size,
-                                          .out_stride = problem->m};
-    return dense_multiply_floats(solving->threads, &product, problem->x + solving->first * problem->size,
-                                 problem->y, solving->batch, error) &&
+    return rows_multiply(solving->threads, problem->size, problem->x + solving->first * problem->size,
+                         solving->count, problem->y, problem->m, solving->batch, problem->m, error) &&
            pool_run(solving->threads->pool, tiles_of_batch(solving), finish_costs, solving,
                     solving->threads->cancel, error);
 }
@@ -341,13 +323,18 @@ static bool solve(struct solving *solving, struct error *error)
     struct sinkhorn_result *result = &solving->result;
     const struct sinkhorn_problem *problem = solving->problem;
     if (!allocate(solving, error) || !set_weights(solving, error) ||
-        !lengths_square(problem->x, problem->n, problem->size, "record", solving->x_squares, error) ||
-        !lengths_square(problem->y, problem->m, problem->size, "target", solving->y_squares, error) ||
-        !measure_median(problem, &result->median_cost, error)) {
+        !rows_measure_squares(solving->threads, problem->x, problem->n, problem->size, solving->x_squares,
+                              error)) {
+        return false;
+    }
+    if (!rows_measure_squares(solving->threads, problem->y, problem->m, problem->size, solving->y_squares,
+                              error)) {
+        return error_prefix(error, "targets: ");
+    }
+    if (!measure_median(problem, &result->median_cost, error)) {
         return false;
     }
     result->epsilon = problem->epsilon_ratio * result->median_cost;
-    result->were_costs_kept = solving->is_kept;
     result->is_converged = !(result->median_cost > 0.0);
     for (size_t s = 0; s < STAGE_COUNT && !result->is_converged; s++) {
         bool is_last = s + 1 == STAGE_COUNT;

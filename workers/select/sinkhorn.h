@@ -25,7 +25,7 @@
  * SINKHORN_BATCH_BYTES (64 rows where there are more than 262,144 targets). Both give the same bits. Beside that 16 bytes for each record, 64
  * for each target and 8 more for each thread, and 4 MiB.
  *
- * Determinism: bits depend neither on the number of threads nor on the limit of memory. Threads: one caller drives the pool.
+ * Determinism: bits depend neither on the number of threads nor on the limit of memory.
  */
 #ifndef WORKERS_SELECT_SINKHORN_H
 #define WORKERS_SELECT_SINKHORN_H
@@ -56,15 +56,14 @@ struct sinkhorn_problem {
 struct sinkhorn_result {
     double *f;          /* owned, [n] */
     double *g;          /* owned, [m]; the two are defined up to a constant, + in one and - in the other */
-    double median_cost; /* the mean where the median is 0; where that is 0, all of f and g are */
+    double median_cost; /* quantile.h; the mean where it is 0; where that is 0, all of f and g are */
     double epsilon;
     double marginal_error; /* 0..2 */
     size_t iterations;
-    bool is_converged;    /* marginal_error < tolerance; false is no error */
-    bool were_costs_kept; /* else they were made for each sweep */
+    bool is_converged; /* marginal_error < tolerance; false is no error */
 };
-/* INVALID_ARGUMENT: no records, no targets, a weight that is not above 0. NUMERIC: a row (named) that is not finite, or whose squared length
- * exceeds 1e37. CANCELLED, OUT_OF_MEMORY. */
+/* One caller at a time drives the pool. INVALID_ARGUMENT: no records, no targets, a weight that is not above 0. NUMERIC: a row (named) that is not finite, or whose squared length
+ * is not below ROWS_SQUARE_LIMIT (rows.h). CANCELLED, OUT_OF_MEMORY. */
 bool sinkhorn_solve(const struct dense_threads *threads, const struct sinkhorn_problem *problem,
                     struct sinkhorn_result *ret_result, struct error *error) MUST_USE;
 void sinkhorn_result_finish(struct sinkhorn_result *result);

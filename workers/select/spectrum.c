@@ -55,20 +55,19 @@ static bool prepare_result(struct spectrum *spectrum, size_t count, size_t pairs
 {
     spectrum->count = count;
     spectrum->pairs = pairs;
-    spectrum->values = memory_try_array(pairs + 1, sizeof *spectrum->values, "eigenvalues", error);
-    spectrum->vectors = memory_try_array(count * pairs + 1, sizeof *spectrum->vectors, "eigenvectors", error);
+    spectrum->values = memory_try_array(pairs, sizeof *spectrum->values, "eigenvalues", error);
+    spectrum->vectors = memory_try_array(count, pairs * sizeof *spectrum->vectors, "eigenvectors", error);
     return spectrum->values != NULL && spectrum->vectors != NULL;
 }
 
-bool spectrum_find_dense(const struct graph *graph, const struct dense_threads *threads, size_t pairs,
-                         struct spectrum *ret_spectrum, struct error *error)
+static bool find_dense(const struct graph *graph, const struct dense_threads *threads, size_t pairs,
+                       struct spectrum *ret_spectrum, struct error *error)
 {
-    CHECK(graph->degrees != NULL);
     size_t n = graph->count;
     FINISHED(spectrum) result = {.has_converged = true};
-    OWNED_MEMORY double *matrix = memory_try_array(n * n + 1, sizeof *matrix, "a dense graph", error);
-    OWNED_MEMORY double *values = memory_try_array(n + 1, sizeof *values, "eigenvalues", error);
-    if (matrix == NULL || values == NULL || !prepare_result(&result, n, pairs < n ? pairs : n, error)) {
+    OWNED_MEMORY double *matrix = memory_try_array(n, n * sizeof *matrix, "a dense graph", error);
+    OWNED_MEMORY double *values = memory_try_array(n, sizeof *values, "eigenvalues", error);
+    if (matrix == NULL || values == NULL || !prepare_result(&result, n, pairs, error)) {
         return false;
     }
     for (size_t i = 0; i < n; i++) {
@@ -129,12 +128,12 @@ static void swap_blocks(double **a, double **b)
 
 static bool prepare_iteration(struct iteration *it, struct error *error)
 {
-    size_t block = it->count * it->width, width = it->width;
-    it->x = memory_try_array(block, sizeof *it->x, "a block of vectors", error);
-    it->sx = memory_try_array(block, sizeof *it->sx, "a block of vectors", error);
-    it->spare = memory_try_array(block, sizeof *it->spare, "a block of vectors", error);
-    it->small = memory_try_array(width * width, sizeof *it->small, "a small matrix", error);
-    it->turn = memory_try_array(width * width, sizeof *it->turn, "a small matrix", error);
+    size_t width = it->width;
+    it->x = memory_try_array(it->count, width * sizeof *it->x, "a block of vectors", error);
+    it->sx = memory_try_array(it->count, width * sizeof *it->sx, "a block of vectors", error);
+    it->spare = memory_try_array(it->count, width * sizeof *it->spare, "a block of vectors", error);
+    it->small = memory_try_array(width, width * sizeof *it->small, "a small matrix", error);
+    it->turn = memory_try_array(width, width * sizeof *it->turn, "a small matrix", error);
     it->values = memory_try_array(width, sizeof *it->values, "eigenvalues", error);
     it->sums = memory_try_array(width, sizeof *it->sums, "eigenvalues", error);
     return it->x != NULL && it->sx != NULL && it->spare != NULL && it->small != NULL && it->turn != NULL &&
@@ -355,32 +354,32 @@ static bool iterate(struct iteration *it, size_t pairs, bool *ret_has_converged,
     }
 }
 
-bool spectrum_iterate(const struct graph *graph, const struct dense_threads *threads,
-                      const struct spectrum_request *request, struct spectrum *ret_spectrum,
-                      struct error *error)
+bool spectrum_find(const struct graph *graph, const struct dense_threads *threads,
+                   const struct spectrum_request *request, struct spectrum *ret_spectrum, struct error *error)
 {
-    CHECK(graph->degrees != NULL && request->pairs > 0);
-    size_t width = (request->pairs + GUARD_VECTORS + BLOCK_STEP - 1) / BLOCK_STEP * BLOCK_STEP;
-    if (width > graph->count / 2) {
-        return spectrum_find_dense(graph, threads, request->pairs, ret_spectrum, error);
+    CHECK(graph->degrees != NULL && graph->count > 0 && request->pairs > 0);
+    size_t pairs = request->pairs < graph->count ? request->pairs : graph->count;
+    size_t width = (pairs + GUARD_VECTORS + BLOCK_STEP - 1) / BLOCK_STEP * BLOCK_STEP;
+    if (graph->count <= request->dense_limit || width > graph->count / 2) {
+        return find_dense(graph, threads, pairs, ret_spectrum, error);
     }
     FINISHED(iteration)
     it = {.graph = graph, .threads = threads, .request = request, .count = graph->count, .width = width};
-    FINISHED(spectrum) result = {.count = graph->count, .pairs = request->pairs};
+    FINISHED(spectrum) result = {.count = graph->count, .pairs = pairs};
     if (!prepare_iteration(&it, error)) {
         return false;
     }
     start(&it);
-    if (!iterate(&it, request->pairs, &result.has_converged, error)) {
+    if (!iterate(&it, pairs, &result.has_converged, error)) {
         return false;
     }
     if (result.has_converged) {
-        if (!prepare_result(&result, graph->count, request->pairs, error)) {
+        if (!prepare_result(&result, graph->count, pairs, error)) {
             return false;
         }
-        memcpy(result.values, it.values, result.pairs * sizeof *result.values);
+        memcpy(result.values, it.values, pairs * sizeof *result.values);
         for (size_t i = 0; i < result.count; i++) {
-            memcpy(result.vectors + i * result.pairs, it.x + i * width, result.pairs * sizeof *it.x);
+            memcpy(result.vectors + i * pairs, it.x + i * width, pairs * sizeof *it.x);
         }
         spectrum_orient(&result);
     }
@@ -391,20 +390,11 @@ bool spectrum_iterate(const struct graph *graph, const struct dense_threads *thr
     return true;
 }
 
-bool spectrum_find(const struct graph *graph, const struct dense_threads *threads,
-                   const struct spectrum_request *request, struct spectrum *ret_spectrum, struct error *error)
-{
-    if (graph->count <= SPECTRUM_DENSE_LIMIT) {
-        return spectrum_find_dense(graph, threads, request->pairs, ret_spectrum, error);
-    }
-    return spectrum_iterate(graph, threads, request, ret_spectrum, error);
-}
-
 /* ---- what they say ------------------------------------------------------------------------------- */
 
 size_t spectrum_cluster_count(const double *values, size_t pairs, const struct spectrum_rule *rule)
 {
-    CHECK(rule->least > 0 && rule->least <= rule->most);
+    CHECK(rule->least > 0 && rule->least <= rule->most && rule->fallback > 0);
     size_t best = 0;
     double widest = -1;
     for (size_t k = rule->least; k <= rule->most && k < pairs; k++) {
@@ -426,13 +416,12 @@ void spectrum_coordinates(const struct spectrum *spectrum, const double *degrees
     for (size_t i = 0; i < spectrum->count; i++) {
         total += degrees != NULL ? degrees[i] : 1;
     }
-    for (size_t i = 0; i < spectrum->count; i++) {
-        double degree = degrees != NULL ? degrees[i] : 1;
-        double scale = degree > 0 ? sqrt(total / degree) : 0;
-        for (size_t l = 1; l <= dimensions; l++) {
-            double value = spectrum->values[l];
-            double weight =
-                form == SPECTRUM_HEAT ? exp(-time * (1 - value)) : pow(value > 0 ? value : 0, time);
+    for (size_t l = 1; l <= dimensions; l++) {
+        double value = spectrum->values[l];
+        double weight = form == SPECTRUM_HEAT ? exp(-time * (1 - value)) : pow(value > 0 ? value : 0, time);
+        for (size_t i = 0; i < spectrum->count; i++) {
+            double degree = degrees != NULL ? degrees[i] : 1;
+            double scale = degree > 0 ? sqrt(total / degree) : 0;
             ret_coordinates[i * dimensions + l - 1] =
                 (float)(weight * scale * spectrum->vectors[i * spectrum->pairs + l]);
         }

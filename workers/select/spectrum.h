@@ -18,7 +18,7 @@
  * Memory of the iteration: 24 bytes * count * (pairs + 8, rounded up to 8), and 8 * count * pairs for the result (a million records, 33 pairs:
  * 1.4 GB); of the dense form 32 count^2.
  *
- * Bits depend on the inputs and the seed alone. Threads: one caller. Errors: CANCELLED, OUT_OF_MEMORY, NUMERIC (dense_eigen).
+ * Bits depend on the inputs and the seed alone. Threads: one call at a time drives a pool. Errors: CANCELLED, OUT_OF_MEMORY, NUMERIC (dense_eigen).
  */
 #ifndef WORKERS_SELECT_SPECTRUM_H
 #define WORKERS_SELECT_SPECTRUM_H
@@ -27,7 +27,6 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Up to so many records the dense form is taken. */
 #define SPECTRUM_DENSE_LIMIT   2000
 #define SPECTRUM_TOLERANCE     1e-6
 #define SPECTRUM_MOST_PRODUCTS 3000
@@ -47,25 +46,20 @@ void spectrum_finish(struct spectrum *spectrum);
 void spectrum_orient(struct spectrum *spectrum);
 
 struct spectrum_request {
-    size_t pairs;         /* >= 1 */
+    size_t pairs;         /* >= 1; at most as many as there are records */
+    size_t dense_limit;   /* SPECTRUM_DENSE_LIMIT: up to so many records the dense form */
     double tolerance;     /* SPECTRUM_TOLERANCE */
     size_t most_products; /* SPECTRUM_MOST_PRODUCTS */
     uint64_t seed;        /* of the first block */
 };
-/* graph: normalised, count >= 1. The dense form or the iteration, by SPECTRUM_DENSE_LIMIT. */
+/* graph: normalised, count >= 1. The iteration needs a block of at most half the records: else it is the dense form too. */
 bool spectrum_find(const struct graph *graph, const struct dense_threads *threads,
                    const struct spectrum_request *request, struct spectrum *ret_spectrum,
                    struct error *error) MUST_USE;
-/* Either form by name. The iteration needs a block of at most half the records: else it is the dense form too. */
-bool spectrum_find_dense(const struct graph *graph, const struct dense_threads *threads, size_t pairs,
-                         struct spectrum *ret_spectrum, struct error *error) MUST_USE;
-bool spectrum_iterate(const struct graph *graph, const struct dense_threads *threads,
-                      const struct spectrum_request *request, struct spectrum *ret_spectrum,
-                      struct error *error) MUST_USE;
 
 /* How many clusters: the K in least..most (and below `pairs`) of the widest gap values[K - 1] - values[K]; ties: the smaller. `fallback` where
  * no gap reaches least_gap. Never more than there are records or pairs; where there are too few pairs for any gap, as near to `least` as that
- * allows. least >= 1. */
+ * allows. least, fallback >= 1. */
 struct spectrum_rule {
     size_t least, most, fallback;
     double least_gap;

@@ -4,6 +4,7 @@
 #include "base/check.h"
 #include "base/cleanup.h"
 #include "base/memory.h"
+#include "workers/select/quantile.h"
 #include "workers/select/ranking.h"
 #include "workers/select/sampling.h"
 #include <math.h>
@@ -80,12 +81,11 @@ static bool check_finite(const double *scores, size_t count, struct error *error
 }
 
 bool strata_draw(const struct rng *rng, const double *scores, size_t count, const struct strata *strata,
-                 size_t *ret_taken, size_t *ret_count, struct error *error)
+                 size_t *ret_taken, struct error *error)
 {
     CHECK(strata->bin_count >= 1 && strata->drop_ratio >= 0.0 && strata->drop_ratio <= 1.0);
     size_t wanted = strata->wanted < count ? strata->wanted : count;
-    /* So many are kept: also where the product is a whole number that rounding has missed. */
-    size_t kept = count - (size_t)floor(strata->drop_ratio * (double)count + 1e-9);
+    size_t kept = count - quantile_count_within(strata->drop_ratio, count);
     kept = kept > wanted ? kept : wanted;
     size_t most = strata->bin_count < count ? strata->bin_count : count;
     OWNED_MEMORY size_t *places = memory_try_array(2 * count, sizeof *places, "strata", error);
@@ -115,6 +115,5 @@ bool strata_draw(const struct rng *rng, const double *scores, size_t count, cons
             ret_taken[taken++] = i;
         }
     }
-    *ret_count = taken;
     return true;
 }

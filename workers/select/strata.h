@@ -1,6 +1,6 @@
 /*
- * workers/select/strata.h: the coverage draw of DEALRec (SIGIR 2024, arXiv 2401.17197; after "Coverage-centric coreset selection",
- * arXiv 2210.15809): few records from all over the range of a score, without the very hardest.
+ * workers/select/strata.h: the coverage draw of DEALRec (SIGIR 2024, arXiv 2401.17197): few records from all over the range of
+ * a score, without the very hardest.
  *
  * The highest drop_ratio of the records are put aside as noise. The range of the others is cut into bin_count bins of equal width, each with its
  * upper edge. Then the bins are gone through from the smallest up (equal ones: the lower first): of m records still to be drawn and r bins
@@ -18,12 +18,12 @@
 #include "base/rng.h"
 
 struct strata {
-    size_t wanted, bin_count; /* bin_count >= 1; 25 to 50 */
-    double drop_ratio;        /* 0..1; 0.1 */
+    size_t wanted, bin_count; /* bin_count >= 1 */
+    double drop_ratio;        /* 0..1 */
 };
-/* scores [count]. ret_taken: room for the smaller of wanted and count, *ret_count; by rising index. Bin b draws at step rng->step + b. NUMERIC: a
+/* scores [count]. ret_taken: the smaller of wanted and count, by rising index. Bin b draws at step rng->step + b. NUMERIC: a
  * score, named, that is not finite. OUT_OF_MEMORY. No state. */
 bool strata_draw(const struct rng *rng, const double *scores, size_t count, const struct strata *strata,
-                 size_t *ret_taken, size_t *ret_count, struct error *error) MUST_USE;
+                 size_t *ret_taken, struct error *error) MUST_USE;
 
 #endif

@@ -12,7 +12,7 @@
  * bits depend on the shape, the values and the core type (dense_identity), never on the number of threads.
  *
  * Threads: one call at a time drives a pool. Errors: CANCELLED (between tiles), OUT_OF_MEMORY, and NUMERIC where said;
- * outputs are undefined then.
+ * UNSUPPORTED of dense_eigen, dense_pivot_rows and dense_polar: more rows than LAPACK's int counts. Outputs are undefined then.
  */
 #ifndef WORKERS_TENSOR_DENSE_H
 #define WORKERS_TENSOR_DENSE_H

@@ -5,10 +5,8 @@
 #ifndef TESTS_UNIT_WORKERS_SELECT_BLOBS_H
 #define TESTS_UNIT_WORKERS_SELECT_BLOBS_H
 
-#include "base/memory.h"
+#include "tests/unit/workers/select/plain.h"
 #include "workers/select/graph.h"
-#include <math.h>
-#include <stdlib.h>
 
 /* In -1 .. 1. */
 static inline double blobs_noise(uint64_t i)
@@ -45,40 +43,28 @@ static inline int blobs_compare(const void *a, const void *b)
     return (x->index > y->index) - (x->index < y->index);
 }
 
-/* Fills owned arrays [count, k]; zero rows have no neighbours and are nobody's. */
-static inline struct graph_lists blobs_lists(const float *rows, size_t count, size_t size, size_t k)
+/* Owned; in room of its own. */
+static inline struct neighbours *blobs_copy_lists(size_t count, size_t k, const uint32_t *indices,
+                                                  const float *distances)
 {
-    uint32_t *indices = memory_create(count * k + 1, sizeof *indices);
-    float *squares = memory_create(count * k + 1, sizeof *squares);
-    struct blobs_near *near = memory_create(count + 1, sizeof *near);
-    for (size_t i = 0; i < count; i++) {
-        size_t found = 0;
-        for (size_t j = 0; j < count; j++) {
-            double square = 0, own = 0, other = 0;
-            for (size_t c = 0; c < size; c++) {
-                double x = (double)rows[i * size + c], y = (double)rows[j * size + c];
-                square += (x - y) * (x - y);
-                own += x * x;
-                other += y * y;
-            }
-            if (j != i && own > 0 && other > 0) {
-                near[found++] = (struct blobs_near){square, (uint32_t)j};
-            }
-        }
-        qsort(near, found, sizeof *near, blobs_compare);
-        for (size_t slot = 0; slot < k; slot++) {
-            indices[i * k + slot] = slot < found ? near[slot].index : GRAPH_NO_NEIGHBOUR;
-            squares[i * k + slot] = slot < found ? (float)near[slot].square : 0;
-        }
+    struct neighbours *lists = memory_create(1, sizeof *lists);
+    *lists = (struct neighbours){count, k, memory_create(count * k + 1, sizeof *indices),
+                                 memory_create(count * k + 1, sizeof *distances)};
+    if (indices != NULL) {
+        memcpy(lists->indices, indices, count * k * sizeof *indices);
+        memcpy(lists->distances, distances, count * k * sizeof *distances);
     }
-    free(near);
-    return (struct graph_lists){count, k, indices, squares};
+    return lists;
 }
 
-static inline void blobs_lists_free(struct graph_lists *lists)
+/* Owned; neighbours_find_exact of rows of any length. */
+static inline struct neighbours *blobs_lists(const float *rows, size_t count, size_t size, size_t k)
 {
-    free((void *)(uintptr_t)lists->indices);
-    free((void *)(uintptr_t)lists->squares);
+    struct neighbours *lists = blobs_copy_lists(count, k, NULL, NULL);
+    for (size_t i = 0; i < count; i++) {
+        plain_list(rows, count, size, k, i, lists->indices + i * k, lists->distances + i * k);
+    }
+    return lists;
 }
 
 /* Owned: of all pairs (i, j) with a positive matrix[i * count + j], the diagonal included. */

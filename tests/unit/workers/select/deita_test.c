@@ -1,30 +1,8 @@
 /*
  * Deita's walk: against plain loops over several blocks, duplicates and thresholds that hit distances exactly, budgets of records and of tokens.
  */
-#include "base/memory.h"
-#include "base/rng.h"
+#include "tests/unit/workers/select/plain.h"
 #include "workers/select/deita.h"
-
-#include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include <cmocka.h>
-
-#define COUNT_OF(array) (sizeof(array) / sizeof((array)[0]))
-
-static float *rows_of(size_t count, uint64_t seed)
-{
-    float *values = memory_create(count + 1, sizeof *values);
-    for (size_t i = 0; i < count; i++) {
-        values[i] = (float)(rng_unit(&(struct rng){.seed = seed, .stream = 1}, i) - 0.45);
-    }
-    return values;
-}
 
 static struct deita_use choose(const struct deita_walk *walk, size_t thread_count, size_t *ret_order)
 {
@@ -139,7 +117,7 @@ static size_t choose_by_loops(const struct deita_walk *walk, size_t *order)
 static void the_walk_is_that_of_plain_loops(void **state)
 {
     (void)state;
-    OWNED_MEMORY float *rows = rows_of((size_t)N * SIZE, 1);
+    OWNED_MEMORY float *rows = plain_rows((size_t)N * SIZE, 1);
     double scores[N];
     for (size_t i = 0; i < N; i++) {
         scores[i] = floor(300 * rng_unit(&(struct rng){.seed = 2}, i));
@@ -205,7 +183,7 @@ static void what_is_wrong_is_named(void **state)
     size_t order[2];
     assert_false(deita_choose(&threads, &walk, order, &use, &error));
     assert_int_equal(error.code, ERROR_NUMERIC);
-    assert_non_null(strstr(error.message, "record 1"));
+    assert_non_null(strstr(error.message, "row 1"));
     walk.n = 1;
     walk.scores = (const double[]){NAN};
     assert_false(deita_choose(&threads, &walk, order, &use, &error));

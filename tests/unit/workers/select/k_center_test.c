@@ -2,46 +2,8 @@
  * tests/unit/workers/select/k_center_test.c: the greedy order against a plain form that looks at all rows for each choice, on whole numbers
  * (all distances exact, many equal) and on others; duplicates, bounds, threads.
  */
-#include "base/memory.h"
-#include "base/rng.h"
+#include "tests/unit/workers/select/plain.h"
 #include "workers/select/k_center.h"
-
-#include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include <cmocka.h>
-
-static struct pool *pool;
-static struct dense_threads here;
-
-static int open_pool(void **state)
-{
-    (void)state;
-    pool = pool_create(2, NULL);
-    here = (struct dense_threads){pool, NULL};
-    return pool == NULL;
-}
-
-static int close_pool(void **state)
-{
-    (void)state;
-    pool_destroy(pool);
-    return 0;
-}
-
-static double plain_square(const float *a, const float *b, size_t size)
-{
-    double sum = 0;
-    for (size_t c = 0; c < size; c++) {
-        sum += ((double)a[c] - (double)b[c]) * ((double)a[c] - (double)b[c]);
-    }
-    return sum;
-}
 
 /* The order from a given first row. Returns the radius. */
 static double plain_order(const float *rows, size_t count, size_t size, uint32_t first, size_t wanted,
@@ -81,7 +43,7 @@ static void the_farthest_comes_next_and_ties_go_to_the_smaller_index(void **stat
     for (size_t wanted = 1; wanted <= 6; wanted++) {
         uint32_t order[6];
         double radius = -1;
-        assert_true(k_center_select(&here, rows, 6, 1, wanted, order, &radius, NULL));
+        assert_true(k_center_select(&plain_threads, rows, 6, 1, wanted, order, &radius, NULL));
         assert_memory_equal(order, expected, wanted * sizeof *order);
         assert_true(radius == radii[wanted - 1]);
     }
@@ -105,7 +67,7 @@ static void the_order_is_that_of_a_plain_form(void **state)
             rows[i] = (float)rng_below(&rng, i, cases[n].end);
         }
         double radius = -1;
-        assert_true(k_center_select(&here, rows, count, size, wanted, order, &radius, NULL));
+        assert_true(k_center_select(&plain_threads, rows, count, size, wanted, order, &radius, NULL));
         double expected_radius = plain_order(rows, count, size, order[0], wanted, expected);
         assert_memory_equal(order, expected, wanted * sizeof *order);
         assert_true(radius == expected_radius);
@@ -135,7 +97,7 @@ static void the_first_row_is_the_one_nearest_the_mean(void **state)
     }
     uint32_t order[3], expected[3];
     double radius = 0;
-    assert_true(k_center_select(&here, rows, COUNT, SIZE, 3, order, &radius, NULL));
+    assert_true(k_center_select(&plain_threads, rows, COUNT, SIZE, 3, order, &radius, NULL));
     assert_int_equal(order[0], nearest);
     double expected_radius = plain_order(rows, COUNT, SIZE, order[0], 3, expected);
     assert_memory_equal(order, expected, sizeof order);
@@ -149,10 +111,10 @@ static void duplicates_come_last_and_by_index(void **state)
     const uint32_t expected[] = {0, 2, 1, 3, 4, 5};
     uint32_t order[6];
     double radius = -1;
-    assert_true(k_center_select(&here, rows, 6, 1, 6, order, &radius, NULL));
+    assert_true(k_center_select(&plain_threads, rows, 6, 1, 6, order, &radius, NULL));
     assert_memory_equal(order, expected, sizeof order);
     assert_true(radius == 0);
-    assert_true(k_center_select(&here, rows, 6, 1, 3, order, &radius, NULL));
+    assert_true(k_center_select(&plain_threads, rows, 6, 1, 3, order, &radius, NULL));
     assert_memory_equal(order, expected, 3 * sizeof *order);
     assert_true(radius == 0);
 }
@@ -184,16 +146,16 @@ static void edges_and_errors(void **state)
     uint32_t order[4];
     double radius = -1;
     struct error error = {0};
-    assert_true(k_center_select(&here, rows, 0, 1, 0, order, &radius, &error));
+    assert_true(k_center_select(&plain_threads, rows, 0, 1, 0, order, &radius, &error));
     assert_true(radius == 0);
-    assert_true(k_center_select(&here, rows, 3, 1, 0, order, &radius, &error));
+    assert_true(k_center_select(&plain_threads, rows, 3, 1, 0, order, &radius, &error));
     assert_true(isinf(radius));
-    assert_true(k_center_select(&here, rows, 1, 1, 1, order, &radius, &error));
+    assert_true(k_center_select(&plain_threads, rows, 1, 1, 1, order, &radius, &error));
     assert_true(order[0] == 0 && radius == 0);
-    assert_false(k_center_select(&here, rows, 3, 1, 4, order, &radius, &error));
+    assert_false(k_center_select(&plain_threads, rows, 3, 1, 4, order, &radius, &error));
     assert_int_equal(error.code, ERROR_OUT_OF_RANGE);
     rows[1] = NAN;
-    assert_false(k_center_select(&here, rows, 3, 1, 2, order, &radius, &error));
+    assert_false(k_center_select(&plain_threads, rows, 3, 1, 2, order, &radius, &error));
     assert_int_equal(error.code, ERROR_NUMERIC);
     assert_non_null(strstr(error.message, "row 1"));
     assert_true(radius == 0);
@@ -209,5 +171,5 @@ int main(void)
         cmocka_unit_test(bits_do_not_depend_on_threads),
         cmocka_unit_test(edges_and_errors),
     };
-    return cmocka_run_group_tests(tests, open_pool, close_pool);
+    return cmocka_run_group_tests(tests, plain_open, plain_close);
 }

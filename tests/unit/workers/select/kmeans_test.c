@@ -2,54 +2,8 @@
  * tests/unit/workers/select/kmeans_test.c: data_selection 4's vectors T1-T3, the edges of assignments and of empty clusters, and a plain Lloyd
  * iteration from the same beginnings.
  */
-#include "base/memory.h"
-#include "base/rng.h"
+#include "tests/unit/workers/select/plain.h"
 #include "workers/select/kmeans.h"
-
-#include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include <cmocka.h>
-
-static struct pool *pool;
-static struct dense_threads here;
-
-static int open_pool(void **state)
-{
-    (void)state;
-    pool = pool_create(2, NULL);
-    here = (struct dense_threads){pool, NULL};
-    return pool == NULL;
-}
-
-static int close_pool(void **state)
-{
-    (void)state;
-    pool_destroy(pool);
-    return 0;
-}
-
-static void assert_close(double value, double expected, double tolerance)
-{
-    if (!(fabs(value - expected) <= tolerance)) {
-        print_error("%.17g is not %.17g\n", value, expected);
-        fail();
-    }
-}
-
-static double plain_square(const float *a, const float *b, size_t size)
-{
-    double sum = 0;
-    for (size_t c = 0; c < size; c++) {
-        sum += ((double)a[c] - (double)b[c]) * ((double)a[c] - (double)b[c]);
-    }
-    return sum;
-}
 
 static size_t plain_nearest(const float *row, const float *centroids, size_t count, size_t size)
 {
@@ -82,14 +36,14 @@ static void two_groups_have_their_means_whatever_the_beginnings(void **state)
         struct kmeans_request request = {
             .centroid_count = 2, .iteration_limit = 20, .restart_count = 1, .seed = seed};
         struct error error = {0};
-        OWNED(kmeans) kmeans = kmeans_fit(&here, rows, 6, 1, &request, &error);
+        OWNED(kmeans) kmeans = kmeans_fit(&plain_threads, rows, 6, 1, &request, &error);
         assert_non_null(kmeans);
         size_t low = kmeans->centroids[0] < kmeans->centroids[1] ? 0 : 1;
         assert_true(kmeans->centroids[low] == 1 && kmeans->centroids[1 - low] == 11);
         assert_true(kmeans->is_converged && kmeans->cost == 4);
         uint32_t labels[6];
         float distances[6];
-        assert_true(kmeans_assign(&here, KMEANS_EUCLIDEAN, rows, 6, 1, kmeans->centroids, 2, labels,
+        assert_true(kmeans_assign(&plain_threads, KMEANS_EUCLIDEAN, rows, 6, 1, kmeans->centroids, 2, labels,
                                   distances, &error));
         const float expected[] = {1, 0, 1, 1, 0, 1};
         assert_memory_equal(distances, expected, sizeof expected);
@@ -104,7 +58,7 @@ static void one_centroid_is_the_mean(void **state)
     (void)state;
     const float rows[] = {0, 0, 0, 4};
     struct kmeans_request request = {.centroid_count = 1, .iteration_limit = 5, .restart_count = 1};
-    OWNED(kmeans) kmeans = kmeans_fit(&here, rows, 4, 1, &request, NULL);
+    OWNED(kmeans) kmeans = kmeans_fit(&plain_threads, rows, 4, 1, &request, NULL);
     assert_non_null(kmeans);
     assert_true(kmeans->centroids[0] == 1 && kmeans->cost == 12 && kmeans->is_converged);
 }
@@ -115,14 +69,14 @@ static void one_direction_lies_between(void **state)
     const float rows[] = {1, 0, 0, 1, 0, 0};
     struct kmeans_request request = {
         .form = KMEANS_COSINE, .centroid_count = 1, .iteration_limit = 5, .restart_count = 1};
-    OWNED(kmeans) kmeans = kmeans_fit(&here, rows, 3, 2, &request, NULL);
+    OWNED(kmeans) kmeans = kmeans_fit(&plain_threads, rows, 3, 2, &request, NULL);
     assert_non_null(kmeans);
     assert_close((double)kmeans->centroids[0], sqrt(0.5), 1e-7);
     assert_close((double)kmeans->centroids[1], sqrt(0.5), 1e-7);
     uint32_t labels[3];
     float distances[3];
-    assert_true(
-        kmeans_assign(&here, KMEANS_COSINE, rows, 3, 2, kmeans->centroids, 1, labels, distances, NULL));
+    assert_true(kmeans_assign(&plain_threads, KMEANS_COSINE, rows, 3, 2, kmeans->centroids, 1, labels,
+                              distances, NULL));
     assert_close((double)distances[0], 0.2928932188, 1e-7);
     assert_close((double)distances[1], 0.2928932188, 1e-7);
     assert_true(distances[2] == 1 && labels[2] == 0); /* the row of length 0 */
@@ -134,7 +88,8 @@ static void equal_distances_go_to_the_smaller_centroid(void **state)
     const float rows[] = {1, 3, -4};
     const float centroids[] = {2, 0, 4, 2}; /* 1 lies between 2 and 0, 3 between 2 and 4 */
     uint32_t labels[3];
-    assert_true(kmeans_assign(&here, KMEANS_EUCLIDEAN, rows, 3, 1, centroids, 4, labels, NULL, NULL));
+    assert_true(
+        kmeans_assign(&plain_threads, KMEANS_EUCLIDEAN, rows, 3, 1, centroids, 4, labels, NULL, NULL));
     assert_int_equal(labels[0], 0);
     assert_int_equal(labels[1], 0);
     assert_int_equal(labels[2], 1);
@@ -150,8 +105,8 @@ static void assignments_are_those_of_a_plain_search(void **state)
         OWNED_MEMORY float *centroids = whole_rows(centroid_count, size, 5, 100 + s);
         OWNED_MEMORY uint32_t *labels = memory_create(count, sizeof *labels);
         OWNED_MEMORY float *distances = memory_create(count, sizeof *distances);
-        assert_true(kmeans_assign(&here, KMEANS_EUCLIDEAN, rows, count, size, centroids, centroid_count,
-                                  labels, distances, NULL));
+        assert_true(kmeans_assign(&plain_threads, KMEANS_EUCLIDEAN, rows, count, size, centroids,
+                                  centroid_count, labels, distances, NULL));
         for (size_t i = 0; i < count; i++) {
             size_t nearest = plain_nearest(rows + i * size, centroids, centroid_count, size);
             assert_int_equal(labels[i], nearest);
@@ -166,8 +121,8 @@ static void assignments_are_those_of_a_plain_search(void **state)
             centroids[i] += 4096;
         }
         OWNED_MEMORY uint32_t *moved = memory_create(count, sizeof *moved);
-        assert_true(kmeans_assign(&here, KMEANS_EUCLIDEAN, rows, count, size, centroids, centroid_count,
-                                  moved, NULL, NULL));
+        assert_true(kmeans_assign(&plain_threads, KMEANS_EUCLIDEAN, rows, count, size, centroids,
+                                  centroid_count, moved, NULL, NULL));
         assert_memory_equal(moved, labels, count * sizeof *labels);
     }
 }
@@ -178,12 +133,12 @@ static void an_empty_cluster_takes_the_farthest_row(void **state)
     const float rows[] = {0, 1, 10, 11}, beginnings[] = {0.5F, 1000};
     struct kmeans_request request = {.centroid_count = 2, .restart_count = 1, .initial_rows = beginnings};
     request.iteration_limit = 1;
-    OWNED(kmeans) once = kmeans_fit(&here, rows, 4, 1, &request, NULL);
+    OWNED(kmeans) once = kmeans_fit(&plain_threads, rows, 4, 1, &request, NULL);
     assert_non_null(once);
     assert_close((double)once->centroids[0], 11.0 / 3, 1e-6);
     assert_true(once->centroids[1] == 11 && !once->is_converged);
     request.iteration_limit = 10;
-    OWNED(kmeans) kmeans = kmeans_fit(&here, rows, 4, 1, &request, NULL);
+    OWNED(kmeans) kmeans = kmeans_fit(&plain_threads, rows, 4, 1, &request, NULL);
     assert_non_null(kmeans);
     assert_true(kmeans->centroids[0] == 0.5F && kmeans->centroids[1] == 10.5F && kmeans->cost == 1);
     assert_true(kmeans->is_converged && kmeans->iterations == 2);
@@ -195,18 +150,18 @@ static void more_centroids_than_distinct_rows_leave_nothing_over(void **state)
     const float rows[] = {5, 5, 5, 7, 7, 5};
     struct kmeans_request request = {
         .centroid_count = 4, .iteration_limit = 10, .restart_count = 2, .seed = 3};
-    OWNED(kmeans) kmeans = kmeans_fit(&here, rows, 6, 1, &request, NULL);
+    OWNED(kmeans) kmeans = kmeans_fit(&plain_threads, rows, 6, 1, &request, NULL);
     assert_non_null(kmeans);
     assert_true(kmeans->cost == 0 && kmeans->is_converged);
     const float zeros[] = {0, 0, 0, 0};
     request.form = KMEANS_COSINE;
     request.centroid_count = 2;
-    OWNED(kmeans) nothing = kmeans_fit(&here, zeros, 2, 2, &request, NULL);
+    OWNED(kmeans) nothing = kmeans_fit(&plain_threads, zeros, 2, 2, &request, NULL);
     assert_non_null(nothing);
     assert_true(nothing->cost == 2);
     request.centroid_count = 1;
     const float opposite[] = {1, 0, -1, 0};
-    OWNED(kmeans) kept = kmeans_fit(&here, opposite, 2, 2, &request, NULL);
+    OWNED(kmeans) kept = kmeans_fit(&plain_threads, opposite, 2, 2, &request, NULL);
     assert_non_null(kept);
     assert_true(fabsf(kept->centroids[0]) == 1 && kept->cost == 2);
 }
@@ -242,7 +197,7 @@ static void iterations_are_those_of_a_plain_form(void **state)
     }
     struct kmeans_request request = {
         .centroid_count = CENTROIDS, .iteration_limit = LIMIT, .restart_count = 1, .initial_rows = rows};
-    OWNED(kmeans) kmeans = kmeans_fit(&here, rows, COUNT, SIZE, &request, NULL);
+    OWNED(kmeans) kmeans = kmeans_fit(&plain_threads, rows, COUNT, SIZE, &request, NULL);
     assert_non_null(kmeans);
     assert_memory_equal(kmeans->centroids, centroids, sizeof centroids);
     assert_int_equal(kmeans->iterations, iterations - 1);
@@ -269,8 +224,8 @@ static void directions_do_not_depend_on_where_they_point(void **state)
     }
     struct kmeans_request request = {
         .form = KMEANS_COSINE, .centroid_count = 6, .iteration_limit = 50, .restart_count = 3, .seed = 2};
-    OWNED(kmeans) kmeans = kmeans_fit(&here, rows, COUNT, SIZE, &request, NULL);
-    OWNED(kmeans) other = kmeans_fit(&here, turned, COUNT, SIZE, &request, NULL);
+    OWNED(kmeans) kmeans = kmeans_fit(&plain_threads, rows, COUNT, SIZE, &request, NULL);
+    OWNED(kmeans) other = kmeans_fit(&plain_threads, turned, COUNT, SIZE, &request, NULL);
     assert_non_null(kmeans);
     assert_non_null(other);
     assert_close(kmeans->cost, other->cost, 1e-6);
@@ -295,7 +250,7 @@ static void more_beginnings_cost_no_more(void **state)
     for (size_t restarts = 1; restarts <= 8; restarts++) {
         struct kmeans_request request = {
             .centroid_count = 12, .iteration_limit = 60, .restart_count = restarts, .seed = 4};
-        OWNED(kmeans) kmeans = kmeans_fit(&here, rows, COUNT, SIZE, &request, NULL);
+        OWNED(kmeans) kmeans = kmeans_fit(&plain_threads, rows, COUNT, SIZE, &request, NULL);
         assert_non_null(kmeans);
         assert_true(kmeans->cost <= before);
         before = kmeans->cost;
@@ -313,7 +268,7 @@ static void a_sample_stands_for_all(void **state)
     }
     struct kmeans_request request = {
         .centroid_count = 3, .iteration_limit = 30, .restart_count = 4, .sample_count = 300, .seed = 9};
-    OWNED(kmeans) kmeans = kmeans_fit(&here, rows, COUNT, 1, &request, NULL);
+    OWNED(kmeans) kmeans = kmeans_fit(&plain_threads, rows, COUNT, 1, &request, NULL);
     assert_non_null(kmeans);
     bool is_seen[3] = {0};
     for (size_t c = 0; c < 3; c++) {
@@ -359,31 +314,66 @@ static void what_cannot_be_is_said(void **state)
     float rows[] = {0, 1, 2, 3};
     struct kmeans_request request = {.centroid_count = 5, .iteration_limit = 5, .restart_count = 1};
     struct error error = {0};
-    assert_null(kmeans_fit(&here, rows, 4, 1, &request, &error));
+    assert_null(kmeans_fit(&plain_threads, rows, 4, 1, &request, &error));
     assert_int_equal(error.code, ERROR_OUT_OF_RANGE);
     request.centroid_count = 0;
-    assert_null(kmeans_fit(&here, rows, 4, 1, &request, &error));
+    assert_null(kmeans_fit(&plain_threads, rows, 4, 1, &request, &error));
     assert_int_equal(error.code, ERROR_OUT_OF_RANGE);
     request.centroid_count = 3;
     request.sample_count = 2;
-    assert_null(kmeans_fit(&here, rows, 4, 1, &request, &error));
+    assert_null(kmeans_fit(&plain_threads, rows, 4, 1, &request, &error));
     assert_int_equal(error.code, ERROR_OUT_OF_RANGE);
     request.sample_count = 0;
     rows[3] = NAN;
-    assert_null(kmeans_fit(&here, rows, 4, 1, &request, &error));
+    assert_null(kmeans_fit(&plain_threads, rows, 4, 1, &request, &error));
     assert_int_equal(error.code, ERROR_NUMERIC);
     assert_non_null(strstr(error.message, "row 3"));
     rows[3] = INFINITY;
     uint32_t labels[4];
-    assert_false(kmeans_assign(&here, KMEANS_EUCLIDEAN, rows, 4, 1, rows, 1, labels, NULL, &error));
+    assert_false(kmeans_assign(&plain_threads, KMEANS_EUCLIDEAN, rows, 4, 1, rows, 1, labels, NULL, &error));
     assert_int_equal(error.code, ERROR_NUMERIC);
-    assert_false(kmeans_assign(&here, KMEANS_COSINE, rows, 2, 1, rows + 2, 1, labels, NULL, &error));
+    assert_false(kmeans_assign(&plain_threads, KMEANS_COSINE, rows, 2, 1, rows + 2, 1, labels, NULL, &error));
     assert_int_equal(error.code, ERROR_INVALID_ARGUMENT);
     assert_non_null(strstr(error.message, "centroids: row 0"));
     request.form = KMEANS_COSINE;
-    assert_null(kmeans_fit(&here, rows, 3, 1, &request, &error));
+    assert_null(kmeans_fit(&plain_threads, rows, 3, 1, &request, &error));
     assert_int_equal(error.code, ERROR_INVALID_ARGUMENT);
     assert_non_null(strstr(error.message, "row 2"));
+}
+
+/* More rows and centroids than are multiplied at once. */
+static void blocks_of_rows_are_assigned_alike(void **state)
+{
+    (void)state;
+    enum { COUNT = 9000, CENTROIDS = 500, SIZE = 4 };
+    OWNED_MEMORY float *rows = whole_rows(COUNT, SIZE, 12, 5);
+    OWNED_MEMORY float *centroids = whole_rows(CENTROIDS, SIZE, 12, 6);
+    OWNED_MEMORY uint32_t *labels = memory_create(COUNT, sizeof *labels);
+    OWNED_MEMORY float *distances = memory_create(COUNT, sizeof *distances);
+    assert_true(kmeans_assign(&plain_threads, KMEANS_EUCLIDEAN, rows, COUNT, SIZE, centroids, CENTROIDS,
+                              labels, distances, NULL));
+    for (size_t i = 0; i < COUNT; i += i < 8100 || i > 8300 ? 7 : 1) {
+        size_t nearest = plain_nearest(rows + i * SIZE, centroids, CENTROIDS, SIZE);
+        assert_int_equal(labels[i], nearest);
+        assert_close((double)distances[i], plain_square(rows + i * SIZE, centroids + nearest * SIZE, SIZE),
+                     0);
+    }
+}
+
+static void a_centroid_of_zeros_gets_no_row_while_there_is_another(void **state)
+{
+    (void)state;
+    const float rows[] = {1, 0, -1, 0, 0, 1, 0, 0}, centroids[] = {0, 0, 1, 0};
+    uint32_t labels[4];
+    float distances[4];
+    assert_true(
+        kmeans_assign(&plain_threads, KMEANS_COSINE, rows, 4, 2, centroids, 2, labels, distances, NULL));
+    assert_memory_equal(labels, ((const uint32_t[]){1, 1, 1, 0}), sizeof labels);
+    assert_memory_equal(distances, ((const float[]){0, 2, 1, 1}), sizeof distances);
+    assert_true(
+        kmeans_assign(&plain_threads, KMEANS_COSINE, rows, 4, 2, centroids, 1, labels, distances, NULL));
+    assert_memory_equal(labels, ((const uint32_t[]){0, 0, 0, 0}), sizeof labels);
+    assert_memory_equal(distances, ((const float[]){1, 1, 1, 1}), sizeof distances);
 }
 
 int main(void)
@@ -402,6 +392,8 @@ int main(void)
         cmocka_unit_test(a_sample_stands_for_all),
         cmocka_unit_test(bits_depend_on_the_seed_alone),
         cmocka_unit_test(what_cannot_be_is_said),
+        cmocka_unit_test(blocks_of_rows_are_assigned_alike),
+        cmocka_unit_test(a_centroid_of_zeros_gets_no_row_while_there_is_another),
     };
-    return cmocka_run_group_tests(tests, open_pool, close_pool);
+    return cmocka_run_group_tests(tests, plain_open, plain_close);
 }

@@ -6,22 +6,12 @@
 #include "workers/select/labels.h"
 #include "workers/select/spectrum.h"
 
-#include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include <cmocka.h>
-
-static void assert_close(double value, double expected, double tolerance)
+/* The dense form, whatever the size. */
+static bool find_dense(const struct graph *graph, const struct dense_threads *threads, size_t pairs,
+                       struct spectrum *ret_spectrum)
 {
-    if (!(fabs(value - expected) <= tolerance)) {
-        print_error("%.17g is not %.17g\n", value, expected);
-        fail();
-    }
+    const struct spectrum_request request = {.pairs = pairs, .dense_limit = SIZE_MAX};
+    return spectrum_find(graph, threads, &request, ret_spectrum, NULL);
 }
 
 static double agreement(size_t count, const uint32_t *first, const uint32_t *second)
@@ -43,7 +33,7 @@ static void blocks_are_separated_exactly(void **state)
     OWNED(graph) graph = blobs_dense_graph(5, matrix);
     assert_true(graph_normalise(graph, &threads, 1, NULL));
     FINISHED(spectrum) spectrum = {0};
-    assert_true(spectrum_find_dense(graph, &threads, 5, &spectrum, NULL));
+    assert_true(find_dense(graph, &threads, 5, &spectrum));
     uint32_t labels[5];
     assert_true(labels_from_vectors(&threads, 5, 2, spectrum.vectors, 5, labels, NULL));
     const uint32_t blocks[] = {0, 0, 1, 1, 1};
@@ -59,11 +49,10 @@ static void find_blobs(size_t count, size_t size, size_t blobs, double spread, s
     OWNED(pool) pool = pool_create(2, NULL);
     struct dense_threads threads = {pool, NULL};
     float *rows = blobs_points(count, size, blobs, spread);
-    struct graph_lists lists = blobs_lists(rows, count, size, 10);
-    OWNED(graph) graph = graph_create(&threads, &lists, GRAPH_SCALE_RANK, NULL);
+    OWNED(neighbours) lists = blobs_lists(rows, count, size, 10);
+    OWNED(graph) graph = graph_create(&threads, lists, GRAPH_SCALE_RANK, NULL);
     assert_true(graph_normalise(graph, &threads, 1, NULL));
-    assert_true(spectrum_find_dense(graph, &threads, pairs, ret_spectrum, NULL));
-    blobs_lists_free(&lists);
+    assert_true(find_dense(graph, &threads, pairs, ret_spectrum));
     free(rows);
 }
 

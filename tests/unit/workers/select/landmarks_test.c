@@ -5,24 +5,6 @@
 #include "workers/select/labels.h"
 #include "workers/select/landmarks.h"
 
-#include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include <cmocka.h>
-
-static void assert_close(double value, double expected, double tolerance)
-{
-    if (!(fabs(value - expected) <= tolerance)) {
-        print_error("%.17g is not %.17g\n", value, expected);
-        fail();
-    }
-}
-
 static void spectra_are_the_references(void **state)
 {
     (void)state;
@@ -92,6 +74,44 @@ static void weights_fall_with_distance_and_sum_to_one(void **state)
     assert_non_null(strstr(error.message, "row 2"));
     assert_false(landmarks_weigh(&threads, rows, 5, 1, bad, 3, 2, &all, &error));
     assert_non_null(strstr(error.message, "landmarks: row 2"));
+}
+
+/* Far from the origin, where fp32 products cannot tell neighbours apart, and with landmarks that are alike, tiles apart. */
+static void distances_decide_and_ties_go_to_the_smaller(void **state)
+{
+    (void)state;
+    enum { COUNT = 1100, POINTS = 700, SIZE = 3, NEAREST = 5 };
+    OWNED_MEMORY float *rows = plain_rows((size_t)COUNT * SIZE, 1);
+    OWNED_MEMORY float *points = plain_rows((size_t)POINTS * SIZE, 2);
+    for (size_t i = 0; i < (size_t)COUNT * SIZE; i++) {
+        rows[i] += 4096;
+    }
+    for (size_t i = 0; i < (size_t)POINTS * SIZE; i++) {
+        points[i] += 4096;
+    }
+    for (size_t i = 0; i < 30; i++) {
+        memcpy(points + (300 + 13 * i) * SIZE, points + i * SIZE, SIZE * sizeof *points);
+    }
+    OWNED(pool) pool = pool_create(2, NULL);
+    struct dense_threads threads = {pool, NULL};
+    FINISHED(landmarks) landmarks = {0};
+    assert_true(landmarks_weigh(&threads, rows, COUNT, SIZE, points, POINTS, NEAREST, &landmarks, NULL));
+    for (size_t i = 0; i < COUNT; i++) {
+        bool is_taken[POINTS] = {false};
+        for (size_t slot = 0; slot < NEAREST; slot++) {
+            size_t nearest = POINTS;
+            double least = HUGE_VAL;
+            for (size_t l = 0; l < POINTS; l++) {
+                double square = plain_square(rows + i * SIZE, points + l * SIZE, SIZE);
+                if (!is_taken[l] && square < least) {
+                    nearest = l;
+                    least = square;
+                }
+            }
+            is_taken[nearest] = true;
+            assert_int_equal(landmarks.indices[i * NEAREST + slot], nearest);
+        }
+    }
 }
 
 /* Z D^-1 Z^T into matrix [count, count] of zeros. */
@@ -207,6 +227,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(spectra_are_the_references),
         cmocka_unit_test(weights_fall_with_distance_and_sum_to_one),
+        cmocka_unit_test(distances_decide_and_ties_go_to_the_smaller),
         cmocka_unit_test(pairs_are_those_of_the_full_matrix),
         cmocka_unit_test(blobs_are_found_through_landmarks),
         cmocka_unit_test(nothing_has_no_pairs),

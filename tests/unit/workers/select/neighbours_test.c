@@ -2,37 +2,8 @@
  * tests/unit/workers/select/neighbours_test.c: lists against a plain search over all pairs. Rows of signs have distances that every order of
  * adding gets right, and ties and duplicates in plenty: there lists are equal to the bit.
  */
-#include "base/memory.h"
-#include "base/rng.h"
+#include "tests/unit/workers/select/plain.h"
 #include "workers/select/neighbours.h"
-
-#include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include <cmocka.h>
-
-static struct pool *pool;
-static struct dense_threads here;
-
-static int open_pool(void **state)
-{
-    (void)state;
-    pool = pool_create(2, NULL);
-    here = (struct dense_threads){pool, NULL};
-    return pool == NULL;
-}
-
-static int close_pool(void **state)
-{
-    (void)state;
-    pool_destroy(pool);
-    return 0;
-}
 
 /* Rows of 64 signs, of length 1; some are duplicates, some of length 0. */
 enum { SIGNS = 64 };
@@ -76,52 +47,6 @@ static float *topic_rows(size_t count, size_t size, size_t topics, double spread
     return rows;
 }
 
-static double plain_square(const float *a, const float *b, size_t size)
-{
-    double sum = 0;
-    for (size_t c = 0; c < size; c++) {
-        sum += ((double)a[c] - (double)b[c]) * ((double)a[c] - (double)b[c]);
-    }
-    return sum;
-}
-
-static bool is_zero(const float *row, size_t size)
-{
-    for (size_t c = 0; c < size; c++) {
-        if (row[c] < 0 || row[c] > 0) {
-            return false;
-        }
-    }
-    return true;
-}
-
-/* Row i's list by insertion, over all rows in order. */
-static void plain_list(const float *rows, size_t count, size_t size, size_t k, size_t i, uint32_t *indices,
-                       float *distances)
-{
-    size_t length = 0;
-    for (size_t j = 0; j < count && !is_zero(rows + i * size, size); j++) {
-        if (j == i || is_zero(rows + j * size, size)) {
-            continue;
-        }
-        float distance = (float)plain_square(rows + i * size, rows + j * size, size);
-        if (length == k && distance >= distances[k - 1]) {
-            continue;
-        }
-        size_t at = length < k ? length++ : k - 1;
-        for (; at > 0 && distances[at - 1] > distance; at--) {
-            distances[at] = distances[at - 1];
-            indices[at] = indices[at - 1];
-        }
-        distances[at] = distance;
-        indices[at] = (uint32_t)j;
-    }
-    for (; length < k; length++) {
-        distances[length] = INFINITY;
-        indices[length] = NEIGHBOURS_NONE;
-    }
-}
-
 static void assert_lists_equal(const struct neighbours *a, const struct neighbours *b)
 {
     assert_int_equal(a->count, b->count);
@@ -134,7 +59,7 @@ static void a_row_of_length_zero_has_no_neighbours_and_is_nobodys(void **state)
 {
     (void)state;
     const float rows[] = {1, 0, 0, 1, 1, 0, 0, 0};
-    OWNED(neighbours) lists = neighbours_find_exact(&here, rows, 4, 2, 3, NULL);
+    OWNED(neighbours) lists = neighbours_find_exact(&plain_threads, rows, 4, 2, 3, NULL);
     const uint32_t none = NEIGHBOURS_NONE;
     const uint32_t indices[] = {2, 1, none, 0, 2, none, 0, 1, none, none, none, none};
     const float far = INFINITY;
@@ -151,14 +76,16 @@ static void lists_of_signs_are_those_of_a_plain_search_to_the_bit(void **state)
     enum { K = 7 };
     for (size_t n = 0; n < sizeof counts / sizeof *counts; n++) {
         OWNED_MEMORY float *rows = sign_rows(counts[n], n);
-        OWNED(neighbours) lists = neighbours_find_exact(&here, rows, counts[n], SIGNS, K, NULL);
+        OWNED(neighbours) lists = neighbours_find_exact(&plain_threads, rows, counts[n], SIGNS, K, NULL);
         assert_non_null(lists);
         for (size_t i = 0; i<counts[n]; i += counts[n]> 1000 ? 13 : 1) {
             uint32_t indices[K];
             float distances[K];
-            plain_list(rows, counts[n], SIGNS, K, i, indices, distances);
-            assert_memory_equal(lists->indices + i * K, indices, sizeof indices);
-            assert_memory_equal(lists->distances + i * K, distances, sizeof distances);
+            size_t k = lists->k; /* of few rows, all others */
+            assert_int_equal(k, counts[n] > K ? K : counts[n] - 1);
+            plain_list(rows, counts[n], SIGNS, k, i, indices, distances);
+            assert_memory_equal(lists->indices + i * k, indices, k * sizeof *indices);
+            assert_memory_equal(lists->distances + i * k, distances, k * sizeof *distances);
         }
     }
 }
@@ -169,7 +96,7 @@ static void lists_of_any_rows_are_those_of_a_plain_search(void **state)
     enum { COUNT = 2300, SIZE = 37, K = 12 };
     OWNED_MEMORY float *rows =
         topic_rows(COUNT, SIZE, 40, 0.01, 5); /* near: products alone would mix them up */
-    OWNED(neighbours) lists = neighbours_find_exact(&here, rows, COUNT, SIZE, K, NULL);
+    OWNED(neighbours) lists = neighbours_find_exact(&plain_threads, rows, COUNT, SIZE, K, NULL);
     assert_non_null(lists);
     for (size_t i = 0; i < COUNT; i += 3) {
         uint32_t indices[K];
@@ -193,7 +120,7 @@ static void very_many_duplicates_go_by_index(void **state)
         memcpy(rows + i * SIZE, row, sizeof row);
         normalise(rows + i * SIZE, SIZE);
     }
-    OWNED(neighbours) lists = neighbours_find_exact(&here, rows, COUNT, SIZE, K, NULL);
+    OWNED(neighbours) lists = neighbours_find_exact(&plain_threads, rows, COUNT, SIZE, K, NULL);
     assert_non_null(lists);
     for (size_t i = 0; i < COUNT; i++) {
         for (size_t n = 0; n < K; n++) {
@@ -207,14 +134,18 @@ static void lists_may_be_empty(void **state)
 {
     (void)state;
     const float row[] = {1, 0};
-    OWNED(neighbours) none = neighbours_find_exact(&here, row, 0, 2, 3, NULL);
+    OWNED(neighbours) none = neighbours_find_exact(&plain_threads, row, 0, 2, 3, NULL);
     assert_non_null(none);
     assert_int_equal(none->count, 0);
-    OWNED(neighbours) of_length_zero = neighbours_find_exact(&here, row, 1, 2, 0, NULL);
+    OWNED(neighbours) of_length_zero = neighbours_find_exact(&plain_threads, row, 1, 2, 0, NULL);
     assert_non_null(of_length_zero);
-    OWNED(neighbours) alone = neighbours_find_exact(&here, row, 1, 2, 1, NULL);
+    OWNED(neighbours) alone = neighbours_find_exact(&plain_threads, row, 1, 2, 1, NULL);
     assert_non_null(alone);
-    assert_int_equal(alone->indices[0], NEIGHBOURS_NONE);
+    assert_int_equal(alone->k, 0);
+    const float pair[] = {1, 0, 0, 1}; /* a list is no longer than there are others, whatever was asked for */
+    OWNED(neighbours) both = neighbours_find_exact(&plain_threads, pair, 2, 2, SIZE_MAX, NULL);
+    assert_non_null(both);
+    assert_true(both->k == 1 && both->indices[0] == 1 && both->indices[1] == 0);
 }
 
 static void a_row_that_is_not_finite_or_not_of_length_one_is_named(void **state)
@@ -222,12 +153,12 @@ static void a_row_that_is_not_finite_or_not_of_length_one_is_named(void **state)
     (void)state;
     struct error error = {0};
     float rows[] = {1, 0, 0, 1, NAN, 1};
-    assert_null(neighbours_find_exact(&here, rows, 3, 2, 1, &error));
+    assert_null(neighbours_find_exact(&plain_threads, rows, 3, 2, 1, &error));
     assert_int_equal(error.code, ERROR_NUMERIC);
     assert_non_null(strstr(error.message, "row 2"));
     rows[3] = 2;
     rows[4] = 0;
-    assert_null(neighbours_find_exact(&here, rows, 3, 2, 1, &error));
+    assert_null(neighbours_find_exact(&plain_threads, rows, 3, 2, 1, &error));
     assert_int_equal(error.code, ERROR_INVALID_ARGUMENT);
     assert_non_null(strstr(error.message, "row 1"));
 }
@@ -237,7 +168,7 @@ static void a_search_can_be_cancelled(void **state)
     (void)state;
     struct cancel cancel = {0};
     cancel_request(&cancel, CANCEL_NOW);
-    struct dense_threads threads = {pool, &cancel};
+    struct dense_threads threads = {plain_threads.pool, &cancel};
     struct error error = {0};
     OWNED_MEMORY float *rows = sign_rows(100, 1);
     struct neighbours_cells_request request = {.k = 3, .recall = 0.9, .probe_limit = 4};
@@ -256,8 +187,9 @@ static void all_cells_hold_all_neighbours(void **state)
     struct neighbours_cells_request request = {
         .k = K, .cell_count = 20, .recall = 1, .probe_limit = SIZE_MAX, .seed = 3};
     struct neighbours_cells_report report;
-    OWNED(neighbours) found = neighbours_find_by_cells(&here, rows, COUNT, SIGNS, &request, &report, NULL);
-    OWNED(neighbours) exact = neighbours_find_exact(&here, rows, COUNT, SIGNS, K, NULL);
+    OWNED(neighbours)
+    found = neighbours_find_by_cells(&plain_threads, rows, COUNT, SIGNS, &request, &report, NULL);
+    OWNED(neighbours) exact = neighbours_find_exact(&plain_threads, rows, COUNT, SIGNS, K, NULL);
     assert_non_null(found);
     assert_non_null(exact);
     assert_int_equal(report.cell_count, 20);
@@ -288,8 +220,9 @@ static void few_cells_hold_as_many_neighbours_as_was_asked_for(void **state)
     OWNED_MEMORY float *rows = topic_rows(COUNT, SIZE, 300, 0.6, 2);
     struct neighbours_cells_request request = {.k = K, .recall = 0.95, .probe_limit = 100, .seed = 1};
     struct neighbours_cells_report report;
-    OWNED(neighbours) found = neighbours_find_by_cells(&here, rows, COUNT, SIZE, &request, &report, NULL);
-    OWNED(neighbours) exact = neighbours_find_exact(&here, rows, COUNT, SIZE, K, NULL);
+    OWNED(neighbours)
+    found = neighbours_find_by_cells(&plain_threads, rows, COUNT, SIZE, &request, &report, NULL);
+    OWNED(neighbours) exact = neighbours_find_exact(&plain_threads, rows, COUNT, SIZE, K, NULL);
     assert_non_null(found);
     assert_non_null(exact);
     assert_int_equal(report.cell_count, 282); /* 2 sqrt(20000) */
@@ -308,8 +241,9 @@ static void too_few_cells_are_seen_in_the_recall(void **state)
     OWNED_MEMORY float *rows = sign_rows(COUNT, 4);
     struct neighbours_cells_request request = {.k = K, .recall = 0.95, .probe_limit = 2, .seed = 1};
     struct neighbours_cells_report report;
-    OWNED(neighbours) found = neighbours_find_by_cells(&here, rows, COUNT, SIGNS, &request, &report, NULL);
-    OWNED(neighbours) exact = neighbours_find_exact(&here, rows, COUNT, SIGNS, K, NULL);
+    OWNED(neighbours)
+    found = neighbours_find_by_cells(&plain_threads, rows, COUNT, SIGNS, &request, &report, NULL);
+    OWNED(neighbours) exact = neighbours_find_exact(&plain_threads, rows, COUNT, SIGNS, K, NULL);
     assert_non_null(found);
     assert_non_null(exact);
     assert_int_equal(report.probe_count, 2);
@@ -346,22 +280,22 @@ static void cells_of_few_rows_or_none(void **state)
     const float rows[] = {0, 0, 1, 0, 0, 0, 0, 1};
     struct neighbours_cells_request request = {.k = 2, .recall = 0.95, .probe_limit = 8};
     struct neighbours_cells_report report;
-    OWNED(neighbours) zeros = neighbours_find_by_cells(&here, rows, 1, 2, &request, &report, NULL);
+    OWNED(neighbours) zeros = neighbours_find_by_cells(&plain_threads, rows, 1, 2, &request, &report, NULL);
     assert_non_null(zeros);
     assert_int_equal(report.cell_count, 0);
-    assert_int_equal(zeros->indices[0], NEIGHBOURS_NONE);
-    OWNED(neighbours) lone = neighbours_find_by_cells(&here, rows, 3, 2, &request, &report, NULL);
+    assert_int_equal(zeros->k, 0);
+    OWNED(neighbours) lone = neighbours_find_by_cells(&plain_threads, rows, 3, 2, &request, &report, NULL);
     assert_non_null(lone);
     assert_int_equal(report.cell_count, 1);
     assert_true(report.recall == 1);
     assert_int_equal(lone->indices[2], NEIGHBOURS_NONE);
     request.cell_count = 1;
-    OWNED(neighbours) pair = neighbours_find_by_cells(&here, rows, 4, 2, &request, &report, NULL);
+    OWNED(neighbours) pair = neighbours_find_by_cells(&plain_threads, rows, 4, 2, &request, &report, NULL);
     assert_non_null(pair);
     assert_int_equal(pair->indices[2], 3);
     assert_int_equal(pair->indices[6], 1);
     assert_true(pair->distances[6] == 2 && pair->indices[7] == NEIGHBOURS_NONE);
-    OWNED(neighbours) nothing = neighbours_find_by_cells(&here, rows, 0, 2, &request, &report, NULL);
+    OWNED(neighbours) nothing = neighbours_find_by_cells(&plain_threads, rows, 0, 2, &request, &report, NULL);
     assert_non_null(nothing);
     assert_true(report.recall == 1);
 }
@@ -382,5 +316,5 @@ int main(void)
         cmocka_unit_test(bits_do_not_depend_on_threads),
         cmocka_unit_test(cells_of_few_rows_or_none),
     };
-    return cmocka_run_group_tests(tests, open_pool, close_pool);
+    return cmocka_run_group_tests(tests, plain_open, plain_close);
 }

@@ -6,24 +6,6 @@
 #include "workers/select/labels.h"
 #include "workers/select/published.h"
 
-#include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include <cmocka.h>
-
-static void assert_close(double value, double expected, double tolerance)
-{
-    if (!(fabs(value - expected) <= tolerance)) {
-        print_error("%.17g is not %.17g\n", value, expected);
-        fail();
-    }
-}
-
 static void the_bandwidth_counts_zeros_and_both_triangles(void **state)
 {
     (void)state;

@@ -5,33 +5,22 @@
 #include "tests/unit/workers/select/blobs.h"
 #include "workers/select/spectrum.h"
 
-#include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include <cmocka.h>
-
-static void assert_close(double value, double expected, double tolerance)
+/* The dense form, whatever the size. */
+static bool find_dense(const struct graph *graph, const struct dense_threads *threads, size_t pairs,
+                       struct spectrum *ret_spectrum)
 {
-    if (!(fabs(value - expected) <= tolerance)) {
-        print_error("%.17g is not %.17g\n", value, expected);
-        fail();
-    }
+    const struct spectrum_request request = {.pairs = pairs, .dense_limit = SIZE_MAX};
+    return spectrum_find(graph, threads, &request, ret_spectrum, NULL);
 }
 
 /* S of blobs; owned. */
 static struct graph *graph_of(const struct dense_threads *threads, const float *rows, size_t count,
                               size_t size, size_t k, double alpha)
 {
-    struct graph_lists lists = blobs_lists(rows, count, size, k);
-    struct graph *graph = graph_create(threads, &lists, GRAPH_SCALE_RANK, NULL);
+    OWNED(neighbours) lists = blobs_lists(rows, count, size, k);
+    struct graph *graph = graph_create(threads, lists, GRAPH_SCALE_RANK, NULL);
     assert_non_null(graph);
     assert_true(graph_normalise(graph, threads, alpha, NULL));
-    blobs_lists_free(&lists);
     return graph;
 }
 
@@ -44,7 +33,7 @@ static void three_points_have_the_references_spectrum(void **state)
     OWNED(graph) graph = blobs_dense_graph(3, even);
     assert_true(graph_normalise(graph, &threads, 0, NULL));
     FINISHED(spectrum) spectrum = {0};
-    assert_true(spectrum_find_dense(graph, &threads, 3, &spectrum, NULL));
+    assert_true(find_dense(graph, &threads, 3, &spectrum));
     assert_close(spectrum.values[0], 1, 1e-12);
     assert_close(spectrum.values[1], 0.25, 1e-12);
     assert_close(spectrum.values[2], 0.25, 1e-12);
@@ -61,7 +50,7 @@ static void three_points_have_the_references_spectrum(void **state)
         OWNED(graph) line = blobs_dense_graph(3, matrix);
         assert_true(graph_normalise(line, &threads, (double)alpha, NULL));
         FINISHED(spectrum) of_line = {0};
-        struct spectrum_request request = {5, SPECTRUM_TOLERANCE, SPECTRUM_MOST_PRODUCTS, 1};
+        struct spectrum_request request = {5, 0, SPECTRUM_TOLERANCE, SPECTRUM_MOST_PRODUCTS, 1};
         assert_true(spectrum_find(line, &threads, &request, &of_line, NULL));
         assert_true(of_line.has_converged);
         assert_int_equal(of_line.pairs, 3);
@@ -94,7 +83,7 @@ static void two_blocks_have_two_eigenvalues_of_one(void **state)
     OWNED(graph) graph = blobs_dense_graph(5, matrix);
     assert_true(graph_normalise(graph, &threads, 1, NULL));
     FINISHED(spectrum) spectrum = {0};
-    assert_true(spectrum_find_dense(graph, &threads, 3, &spectrum, NULL));
+    assert_true(find_dense(graph, &threads, 3, &spectrum));
     assert_close(spectrum.values[0], 1, 1e-12);
     assert_close(spectrum.values[1], 1, 1e-12);
     assert_close(spectrum.values[2], 0, 1e-12);
@@ -117,11 +106,11 @@ static void eigenvalues_are_numpys(void **state)
     struct dense_threads threads = {pool, NULL};
     float *rows = blobs_points(COUNT, SIZE, 5, 1.1);
     OWNED(graph) graph = graph_of(&threads, rows, COUNT, SIZE, 12, 1);
-    struct spectrum_request request = {PAIRS, SPECTRUM_TOLERANCE, SPECTRUM_MOST_PRODUCTS, 1};
+    struct spectrum_request request = {PAIRS, 0, SPECTRUM_TOLERANCE, SPECTRUM_MOST_PRODUCTS, 1};
     FINISHED(spectrum) dense = {0};
     FINISHED(spectrum) iterated = {0};
-    assert_true(spectrum_find_dense(graph, &threads, PAIRS, &dense, NULL));
-    assert_true(spectrum_iterate(graph, &threads, &request, &iterated, NULL));
+    assert_true(find_dense(graph, &threads, PAIRS, &dense));
+    assert_true(spectrum_find(graph, &threads, &request, &iterated, NULL));
     assert_true(iterated.has_converged && iterated.products > 0);
     for (size_t l = 0; l < PAIRS; l++) {
         assert_close(dense.values[l], expected[l], 1e-10);
@@ -170,11 +159,11 @@ static void the_iteration_finds_what_the_dense_form_finds(void **state)
             memset(rows + 100 * SIZE, 0, 50 * SIZE * sizeof *rows);
         }
         OWNED(graph) graph = graph_of(&threads, rows, COUNT, SIZE, 10, form == 2 ? 0 : 1);
-        struct spectrum_request request = {PAIRS, 1e-9, SPECTRUM_MOST_PRODUCTS, 7};
+        struct spectrum_request request = {PAIRS, 0, 1e-9, SPECTRUM_MOST_PRODUCTS, 7};
         FINISHED(spectrum) dense = {0};
         FINISHED(spectrum) iterated = {0};
-        assert_true(spectrum_find_dense(graph, &threads, PAIRS + 1, &dense, NULL));
-        assert_true(spectrum_iterate(graph, &threads, &request, &iterated, NULL));
+        assert_true(find_dense(graph, &threads, PAIRS + 1, &dense));
+        assert_true(spectrum_find(graph, &threads, &request, &iterated, NULL));
         assert_true(iterated.has_converged && iterated.products > 0 && iterated.largest_residual <= 1e-9);
         for (size_t l = 0; l < PAIRS; l++) {
             assert_close(iterated.values[l], dense.values[l], 1e-8);
@@ -210,9 +199,9 @@ static void what_does_not_converge_leaves_no_vectors(void **state)
     struct dense_threads threads = {pool, NULL};
     float *rows = blobs_points(COUNT, SIZE, 4, 1.5);
     OWNED(graph) graph = graph_of(&threads, rows, COUNT, SIZE, 10, 1);
-    struct spectrum_request request = {12, 1e-9, 20, 7};
+    struct spectrum_request request = {12, 0, 1e-9, 20, 7};
     FINISHED(spectrum) spectrum = {0};
-    assert_true(spectrum_iterate(graph, &threads, &request, &spectrum, NULL));
+    assert_true(spectrum_find(graph, &threads, &request, &spectrum, NULL));
     assert_false(spectrum.has_converged);
     assert_null(spectrum.values);
     assert_null(spectrum.vectors);
@@ -230,8 +219,8 @@ static void bits_do_not_depend_on_threads(void **state)
         OWNED(pool) pool = pool_create(threads, NULL);
         struct dense_threads here = {pool, NULL};
         OWNED(graph) graph = graph_of(&here, rows, COUNT, SIZE, 10, 1);
-        struct spectrum_request request = {PAIRS, SPECTRUM_TOLERANCE, SPECTRUM_MOST_PRODUCTS, 3};
-        assert_true(spectrum_iterate(graph, &here, &request, &results[threads - 1], NULL));
+        struct spectrum_request request = {PAIRS, 0, SPECTRUM_TOLERANCE, SPECTRUM_MOST_PRODUCTS, 3};
+        assert_true(spectrum_find(graph, &here, &request, &results[threads - 1], NULL));
         assert_true(results[threads - 1].has_converged);
     }
     assert_memory_equal(results[0].values, results[1].values, PAIRS * sizeof(double));
@@ -241,8 +230,60 @@ static void bits_do_not_depend_on_threads(void **state)
     free(rows);
 }
 
+/* No edges: the vector that is known of a connected graph, sqrt(d), is zero, and a random one takes its place. */
+static void a_vector_of_zeros_is_refilled(void **state)
+{
+    (void)state;
+    enum { COUNT = 60 };
+    OWNED(pool) pool = pool_create(1, NULL);
+    struct dense_threads threads = {pool, NULL};
+    double *matrix = memory_create((size_t)COUNT * COUNT, sizeof *matrix);
+    OWNED(graph) graph = blobs_dense_graph(COUNT, matrix);
+    assert_true(graph_normalise(graph, &threads, 1, NULL));
+    struct spectrum_request request = {5, 0, SPECTRUM_TOLERANCE, SPECTRUM_MOST_PRODUCTS, 1};
+    FINISHED(spectrum) spectrum = {0};
+    assert_true(spectrum_find(graph, &threads, &request, &spectrum, NULL));
+    assert_true(spectrum.has_converged && spectrum.products > 0);
+    for (size_t l = 0; l < 5; l++) {
+        assert_close(spectrum.values[l], 0, 1e-12);
+        for (size_t m = 0; m <= l; m++) {
+            double dot = 0;
+            for (size_t i = 0; i < COUNT; i++) {
+                dot += spectrum.vectors[i * 5 + l] * spectrum.vectors[i * 5 + m];
+            }
+            assert_close(dot, l == m ? 1 : 0, 1e-10);
+        }
+    }
+    free(matrix);
+}
+
+/* Five rings. */
+static void many_records_take_the_iteration(void **state)
+{
+    (void)state;
+    enum { COUNT = SPECTRUM_DENSE_LIMIT + 1, EVERY = 400 };
+    OWNED(pool) pool = pool_create(2, NULL);
+    struct dense_threads threads = {pool, NULL};
+    OWNED(neighbours) lists = blobs_copy_lists(COUNT, 1, NULL, NULL);
+    for (size_t i = 0; i < COUNT; i++) {
+        size_t first = i / EVERY * EVERY, end = first + EVERY < COUNT - 1 ? first + EVERY : COUNT;
+        first = end == COUNT ? (size_t)4 * EVERY : first;
+        lists->indices[i] = (uint32_t)(i + 1 < end ? i + 1 : first);
+        lists->distances[i] = 1;
+    }
+    OWNED(graph) graph = graph_create(&threads, lists, 1, NULL);
+    assert_true(graph_normalise(graph, &threads, 1, NULL));
+    struct spectrum_request request = {5, SPECTRUM_DENSE_LIMIT, 1e-6, SPECTRUM_MOST_PRODUCTS, 1};
+    FINISHED(spectrum) spectrum = {0};
+    assert_true(spectrum_find(graph, &threads, &request, &spectrum, NULL));
+    assert_true(spectrum.has_converged && spectrum.products > 0);
+    for (size_t l = 0; l < 5; l++) {
+        assert_close(spectrum.values[l], 1, 1e-9); /* one for each ring */
+    }
+}
+
 /* A graph where S has few different eigenvalues, so that the filter may send the whole rest of a block to zero: all pairs alike. */
-static void a_block_that_loses_rank_is_refilled(void **state)
+static void a_block_that_loses_rank_is_made_whole(void **state)
 {
     (void)state;
     enum { COUNT = 60 };
@@ -254,9 +295,9 @@ static void a_block_that_loses_rank_is_refilled(void **state)
     }
     OWNED(graph) graph = blobs_dense_graph(COUNT, matrix);
     assert_true(graph_normalise(graph, &threads, 1, NULL));
-    struct spectrum_request request = {5, SPECTRUM_TOLERANCE, SPECTRUM_MOST_PRODUCTS, 1};
+    struct spectrum_request request = {5, 0, SPECTRUM_TOLERANCE, SPECTRUM_MOST_PRODUCTS, 1};
     FINISHED(spectrum) spectrum = {0};
-    assert_true(spectrum_iterate(graph, &threads, &request, &spectrum, NULL));
+    assert_true(spectrum_find(graph, &threads, &request, &spectrum, NULL));
     assert_true(spectrum.has_converged && spectrum.products > 0);
     assert_close(spectrum.values[0], 1, 1e-10);
     assert_close(spectrum.values[4], 0, 1e-10);
@@ -271,15 +312,19 @@ static void one_record_and_narrow_graphs_take_the_dense_form(void **state)
     const double none[] = {0};
     OWNED(graph) graph = blobs_dense_graph(1, none);
     assert_true(graph_normalise(graph, &threads, 1, NULL));
-    struct spectrum_request request = {33, SPECTRUM_TOLERANCE, SPECTRUM_MOST_PRODUCTS, 1};
+    struct spectrum_request request = {33, 0, SPECTRUM_TOLERANCE, SPECTRUM_MOST_PRODUCTS, 1};
     FINISHED(spectrum) spectrum = {0};
     assert_true(spectrum_find(graph, &threads, &request, &spectrum, NULL));
     assert_int_equal(spectrum.pairs, 1);
     assert_close(fabs(spectrum.vectors[0]), 1, 0);
     FINISHED(spectrum) again = {0};
-    assert_true(spectrum_iterate(graph, &threads, &request, &again, NULL));
+    assert_true(spectrum_find(graph, &threads, &request, &again, NULL));
     assert_true(again.has_converged);
     assert_int_equal(again.products, 0);
+    request.pairs = SIZE_MAX - 3; /* all there are, though there be no room for so many */
+    FINISHED(spectrum) all = {0};
+    assert_true(spectrum_find(graph, &threads, &request, &all, NULL));
+    assert_int_equal(all.pairs, 1);
 }
 
 static void clusters_are_counted_at_the_widest_gap(void **state)
@@ -327,20 +372,19 @@ static void linked_components_are_not_counted_as_clusters(void **state)
             rows[i * SIZE + c] = (float)(place + 1e-4 * blobs_noise(i * SIZE + c));
         }
     }
-    struct graph_lists lists = blobs_lists(rows, ALL, SIZE, 10);
+    OWNED(neighbours) lists = blobs_lists(rows, ALL, SIZE, 10);
     struct spectrum_rule rule = SPECTRUM_RULE;
     for (size_t is_linked = 0; is_linked < 2; is_linked++) {
-        OWNED(graph) graph = graph_create(&threads, &lists, GRAPH_SCALE_RANK, NULL);
+        OWNED(graph) graph = graph_create(&threads, lists, GRAPH_SCALE_RANK, NULL);
         size_t linked = 0;
         assert_true(is_linked == 0 || graph_link(graph, &threads, rows, SIZE, 20, &linked, NULL));
         assert_int_equal(linked, is_linked == 0 ? 0 : CLUMPS);
         assert_true(graph_normalise(graph, &threads, 1, NULL));
         FINISHED(spectrum) spectrum = {0};
-        assert_true(spectrum_find_dense(graph, &threads, PAIRS, &spectrum, NULL));
+        assert_true(find_dense(graph, &threads, PAIRS, &spectrum));
         assert_int_equal(spectrum_cluster_count(spectrum.values, PAIRS, &rule),
                          is_linked == 0 ? BLOBS + CLUMPS : BLOBS);
     }
-    blobs_lists_free(&lists);
     free(rows);
 }
 
@@ -355,7 +399,7 @@ static void records_without_neighbours_have_no_coordinates(void **state)
     OWNED(graph) graph = blobs_dense_graph(4, matrix);
     assert_true(graph_normalise(graph, &threads, 0, NULL));
     FINISHED(spectrum) spectrum = {0};
-    assert_true(spectrum_find_dense(graph, &threads, 4, &spectrum, NULL));
+    assert_true(find_dense(graph, &threads, 4, &spectrum));
     float coordinates[12];
     spectrum_coordinates(&spectrum, graph->degrees, 3, SPECTRUM_DIFFUSION, 1, coordinates);
     for (size_t c = 0; c < 3; c++) {
@@ -380,7 +424,9 @@ int main(void)
         cmocka_unit_test(the_iteration_finds_what_the_dense_form_finds),
         cmocka_unit_test(what_does_not_converge_leaves_no_vectors),
         cmocka_unit_test(bits_do_not_depend_on_threads),
-        cmocka_unit_test(a_block_that_loses_rank_is_refilled),
+        cmocka_unit_test(a_vector_of_zeros_is_refilled),
+        cmocka_unit_test(many_records_take_the_iteration),
+        cmocka_unit_test(a_block_that_loses_rank_is_made_whole),
         cmocka_unit_test(one_record_and_narrow_graphs_take_the_dense_form),
         cmocka_unit_test(clusters_are_counted_at_the_widest_gap),
         cmocka_unit_test(linked_components_are_not_counted_as_clusters),

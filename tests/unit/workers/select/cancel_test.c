@@ -1,0 +1,168 @@
+/*
+ * What may take long can be cancelled at any time: it is, by another thread, later and later until it gets to its end. Whenever that is, the error
+ * is CANCELLED, and nothing is left behind (under ASan).
+ */
+#include "tests/unit/workers/select/blobs.h"
+#include "workers/select/deita.h"
+#include "workers/select/k_center.h"
+#include "workers/select/kmeans.h"
+#include "workers/select/landmarks.h"
+#include "workers/select/rds.h"
+#include "workers/select/sinkhorn.h"
+
+#include <pthread.h>
+#include <time.h>
+
+enum { COUNT = 2600, SIZE = 12, TARGETS = 40 };
+static float *rows; /* of length 1 */
+
+static int open_rows(void **state)
+{
+    rows = plain_rows((size_t)COUNT * SIZE, 3);
+    for (size_t i = 0; i < COUNT; i++) {
+        double square = 0;
+        for (size_t c = 0; c < SIZE; c++) {
+            square += (double)rows[i * SIZE + c] * (double)rows[i * SIZE + c];
+        }
+        for (size_t c = 0; c < SIZE; c++) {
+            rows[i * SIZE + c] = (float)((double)rows[i * SIZE + c] / sqrt(square));
+        }
+    }
+    return plain_open(state);
+}
+
+static int close_rows(void **state)
+{
+    free(rows);
+    return plain_close(state);
+}
+
+struct later {
+    struct cancel cancel;
+    long delay_ns;
+};
+
+static void *cancel_later(void *context)
+{
+    struct later *later = context;
+    (void)nanosleep(&(struct timespec){later->delay_ns / 1000000000, later->delay_ns % 1000000000}, NULL);
+    cancel_request(&later->cancel, CANCEL_NOW);
+    return NULL;
+}
+
+static void cancel_often(bool (*work)(const struct dense_threads *threads, struct error *error))
+{
+    bool is_done = false;
+    for (long delay_ns = 20000; !is_done; delay_ns += delay_ns / 2) {
+        struct later later = {.delay_ns = delay_ns};
+        pthread_t thread;
+        struct error error = {0};
+        assert_int_equal(pthread_create(&thread, NULL, cancel_later, &later), 0);
+        is_done = work(&(struct dense_threads){plain_threads.pool, &later.cancel}, &error);
+        assert_int_equal(pthread_join(thread, NULL), 0);
+        assert_true(is_done || error.code == ERROR_CANCELLED);
+    }
+}
+
+static bool search(const struct dense_threads *threads, struct error *error)
+{
+    OWNED(neighbours) lists = neighbours_find_exact(threads, rows, COUNT, SIZE, 8, error);
+    return lists != NULL;
+}
+
+static bool search_cells(const struct dense_threads *threads, struct error *error)
+{
+    const struct neighbours_cells_request request = {.k = 8, .recall = 0.9, .probe_limit = 40};
+    struct neighbours_cells_report report;
+    OWNED(neighbours)
+    lists = neighbours_find_by_cells(threads, rows, COUNT, SIZE, &request, &report, error);
+    return lists != NULL;
+}
+
+static bool fit(const struct dense_threads *threads, struct error *error)
+{
+    const struct kmeans_request request = {
+        .centroid_count = 30, .iteration_limit = 20, .restart_count = 2, .sample_count = COUNT - 100};
+    OWNED(kmeans) kmeans = kmeans_fit(threads, rows, COUNT, SIZE, &request, error);
+    return kmeans != NULL;
+}
+
+static bool choose_centres(const struct dense_threads *threads, struct error *error)
+{
+    uint32_t order[300];
+    double radius = 0;
+    return k_center_select(threads, rows, COUNT, SIZE, 300, order, &radius, error);
+}
+
+static bool cut_graph(const struct dense_threads *threads, struct error *error)
+{
+    OWNED(neighbours) lists = neighbours_find_exact(&plain_threads, rows, COUNT, SIZE, 3, NULL);
+    OWNED(graph) graph = graph_create(threads, lists, GRAPH_SCALE_RANK, error);
+    const struct spectrum_request request = {3, 0, 1e-3, 400, 1};
+    FINISHED(spectrum) spectrum = {0};
+    size_t linked = 0;
+    return graph != NULL && graph_link(graph, threads, rows, SIZE, 20, &linked, error) &&
+           graph_normalise(graph, threads, 1, error) &&
+           spectrum_find(graph, threads, &request, &spectrum, error);
+}
+
+static bool weigh_landmarks(const struct dense_threads *threads, struct error *error)
+{
+    FINISHED(landmarks) landmarks = {0};
+    FINISHED(spectrum) spectrum = {0};
+    return landmarks_weigh(threads, rows, COUNT, SIZE, rows, TARGETS, LANDMARKS_NEAREST, &landmarks, error) &&
+           landmarks_find_spectrum(&landmarks, threads, 4, &spectrum, error);
+}
+
+static bool score_targets(const struct dense_threads *threads, struct error *error)
+{
+    double scores[COUNT];
+    const struct rds_targets targets = {.count = TARGETS, .size = SIZE, .rows = rows, .group_count = 1};
+    return rds_score(threads, COUNT, rows, &targets, RDS_MAX, scores, error) &&
+           rds_score(threads, COUNT, rows, &targets, RDS_MEAN, scores, error);
+}
+
+static bool walk_apart(const struct dense_threads *threads, struct error *error)
+{
+    double scores[COUNT] = {0};
+    size_t order[COUNT];
+    struct deita_use use;
+    const struct deita_walk walk = {COUNT, SIZE, rows, scores, NULL, 0.05, {BUDGET_RECORDS, COUNT}};
+    return deita_choose(threads, &walk, order, &use, error);
+}
+
+static bool transport(const struct dense_threads *threads, struct error *error)
+{
+    const struct sinkhorn_problem problem = {.n = COUNT,
+                                             .m = TARGETS,
+                                             .size = SIZE,
+                                             .x = rows,
+                                             .y = rows,
+                                             .epsilon_ratio = 0.05,
+                                             .tolerance = 1e-3,
+                                             .iteration_limit = 20};
+    FINISHED(sinkhorn_result) result = {0};
+    return sinkhorn_solve(threads, &problem, &result, error);
+}
+
+static void all_can_be_cancelled_at_any_time(void **state)
+{
+    (void)state;
+    cancel_often(search);
+    cancel_often(search_cells);
+    cancel_often(fit);
+    cancel_often(choose_centres);
+    cancel_often(cut_graph);
+    cancel_often(weigh_landmarks);
+    cancel_often(score_targets);
+    cancel_often(walk_apart);
+    cancel_often(transport);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(all_can_be_cancelled_at_any_time),
+    };
+    return cmocka_run_group_tests(tests, open_rows, close_rows);
+}
