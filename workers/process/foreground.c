@@ -2,8 +2,8 @@
  * workers/process/foreground.c: `pruned run SPEC.json --out DIR`, the same recipe with a person watching.
  *
  * Work stands in DIR/.work until it is done; then the files move up into DIR and .work goes. A run that is
- * interrupted (Ctrl-C once: stop at the next resume point) or fails leaves .work, and --resume continues from
- * it. DIR must hold nothing else: results are never mixed. Exit: 0 done, 1 failed, 2 usage or a bad spec, 3
+ * interrupted (Ctrl-C once: stop at the next resume point; at once where the stages have not begun) or fails leaves
+ * .work, and --resume continues from it. DIR must hold nothing else: results are never mixed. Exit: 0 done, 1 failed, 2 usage or a bad spec, 3
  * interrupted.
  */
 #include "base/cancel.h"
@@ -40,13 +40,14 @@ struct display {
 };
 
 static struct cancel interrupt;
+static atomic_bool is_running; /* there may be work to save */
 
 static void on_interrupt(int number)
 {
     if (atomic_load(&interrupt.state) != CANCEL_NONE) {
         _exit(128 + number);
     }
-    atomic_store(&interrupt.state, CANCEL_DRAIN);
+    atomic_store(&interrupt.state, atomic_load(&is_running) ? CANCEL_DRAIN : CANCEL_NOW);
 }
 
 /* ---- what the person sees ------------------------------------------------------------------------------ */
@@ -109,6 +110,12 @@ static int print_error(const struct error *error)
     (void)fprintf(stderr, "pruned run: %s%s%s (%s)\n", error->field, *error->field != '\0' ? ": " : "",
                   error->message, error_code_slug(error->code));
     return 1;
+}
+
+static int print_interrupted(void)
+{
+    (void)fprintf(stderr, "pruned run: interrupted; --resume continues from here\n");
+    return 3;
 }
 
 /* ---- folders ------------------------------------------------------------------------------------------- */
@@ -221,14 +228,14 @@ static int run(const struct recipe_job *job, const struct options *options)
     JSON_OWNED files = NULL;
     JSON_OWNED result = NULL;
     const char *stage = NULL;
+    atomic_store(&is_running, true);
     bool is_done = recipe_run(job, &files, &result, &stage, &error);
     end_line(job->observer.context);
     if (options->cache != NULL && !file_trim_folder(options->cache, options->cache_bytes, NULL)) {
         (void)fprintf(stderr, "warning: the cache %s could not be cut to its size\n", options->cache);
     }
     if (!is_done && (error.code == ERROR_DRAINED || error.code == ERROR_CANCELLED)) {
-        (void)fprintf(stderr, "pruned run: interrupted; --resume continues from here\n");
-        return 3;
+        return print_interrupted();
     }
     if (!is_done) {
         if (stage != NULL) {
@@ -252,6 +259,8 @@ int foreground_main(int argc, char **argv)
                               "                  [--cache DIR [--cache-bytes N]]\n");
         return 2;
     }
+    (void)signal(SIGINT, on_interrupt); /* before the model is hashed, which takes long */
+    (void)signal(SIGTERM, on_interrupt);
     struct error error = {0};
     FINISHED(error_list) faults = {0};
     JSON_OWNED written = json_load(options.spec, SPEC_LIMIT, &error);
@@ -284,7 +293,7 @@ int foreground_main(int argc, char **argv)
     JSON_OWNED plan = NULL;
     JSON_OWNED inventory = NULL;
     if (!recipe_plan(&job, &plan, &inventory, &faults)) {
-        return print_faults(&faults);
+        return atomic_load(&interrupt.state) != CANCEL_NONE ? print_interrupted() : print_faults(&faults);
     }
     job.inventory = inventory;
     if (is_finished(&options, work)) {
@@ -296,7 +305,5 @@ int foreground_main(int argc, char **argv)
     if (!open_folders(&options, work, &error)) {
         return print_error(&error);
     }
-    (void)signal(SIGINT, on_interrupt);
-    (void)signal(SIGTERM, on_interrupt);
     return run(&job, &options);
 }
