@@ -56,6 +56,20 @@ static bool llm_drop_decide(struct prune_run *run, const struct prune_target *ta
     return prune_target_cut(target, ret_plan, run->inventory, error);
 }
 
+static bool llm_drop_estimate(const struct prune_run *run, const struct prune_target *target,
+                              struct plan *ret_plan, struct error *error)
+{
+    const char *kind = json_string_value(json_object_get(run->parameters, "sublayers"));
+    OWNED_MEMORY struct prune_unit *units = NULL;
+    size_t count = prune_list_units(run, PRUNE_BY_SUBLAYER, &units), left = 0;
+    for (size_t i = 0; i < count; i++) {
+        if (is_candidate(&run->sublayers[units[i].first], kind)) {
+            units[left++] = units[i];
+        }
+    }
+    return prune_estimate(run, units, left, target, ret_plan, error);
+}
+
 static const char *const late_params[] = {"sublayers", NULL};
 
 const struct prune_method prune_method_llm_drop = {
@@ -67,4 +81,5 @@ const struct prune_method prune_method_llm_drop = {
     .param_count = sizeof params / sizeof params[0],
     .late_params = late_params,
     .decide = llm_drop_decide,
+    .estimate = llm_drop_estimate,
 };

@@ -179,6 +179,11 @@ size_t prune_list_units(const struct prune_run *run, enum prune_granularity gran
                         struct prune_unit **ret_units);
 /* Adds the unit's sublayers to the curve; a result may end at its last one. */
 void prune_add_unit(struct plan *plan, const struct prune_unit *unit, double score);
+/* For prune_method.estimate of methods that remove such units, all but the last sublayer of the model, in an order that is not known yet:
+ * the first point at which the target is met when the smallest go first, than which no order leaves more; where that never meets it,
+ * when the largest do. Whether the rest packs depends on the order and is not asked. UNREACHABLE: no order meets it. */
+bool prune_estimate(const struct prune_run *run, const struct prune_unit *units, size_t count,
+                    const struct prune_target *target, struct plan *ret_plan, struct error *error) MUST_USE;
 enum prune_granularity prune_run_granularity(const struct prune_run *run); /* parameter `granularity` */
 bool prune_angles_of_all_tokens(const json_t *parameters);                 /* parameter `tokens` */
 
@@ -233,8 +238,8 @@ struct prune_method {
      * UNREACHABLE. */
     bool (*decide)(struct prune_run *run, const struct prune_target *target, struct plan *ret_plan,
                    struct error *error);
-    /* By arithmetic alone, before the job: a plan as large as decide()'s will be, or the reason that there is none. NULL: what removing
-     * sublayers reaches says it, for width methods width_estimate. */
+    /* By arithmetic alone, before the job: a plan as large as decide()'s will be, or the reason that there is none. NULL: prune_estimate
+     * of all units says it, for width methods width_estimate. */
     bool (*estimate)(const struct prune_run *run, const struct prune_target *target, struct plan *ret_plan,
                      struct error *error);
     /* PRUNE_NEED_MODEL: what decide() takes at most beside weights, the sweep and the forward pass. */

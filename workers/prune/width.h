@@ -130,10 +130,19 @@ struct width_groups {
 void width_list_groups(const struct prune_run *run, unsigned kinds, struct width_groups *ret_groups);
 void width_groups_finish(struct width_groups *groups);
 
+/* What the members of an allocation are unless given. */
+#define WIDTH_GENERATIONS 16
+#define WIDTH_OFFSPRING   8
+#define WIDTH_LEVELS      8
+#define WIDTH_SHARPNESS   1.0
+#define WIDTH_AMPLITUDE   0.02
+#define WIDTH_INCREMENT   0.02
 /* The allocation that a request means: its `type`, the method's default for "auto" and for none. */
 const char *width_allocation_name(const struct prune_method *method, const json_t *allocation);
 /* The statistics that a job needs: the method's by its parameters, and the allocation's. */
 unsigned width_wanted(const struct prune_method *method, const json_t *parameters, const json_t *allocation);
+/* The cost that the allocation weighs units by: that of a request whose allocation asks for one (global, knapsack), NULL for others. */
+const char *width_cost(const struct prune_method *method, const json_t *allocation);
 /* Whether the allocation asks the judge. */
 bool width_needs_judge(const struct prune_method *method, const json_t *allocation);
 /* prune_method.decide of width methods: scores, then the allocation. ret_plan may already lack sublayers: the widths of what is left make up

@@ -32,6 +32,13 @@ unsigned width_wanted(const struct prune_method *method, const json_t *parameter
     return wanted | (asks_for_angles ? WIDTH_ANGLES : 0);
 }
 
+const char *width_cost(const struct prune_method *method, const json_t *allocation)
+{
+    const char *name = width_allocation_name(method, allocation);
+    bool is_asked = name != NULL && (strcmp(name, "global") == 0 || strcmp(name, "knapsack") == 0);
+    return is_asked ? json_string_value(json_object_get(allocation, "cost")) : NULL;
+}
+
 bool width_needs_judge(const struct prune_method *method, const json_t *allocation)
 {
     const char *name = width_allocation_name(method, allocation);
@@ -138,7 +145,7 @@ static double element_bytes(const struct decision *decision, const struct width_
 static double cost_of_unit(const struct decision *decision, const struct width_group *group, size_t units)
 {
     const struct prune_run *run = decision->run;
-    const char *cost = json_string_value(json_object_get(run->allocation, "cost"));
+    const char *cost = width_cost(run->method, run->allocation);
     if (cost != NULL && strcmp(cost, "flops") == 0) {
         return flops_of_unit(decision, group);
     }
@@ -319,7 +326,7 @@ static bool save_generation(void *context, size_t generation, const size_t *pare
     const struct decision *decision = context;
     const struct prune_observer *observer = &decision->run->observer;
     if (observer->progress != NULL) {
-        size_t all = (size_t)number_of(decision->run->allocation, "generations", 16);
+        size_t all = (size_t)number_of(decision->run->allocation, "generations", WIDTH_GENERATIONS);
         observer->progress(observer->context, generation, all > generation ? all : generation, "generation");
     }
     JSON_OWNED state = json_object();
@@ -339,14 +346,15 @@ static bool evolve(struct decision *decision, const struct allocation_problem *p
     const struct prune_run *run = decision->run;
     const json_t *parent = json_object_get(run->state, "parent");
     OWNED_MEMORY size_t *counts = memory_create(problem->group_count + 1, sizeof *counts);
-    struct evolution_options options = {.seed = run->seed,
-                                        .generations = (size_t)number_of(run->allocation, "generations", 16),
-                                        .offspring = (size_t)number_of(run->allocation, "offspring", 8),
-                                        .stage_count = 2,
-                                        .survivors = {2},
-                                        .context = decision,
-                                        .fitness = fitness,
-                                        .save = save_generation};
+    struct evolution_options options = {
+        .seed = run->seed,
+        .generations = (size_t)number_of(run->allocation, "generations", WIDTH_GENERATIONS),
+        .offspring = (size_t)number_of(run->allocation, "offspring", WIDTH_OFFSPRING),
+        .stage_count = 2,
+        .survivors = {2},
+        .context = decision,
+        .fitness = fitness,
+        .save = save_generation};
     if (json_array_size(parent) == problem->group_count && problem->group_count > 0) {
         for (size_t i = 0; i < problem->group_count; i++) {
             counts[i] = (size_t)json_integer_value(json_array_get(parent, i));
@@ -372,7 +380,8 @@ static bool allocate(struct decision *decision, size_t *ret_kept, struct error *
         return evolve(decision, &problem, ret_kept, error);
     }
     if (strcmp(name, "knapsack") == 0) {
-        struct knapsack_options options = {.level_limit = (size_t)number_of(run->allocation, "levels", 8),
+        struct knapsack_options options = {.level_limit =
+                                               (size_t)number_of(run->allocation, "levels", WIDTH_LEVELS),
                                            .context = decision,
                                            .damage = damage_of_level};
         return allocation_solve_knapsack(&problem, &options, ret_kept, error);
@@ -382,11 +391,11 @@ static bool allocate(struct decision *decision, size_t *ret_kept, struct error *
                 : strcmp(name, "cfsp") == 0  ? ALLOCATION_CFSP
                 : strcmp(name, "adapt") == 0 ? ALLOCATION_ADAPT
                                              : ALLOCATION_UNIFORM,
-        .cost_power = json_is_string(json_object_get(run->allocation, "cost")) ? 1 : 0,
+        .cost_power = width_cost(run->method, run->allocation) != NULL ? 1 : 0,
         .is_standardised = run->method->standardises,
-        .sharpness = number_of(run->allocation, "sharpness", 1),
-        .amplitude = number_of(run->allocation, "amplitude", 0.02),
-        .increment = number_of(run->allocation, "increment", 0.02),
+        .sharpness = number_of(run->allocation, "sharpness", WIDTH_SHARPNESS),
+        .amplitude = number_of(run->allocation, "amplitude", WIDTH_AMPLITUDE),
+        .increment = number_of(run->allocation, "increment", WIDTH_INCREMENT),
     };
     return allocation_solve(&problem, &rule, ret_kept, error);
 }

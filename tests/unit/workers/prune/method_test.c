@@ -209,12 +209,11 @@ static void every_method_stops_at_the_first_point_past_every_kind_of_target(void
             OWNED(plan) plan = plan_create(SUBLAYERS);
             struct error error = {0};
             if (!run_method(methods[i], &targets[t], 7, plan, &error)) {
-                /* An order whose points never pack may say so, sleb that the first and the last block stay, and nothing else. */
-                bool is_third_block =
-                    targets[t].count == 150 || targets[t].count == 600 || targets[t].count == 300;
-                bool may_fail =
-                    targets[t].require_packable || (is_third_block && strcmp(methods[i]->name, "sleb") == 0);
-                assert_true(may_fail && error.code == ERROR_UNREACHABLE);
+                /* An order whose points never pack may say so, and what was estimated to be out of reach. */
+                OWNED(plan) none = plan_create(SUBLAYERS);
+                bool is_foreseen = methods[i]->estimate != NULL &&
+                                   !methods[i]->estimate(&world.run, &targets[t], none, NULL);
+                assert_true((targets[t].require_packable || is_foreseen) && error.code == ERROR_UNREACHABLE);
                 continue;
             }
             assert_true(prune_target_reached(&targets[t], plan, &world.inventory));
@@ -354,6 +353,47 @@ static void sleb_keeps_the_first_and_the_last_block(void **state)
     assert_int_equal(error.code, ERROR_UNREACHABLE);
 }
 
+/* Whatever the order of removal: an estimate fails where the method does, and promises no less than it leaves. */
+static void what_no_order_reaches_is_said_before_the_job(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *name, *member, *value;
+        size_t most; /* sublayers that may go */
+    } rows[] = {
+        {"sleb", "curve", "target", 4},
+        {"llm_drop", "sublayers", "both", SUBLAYERS - 1},
+        {"llm_drop", "sublayers", "attention", LAYERS},
+        {"llm_drop", "sublayers", "ffn", LAYERS},
+    };
+    struct world world;
+    world_start(&world);
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        const struct prune_method *method = prune_method_find(rows[i].name);
+        JSON_OWNED parameters = json_pack("{s:s}", rows[i].member, rows[i].value);
+        world.run.parameters = parameters;
+        for (size_t removed = 0; removed <= SUBLAYERS; removed++) {
+            struct prune_target target = {.kind = PRUNE_TARGET_SUBLAYERS_REMOVED, .count = removed};
+            struct error error = {0};
+            OWNED(plan) estimate = plan_create(SUBLAYERS);
+            OWNED(plan) plan = plan_create(SUBLAYERS);
+            bool is_possible = method->estimate(&world.run, &target, estimate, &error);
+            assert_int_equal(is_possible, removed <= rows[i].most);
+            assert_int_equal(run_method_with(method, parameters, &target, 7, plan, NULL), is_possible);
+            if (!is_possible) {
+                assert_int_equal(error.code, ERROR_UNREACHABLE);
+                assert_string_equal(error.field, "/target/sublayers_removed");
+                continue;
+            }
+            struct plan_size promised, left;
+            plan_measure(estimate, &world.inventory, 0, &promised);
+            plan_measure(plan, &world.inventory, 0, &left);
+            assert_true(promised.removed_sublayer_count >= removed);
+            assert_true(promised.parameter_count >= left.parameter_count);
+        }
+    }
+}
+
 static void last_blocks_removes_from_the_end(void **state)
 {
     (void)state;
@@ -461,6 +501,7 @@ int main(void)
         cmocka_unit_test(shortgpt_removes_the_blocks_that_turn_least),
         cmocka_unit_test(a_greedy_search_ranks_by_what_is_asked_for),
         cmocka_unit_test(sleb_keeps_the_first_and_the_last_block),
+        cmocka_unit_test(what_no_order_reaches_is_said_before_the_job),
         cmocka_unit_test(last_blocks_removes_from_the_end),
         cmocka_unit_test(llm_drop_removes_the_sublayers_that_turn_least),
         cmocka_unit_test(llm_drop_keeps_to_the_kind_that_was_asked_for),
