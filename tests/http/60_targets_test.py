@@ -5,7 +5,7 @@ import sys
 import tempfile
 
 from service import Service, Tap, require_programs
-from tiny_model import write_model, write_text
+from tiny_model import build_config, build_tensors, pack_safetensors, save, write_model, write_text
 
 require_programs()
 tap = Tap()
@@ -108,24 +108,85 @@ def check_gate(service):
            job["error"])
     answer = service.post("/v1/pruning/jobs", {key: value for key, value in body().items() if key != "target"})
     tap.ok(answer.status == 422 and "#/target" in str(answer.json["errors"]), "a target or a sweep is needed", answer)
-    registered = service.post("/v1/models", {"name": "tiny", "source": "file://" + model})
-    tap.ok(registered.status in (200, 201), "registered", registered)
     faults = {**body(layers={"skip": ["9"]}, quality_gate={**gate, "text": {"source": "file://" + other}}), "model": "tiny"}
     answer = service.post("/v1/pruning/jobs", faults)
     tap.ok(answer.status == 422 and {item["pointer"] for item in answer.json["errors"]} ==
            {"#/layers/skip/0", "#/quality_gate/max_ratio", "#/quality_gate/text/source"}, "all faults before the 201", answer)
     plan = service.post("/v1/pruning/jobs?dry_run=true", {**body(sweep={"num_layers": [3, 2]}), "model": "tiny"})
     tap.equal([p["name"] for p in plan.json["plan"]["points"]], ["sparsity-0.3", "num_layers-3", "num_layers-2"], "a dry run plans each target")
-    for method, layouts in (("sleb", ["uniform", "padded", "identity", "heterogeneous", "decilm"]),
-                            ("cfsp", ["padded", "identity", "heterogeneous", "decilm"]),
-                            ("finercut", ["identity", "heterogeneous", "decilm"])):
-        plan = service.post("/v1/pruning/jobs?dry_run=true", {**body(method={"type": method}), "model": "tiny"})
-        tap.equal(plan.json["plan"]["layouts"], layouts, "layouts that a result of %s may take" % method)
     answer = service.post("/v1/pruning/jobs", {**body(sweep={"sparsity": [0.3], "require_packable": True}), "model": "tiny"})
     tap.ok(answer.status == 422 and "#/sweep/sparsity/0" in str(answer.json["errors"]), "one name is one point", answer)
 
 
+def write_experts(path):
+    """A Mixtral of four experts, two of which each token is sent to."""
+    write_model(path, layers=4)
+    config = build_config(layers=4)
+    tensors = build_tensors(config)
+    for layer in range(4):
+        prefix = "model.layers.%d." % layer
+        gate, up, down = (tensors.pop(prefix + "mlp.%s_proj.weight" % name) for name in ("gate", "up", "down"))
+        moe = prefix + "block_sparse_moe."
+        tensors[moe + "gate.weight"] = ([4, 32], [0.01 * i for i in range(4 * 32)])
+        for expert in range(4):
+            for name, tensor in (("w1", gate), ("w3", up), ("w2", down)):
+                tensors[moe + "experts.%d.%s.weight" % (expert, name)] = tensor
+    save(path, "model.safetensors", pack_safetensors(tensors))
+    save(path, "config.json", {**config, "model_type": "mixtral", "architectures": ["MixtralForCausalLM"], "num_local_experts": 4,
+                               "num_experts_per_tok": 2, "sliding_window": None})
+    return path
+
+
+def check_layouts(service):
+    """What a dry run promises of layouts and loaders, without decilm, for which 48 channels are no number."""
+    for name, path in (("tiny", model), ("experts", write_experts(os.path.join(folder, "experts")))):
+        registered = service.post("/v1/models", {"name": name, "source": "file://" + path})
+        tap.ok(registered.status in (200, 201), "registered", registered)
+    remote, stock = ["transformers (trust_remote_code)", "pruned"], ["transformers", "vllm", "pruned"]
+    every, unpacked, uneven = ["uniform", "padded", "identity", "heterogeneous"], ["identity", "heterogeneous"], ["padded", "identity", "heterogeneous"]
+    both = {"width": {"type": "wanda_sp"}}
+    for method, name, layouts, loaders, more in (
+            ({"type": "sleb"}, "tiny", every, stock, {}),
+            ({"type": "cfsp"}, "tiny", uneven, remote, {}),
+            ({"type": "wanda_sp"}, "tiny", every, stock, {}),
+            ({"type": "wanda_sp"}, "tiny", uneven, remote, {"allocation": {"type": "global"}}),
+            ({"type": "finercut"}, "tiny", unpacked, remote, {}),
+            ({"type": "finercut"}, "tiny", every, stock, {"target": {"sparsity": 0.3, "require_packable": True}}),
+            ({"type": "finercut"}, "tiny", unpacked, stock, {"output": {"layout": "identity"}}),
+            ({"type": "cfsp"}, "tiny", uneven, stock, {"output": {"layout": "padded"}}),
+            ({"type": "two_ssp"}, "tiny", unpacked, remote, {}),
+            ({"type": "slicegpt"}, "tiny", every, stock, {}),
+            ({"type": "minitron", "minitron": {"hidden": True}}, "tiny", ["heterogeneous"], remote, {}),
+            ({"type": "combined", "combined": {**both, "depth": {"type": "finercut"}}}, "tiny", unpacked, remote, {}),
+            ({"type": "combined", "combined": {**both, "depth": {"type": "shortgpt"}}}, "tiny", every, stock, {}),
+            ({"type": "wanda_sp"}, "experts", ["uniform", "padded", "heterogeneous"], stock, {}),
+            ({"type": "flap"}, "experts", ["heterogeneous"], remote, {})):
+        plan = service.post("/v1/pruning/jobs?dry_run=true", {**body(method=method, **more), "model": name})
+        tap.equal([plan.json["plan"]["layouts"], plan.json["plan"]["loaders"]], [layouts, loaders],
+                  "layouts and loaders of %s of %s, %s" % (method["type"], name, more))
+    for name, request, pointer in (
+            ("tiny", body(method={"type": "sleb"}, target={"num_layers": 1}), "#/target/num_layers"),
+            ("tiny", body(method={"type": "llm_drop", "llm_drop": {"sublayers": "attention"}}, target={"sparsity": 0.5}), "#/target/sparsity"),
+            ("tiny", body(method={"type": "combined", "combined": {**both, "depth_ratio": 0.9, "depth": {"type": "sleb"}}},
+                          target={"sparsity": 0.6}), "#/target/sparsity"),
+            ("experts", body(method={"type": "wanda_sp"}, output={"layout": "identity"}), "#/output/layout")):
+        answer = service.post("/v1/pruning/jobs?dry_run=true", {**request, "model": name})
+        tap.ok(answer.status == 422 and [item["pointer"] for item in answer.json["errors"]] == [pointer],
+               "what cannot be is known before the job: %s" % pointer, answer)
+    for more, reader in (({"allocation": {"type": "cfsp"}}, "allocation cfsp"), ({"compensation": {"type": "ls"}}, "compensation ls"),
+                         ({"allocation": {"type": "global", "cost": "milliseconds"}}, "allocation cost milliseconds")):
+        request = {**body(method={"type": "magnitude_sp"}, **more), "model": "tiny"}
+        del request["calibration"]
+        answer = service.post("/v1/pruning/jobs?dry_run=true", request)
+        tap.ok(answer.status == 422 and reader + " needs calibration text" in str(answer.json["errors"]), "who asks for text: " + reader, answer)
+    request = {**body(method={"type": "magnitude_sp"}, allocation={"type": "uniform", "cost": "milliseconds"}), "model": "tiny"}
+    del request["calibration"]
+    answer = service.post("/v1/pruning/jobs?dry_run=true", request)
+    tap.equal(answer.status, 200, "a cost that the allocation does not ask for asks for nothing: %s" % answer)
+
+
 with Service(roots=[folder]) as running:
+    check_layouts(running)
     done = check_sweep(running)
     check_scores(running, done)
     check_replay(running, done)

@@ -1,9 +1,13 @@
 /* workers/recipe/catalogue_pruning.c: what a pruning job says of how much goes, where, and how good the result must be. */
 #include "workers/recipe/catalogue.h"
 
-#define COUNT_OF(array) (sizeof(array) / sizeof((array)[0]))
-#define MOST_INTEGER    9007199254740991.0
-#define SWEEP_MAX       16
+#include "workers/prune/width.h"
+
+#define COUNT_OF(array)      (sizeof(array) / sizeof((array)[0]))
+#define TEXT_OF(value)       #value
+#define DEFAULT_OF(constant) TEXT_OF(constant)
+#define MOST_INTEGER         9007199254740991.0
+#define SWEEP_MAX            16
 
 static const char *const gate_metrics[] = {"perplexity", "kl", NULL};
 static const char *const gate_ends[] = {"fail", "back_off", NULL};
@@ -172,39 +176,39 @@ static const struct param_spec allocation_members[] = {
      .type = PARAM_INTEGER,
      .min = 1,
      .max = 4096,
-     .default_json = "16",
+     .default_json = DEFAULT_OF(WIDTH_GENERATIONS),
      .help = "evolutionary: how often the best allocation is varied."},
     {.name = "offspring",
      .type = PARAM_INTEGER,
      .min = 1,
      .max = 256,
-     .default_json = "8",
+     .default_json = DEFAULT_OF(WIDTH_OFFSPRING),
      .help = "evolutionary: variations of a generation."},
     {.name = "levels",
      .type = PARAM_INTEGER,
      .min = 2,
      .max = 64,
-     .default_json = "8",
+     .default_json = DEFAULT_OF(WIDTH_LEVELS),
      .help = "knapsack: widths that are tried of each sublayer."},
     {.name = "sharpness",
      .type = PARAM_NUMBER,
      .flags = PARAM_OPEN_MIN,
      .min = 0,
      .max = 1000,
-     .default_json = "1.0",
+     .default_json = DEFAULT_OF(WIDTH_SHARPNESS),
      .help = "cfsp: the sigmoid's factor: how far layers may differ."},
     {.name = "amplitude",
      .type = PARAM_NUMBER,
      .min = 0,
      .max = 1,
-     .default_json = "0.02",
+     .default_json = DEFAULT_OF(WIDTH_AMPLITUDE),
      .help = "adapt: how far a layer's importance moves its share in one step."},
     {.name = "increment",
      .type = PARAM_NUMBER,
      .flags = PARAM_OPEN_MIN,
      .min = 0,
      .max = 1,
-     .default_json = "0.02",
+     .default_json = DEFAULT_OF(WIDTH_INCREMENT),
      .help = "adapt: the share that goes of every layer in one step."},
 };
 static const struct param_spec compensation_members[] = {
@@ -227,7 +231,7 @@ static const struct param_spec shaping[] = {
      .flags = PARAM_EXACTLY_ONE | PARAM_EITHER | PARAM_NULLABLE,
      .members = sweep_members,
      .member_count = COUNT_OF(sweep_members),
-     .help = "Several targets of one measure, from one search: a result for each, and the curve."},
+     .help = "Several targets of one measure, from one set of scores: a result for each, and the curve."},
     {.name = "quality_gate",
      .type = PARAM_OBJECT,
      .flags = PARAM_NULLABLE,

@@ -132,28 +132,62 @@ const json_t *recipe_search_parameters(const json_t *spec)
 
 /* ---- the depth that comes first ---------------------------------------------------------------------------------- */
 
-static struct prune_target depth_target(const struct recipe *recipe, const struct prune_target *target)
+static struct prune_target depth_target(const struct inventory *inventory, double depth_ratio,
+                                        const struct prune_target *target)
 {
     struct prune_target depth = *target;
     struct plan_size size;
     size_t count = 0;
     struct plan_sublayer *listed = NULL;
-    count = plan_list_sublayers(&recipe->inventory->config, &listed);
+    count = plan_list_sublayers(&inventory->config, &listed);
     free(listed);
     OWNED(plan) nothing = plan_create(count);
-    plan_measure(nothing, recipe->inventory, target->element_bytes, &size);
+    plan_measure(nothing, inventory, target->element_bytes, &size);
     uint64_t whole = target->kind == PRUNE_TARGET_MEMORY_BYTES ? size.weight_bytes : size.parameter_count;
     double gone = whole > target->count ? (double)(whole - target->count) : 0;
-    depth.ratio = target->ratio * recipe->depth_ratio;
-    depth.count = whole - (uint64_t)(gone * recipe->depth_ratio);
+    depth.ratio = target->ratio * depth_ratio;
+    depth.count = whole - (uint64_t)(gone * depth_ratio);
     return depth;
+}
+
+static bool estimate(const struct prune_run *run, const struct prune_target *target, struct plan *ret_plan,
+                     struct error *error)
+{
+    const struct prune_method *method = run->method;
+    if (method->estimate != NULL) {
+        return method->estimate(run, target, ret_plan, error);
+    }
+    if ((method->needs & PRUNE_NEED_WIDTH) != 0) {
+        return width_estimate(run, target, ret_plan, error);
+    }
+    bool is_block = (method->traits & PRUNE_TRAIT_PACKS) != 0 || prune_run_granularity(run) == PRUNE_BY_BLOCK;
+    OWNED_MEMORY struct prune_unit *units = NULL;
+    size_t count = prune_list_units(run, is_block ? PRUNE_BY_BLOCK : PRUNE_BY_SUBLAYER, &units);
+    return prune_estimate(run, units, count, target, ret_plan, error);
+}
+
+bool combined_estimate(const struct recipe_method *found, const struct prune_run *run,
+                       const struct prune_target *target, struct plan *ret_plan, struct error *error)
+{
+    bool has_share =
+        target->kind != PRUNE_TARGET_NUM_LAYERS && target->kind != PRUNE_TARGET_SUBLAYERS_REMOVED;
+    if (found->depth != NULL && has_share) { /* the width method refuses the others */
+        const struct prune_target depth = depth_target(run->inventory, found->depth_ratio, target);
+        struct prune_run first = *run;
+        first.method = found->depth;
+        first.parameters = found->depth_parameters;
+        if (!estimate(&first, &depth, ret_plan, error)) {
+            return false;
+        }
+    }
+    return estimate(run, target, ret_plan, error);
 }
 
 /* Of the depth method, as far as its share goes; its curve stands in the checkpoint, and the next target goes on from it. */
 static bool choose_depth(struct recipe *recipe, struct prune_run *run, const struct prune_target *target,
                          struct plan *ret_plan, struct error *error)
 {
-    const struct prune_target depth = depth_target(recipe, target);
+    const struct prune_target depth = depth_target(recipe->inventory, recipe->depth_ratio, target);
     const json_t *saved = json_object_get(recipe->done, "curve");
     bool is_curve = (recipe->depth->traits & PRUNE_TRAIT_CURVE) != 0;
     OWNED(plan) plan = saved != NULL ? plan_parse(saved, error) : NULL;

@@ -28,5 +28,9 @@ const struct param_spec *combined_spec(void);
 /* The method's decide, after that of the depth method where there is one. */
 bool combined_decide(struct recipe *recipe, struct prune_run *run, const struct prune_target *target,
                      struct plan *ret_plan, struct error *error) MUST_USE;
+/* What it will leave, by arithmetic alone (prune_method.estimate). run: of the method, whose parameters it has. */
+bool combined_estimate(const struct recipe_method *found, const struct prune_run *run,
+                       const struct prune_target *target, struct plan *ret_plan,
+                       struct error *error) MUST_USE;
 
 #endif

@@ -185,16 +185,7 @@ static void weigh_stages(struct recipe *recipe)
 
 static bool check_disk(const struct recipe *recipe, struct error *error)
 {
-    uint64_t free_bytes = 0;
-    uint64_t total_bytes = 0;
-    uint64_t needed = 0;
-    for (size_t i = 0; i < recipe->points.count; i++) {
-        bool is_current = i == recipe->points.current;
-        const struct recipe_point *point = &recipe->points.items[i];
-        const struct plan *plan = is_current ? recipe->plan : point->plan;
-        needed += (is_current ? &recipe->draft : &point->draft)->weight_bytes + (16u << 20);
-        needed += plan->patch != NULL ? patch_bytes(plan->patch) : 0; /* goes along */
-    }
+    uint64_t free_bytes = 0, total_bytes = 0, needed = recipe->disk_bytes;
     if (!file_free_bytes(recipe->job->work_folder, &free_bytes, &total_bytes, error)) {
         return false;
     }
@@ -216,6 +207,7 @@ static bool run_search(struct recipe *recipe, struct error *error)
 static bool run_rewrite(struct recipe *recipe, struct error *error)
 {
     double share = 1 / (double)recipe->points.count;
+    recipe->disk_bytes = 0;
     return recipe_for_points(recipe, stage_rewrite, share, error) && check_disk(recipe, error);
 }
 

@@ -190,6 +190,7 @@ struct recipe {
     struct inventory *derived;           /* of the pruned model, where the plan has widths */
     struct export_options export_options;
     struct export_draft draft;
+    uint64_t disk_bytes; /* of the points that were drafted */
     char model_sha256[65];
 
     struct checkpoint_identity identity;
@@ -254,6 +255,9 @@ bool recipe_finish_plan(struct recipe *recipe, const struct prune_target *target
 /* recipe->model is the source, with what the phase leaves for its weights. */
 bool recipe_open_source(struct recipe *recipe, enum memory_phase phase, struct error *error) MUST_USE;
 bool stage_rewrite(struct recipe *recipe, struct error *error) MUST_USE;
+/* On disk: the weights as they are written, GGUF files, the plan's patch, which goes along, and what is small. */
+#define RECIPE_BESIDE_BYTES ((uint64_t)16 << 20)
+uint64_t recipe_point_bytes(uint64_t weight_bytes, uint64_t format_bytes, const struct plan *plan);
 bool stage_export(struct recipe *recipe, struct error *error) MUST_USE;
 /* The absolute path of a source of the spec: borrowed. NOT_FOUND with its pointer. */
 const char *recipe_find_input(const struct recipe *recipe, const char *source, const char *pointer,
@@ -326,7 +330,8 @@ json_t *curve_format(const struct recipe *recipe) MUST_USE;
 const char *recipe_compensation(const struct prune_method *method, const json_t *spec);
 unsigned recipe_width_wanted(const struct prune_method *method,
                              const json_t *spec); /* bits of width_statistic */
-/* Whether the job reads calibration text: for the method, its allocation or the compensation. */
+/* What of a job reads calibration text: "method flap", "allocation knapsack", "compensation ls"; false: nothing does. */
+bool recipe_find_reader(const struct prune_method *method, const json_t *spec, char ret_reader[80]);
 bool recipe_needs_calibration(const struct prune_method *method, const json_t *spec);
 /* Whether it makes tokens of any text. method: NULL without pruning. */
 bool recipe_needs_tokenizer(const struct prune_method *method, const json_t *spec);

@@ -534,6 +534,12 @@ static void export_progress(void *context, uint64_t done_bytes, uint64_t total_b
     progress_step(context, done_bytes, total_bytes, "byte");
 }
 
+uint64_t recipe_point_bytes(uint64_t weight_bytes, uint64_t format_bytes, const struct plan *plan)
+{
+    return weight_bytes + format_bytes + (plan->patch != NULL ? patch_bytes(plan->patch) : 0) +
+           RECIPE_BESIDE_BYTES;
+}
+
 bool stage_rewrite(struct recipe *recipe, struct error *error)
 {
     const json_t *output = json_object_get(recipe->spec, "output");
@@ -553,6 +559,7 @@ bool stage_rewrite(struct recipe *recipe, struct error *error)
                    export_check_formats(&recipe->draft, recipe_pruned(recipe), recipe_formats(recipe),
                                         &recipe->export_options, &format_bytes, error);
     recipe->export_options.pruning = NULL;
+    recipe->disk_bytes += recipe_point_bytes(recipe->draft.weight_bytes, format_bytes, recipe->plan);
     return is_good;
 }
 

@@ -1,9 +1,10 @@
 /*
- * workers/recipe/width.c: what a job does besides when its method makes sublayers narrower: statistics before the search, compensation after it,
- * and the inventory of the pruned model from then on.
+ * workers/recipe/width.c: what a job does besides when its method makes sublayers narrower: statistics before
+ * the search, compensation after it, and the inventory of the pruned model from then on.
  *
- * Statistics lie in the work folder, in a file of their own with its hash; the checkpoint knows that it is there. A plan's patch lies beside others' in
- * plans/<target>/, and plan.json's index of it stands in the checkpoint.
+ * Statistics lie in the work folder, in a file of their own with its hash; the checkpoint knows that it is
+ * there. A plan's patch lies beside others' in plans/<target>/, and plan.json's index of it stands in the
+ * checkpoint.
  */
 #include "workers/recipe/combined.h"
 
@@ -44,19 +45,43 @@ unsigned recipe_width_wanted(const struct prune_method *method, const json_t *sp
 }
 
 /* Whether units are weighed against the time that their sublayers take. */
-static bool is_timed(const json_t *spec)
+static bool is_timed(const struct prune_method *method, const json_t *spec)
 {
-    const char *cost = json_string_value(json_object_get(json_object_get(spec, "allocation"), "cost"));
+    const char *cost = (method->needs & PRUNE_NEED_WIDTH) != 0
+                           ? width_cost(method, json_object_get(spec, "allocation"))
+                           : NULL;
     return cost != NULL && strcmp(cost, "milliseconds") == 0;
+}
+
+bool recipe_find_reader(const struct prune_method *method, const json_t *spec, char ret_reader[80])
+{
+    enum { SIZE = 80 };
+    const json_t *allocation = json_object_get(spec, "allocation");
+    const char *compensation = recipe_compensation(method, spec);
+    const char *rule =
+        (method->needs & PRUNE_NEED_WIDTH) != 0 ? width_allocation_name(method, allocation) : NULL;
+    bool is_gathered = (recipe_width_wanted(method, spec) & WIDTH_NEEDS_DATA) != 0;
+    bool is_own =
+        is_gathered && (width_wanted(method, parameters_of(method, spec), NULL) & WIDTH_NEEDS_DATA) != 0;
+    if ((method->needs & PRUNE_NEED_CALIBRATION) != 0 || is_own) {
+        const char *name = json_string_value(json_object_get(json_object_get(spec, "method"), "type"));
+        (void)snprintf(ret_reader, SIZE, "method %.60s", name);
+    } else if (rule != NULL && (is_gathered || width_needs_judge(method, allocation))) {
+        (void)snprintf(ret_reader, SIZE, "allocation %.60s", rule);
+    } else if (is_timed(method, spec)) {
+        (void)snprintf(ret_reader, SIZE, "allocation cost milliseconds");
+    } else if (strcmp(compensation, "none") != 0) {
+        (void)snprintf(ret_reader, SIZE, "compensation %.60s", compensation);
+    } else {
+        return false;
+    }
+    return true;
 }
 
 bool recipe_needs_calibration(const struct prune_method *method, const json_t *spec)
 {
-    return (method->needs & PRUNE_NEED_CALIBRATION) != 0 ||
-           (recipe_width_wanted(method, spec) & WIDTH_NEEDS_DATA) != 0 ||
-           ((method->needs & PRUNE_NEED_WIDTH) != 0 &&
-            (width_needs_judge(method, json_object_get(spec, "allocation")) || is_timed(spec))) ||
-           strcmp(recipe_compensation(method, spec), "none") != 0;
+    char reader[80];
+    return recipe_find_reader(method, spec, reader);
 }
 
 bool recipe_needs_tokenizer(const struct prune_method *method, const json_t *spec)
@@ -214,7 +239,7 @@ bool recipe_open_widths(struct recipe *recipe, const struct prune_target *target
     if (!file_make_folders(width->folder, 0755, error)) {
         return false;
     }
-    bool times = is_timed(recipe->spec);
+    bool times = is_timed(recipe->method, recipe->spec);
     bool is_judged =
         (recipe->method->needs & PRUNE_NEED_WIDTH) != 0 && width_needs_judge(recipe->method, allocation);
     if (!times && !is_judged) {

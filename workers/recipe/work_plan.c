@@ -12,9 +12,10 @@
 #include "base/check.h"
 #include "base/file.h"
 #include "base/memory.h"
+#include "base/text.h"
+#include "workers/export/certificate.h"
 #include "workers/model/architecture.h"
 #include "workers/recipe/spec.h"
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -29,6 +30,8 @@ struct work {
     struct prune_layers *layers; /* owned */
     struct prune_target target;  /* of the point that is being planned */
     struct export_options options;
+    bool is_exact;     /* the method asks no data: what is planned is what comes out */
+    struct plan *plan; /* owned: of the first point, as far as it is known; NULL: it cannot be */
     struct error_list *faults;
     json_t *warnings;
     uint64_t text_bytes;
@@ -126,12 +129,13 @@ static void check_calibration(struct work *work)
 {
     const json_t *calibration = json_object_get(work->spec, "calibration");
     const char *source = json_string_value(json_object_get(calibration, "source"));
-    if (!recipe_needs_calibration(work->method, work->spec)) {
+    char reader[80];
+    if (!recipe_find_reader(work->method, work->spec, reader)) {
         return;
     }
     if (source == NULL) {
-        error_list_add(work->faults, ERROR_MISSING_FIELD, "/calibration/source",
-                       "method %s needs calibration text", work->method->name);
+        error_list_add(work->faults, ERROR_MISSING_FIELD, "/calibration/source", "%s needs calibration text",
+                       reader);
         return;
     }
     check_source(work, source, "/calibration/source");
@@ -148,42 +152,6 @@ static void check_calibration(struct work *work)
 }
 
 /* ---- target ------------------------------------------------------------------------------------------------------ */
-
-/* A plan that removes the largest (or smallest) units first, everything but the last: the bounds of what any order can reach. */
-static struct plan *extreme_plan(const struct work *work, bool is_largest_first, struct prune_run *run)
-{
-    struct prune_unit *units = NULL;
-    bool is_block =
-        (work->method->traits & PRUNE_TRAIT_PACKS) != 0 || prune_run_granularity(run) == PRUNE_BY_BLOCK;
-    size_t count = prune_list_units(run, is_block ? PRUNE_BY_BLOCK : PRUNE_BY_SUBLAYER, &units);
-    struct plan *plan = plan_create(run->sublayer_count);
-    size_t sublayers = 0;
-    for (size_t i = 0; i < count; i++) {
-        sublayers += units[i].count;
-    }
-    size_t rounds = sublayers == run->sublayer_count && count > 0 ? count - 1 : count; /* skipped ones stay */
-    for (size_t round = 0; round < rounds; round++) {
-        size_t best = 0;
-        uint64_t best_size = 0;
-        bool is_found = false;
-        for (size_t i = 0; i < count; i++) {
-            uint64_t size = 0;
-            for (size_t s = 0; s < units[i].count; s++) {
-                size += run->sublayers[units[i].first + s].parameter_count;
-            }
-            if (units[i].count > 0 &&
-                (!is_found || (is_largest_first ? size > best_size : size < best_size))) {
-                best = i;
-                best_size = size;
-                is_found = true;
-            }
-        }
-        prune_add_unit(plan, &units[best], NAN);
-        units[best].count = 0;
-    }
-    free(units);
-    return plan;
-}
 
 struct sublayer *recipe_list_sublayers(const struct inventory *inventory, size_t *ret_count)
 {
@@ -220,9 +188,8 @@ static void put_size(json_t *object, const struct plan_size *size)
     json_put_double(object, "sparsity", size->sparsity_ratio);
 }
 
-/* Exact for methods without data, else the first point at which the target is met when the smallest units go first: no order
- * leaves more. */
-static json_t *plan_output(struct work *work, uint64_t *ret_weight_bytes)
+/* Exact for methods without data, else as large as what the job will make. NULL with faults. Owned. */
+static struct plan *make_plan_of_point(struct work *work)
 {
     size_t count = 0;
     OWNED_MEMORY struct sublayer *sublayers = recipe_list_sublayers(work->inventory, &count);
@@ -232,122 +199,177 @@ static json_t *plan_output(struct work *work, uint64_t *ret_weight_bytes)
                             .sublayer_count = count,
                             .parameters = work->parameters,
                             .seed = get_integer(work->spec, "seed", 42),
+                            .allocation = json_object_get(work->spec, "allocation"),
                             .layers = work->layers,
                             .cancel = work->job->cancel};
     struct error error = {0};
-    bool is_exact = (work->method->needs & (PRUNE_NEED_CALIBRATION | PRUNE_NEED_WIDTH)) == 0;
-    OWNED(plan) plan = NULL;
+    OWNED(plan) plan = plan_create(count);
     OWNED(plan) given = NULL;
+    bool is_good = true;
     if ((work->method->needs & PRUNE_NEED_PLAN) != 0) {
         given = recipe_load_plan(work->job->inputs, work->inventory, work->method->name, work->parameters,
                                  &error);
-        if (given == NULL) {
-            error_list_add_error(work->faults, &error);
-            return NULL;
-        }
         run.given = given;
+        is_good = given != NULL;
     }
-    if (is_exact) {
-        plan = plan_create(count);
-        if (!work->method->decide(&run, &work->target, plan, &error)) {
-            error_list_add_error(work->faults, &error);
-            return NULL;
-        }
-    } else if (work->method->estimate != NULL || (work->method->needs & PRUNE_NEED_WIDTH) != 0) {
-        plan = plan_create(count);
-        if (!(work->method->estimate != NULL ? work->method->estimate : width_estimate)(&run, &work->target,
-                                                                                        plan, &error)) {
-            error_list_add_error(work->faults, &error);
-            return NULL;
-        }
-    } else {
-        /* require_packable depends on the order; the rest is the same for all orders, at its best for the largest first. */
-        struct prune_target target = work->target;
-        target.require_packable = false;
-        OWNED(plan) most = extreme_plan(work, true, &run);
-        if (!prune_target_cut(&target, most, work->inventory, &error)) {
-            error_list_add_error(work->faults, &error);
-            return NULL;
-        }
-        plan = extreme_plan(work, false, &run);
-        if (!prune_target_cut(&target, plan, work->inventory, NULL)) {
-            plan_destroy(plan);
-            plan = TAKE(most);
-        }
+    is_good =
+        is_good && (work->is_exact ? work->method->decide(&run, &work->target, plan, &error)
+                                   : combined_estimate(&work->found, &run, &work->target, plan, &error));
+    if (!is_good) {
+        error_list_add_error(work->faults, &error);
+        return NULL;
+    }
+    return TAKE(plan);
+}
+
+/* disk_bytes: as recipe_point_bytes. The first point's plan stays in work->plan. */
+static json_t *plan_output(struct work *work, uint64_t *ret_disk_bytes)
+{
+    struct error error = {0};
+    OWNED(plan) plan = make_plan_of_point(work);
+    if (plan == NULL) {
+        return NULL;
     }
     struct plan_size size;
     plan_measure(plan, work->inventory, work->target.element_bytes, &size);
     json_t *output = json_object();
     put_size(output, &size);
-    json_put(output, "is_exact", json_boolean(is_exact));
+    json_put(output, "is_exact", json_boolean(work->is_exact));
     struct export_draft draft = {0};
     const json_t *formats = json_object_get(json_object_get(work->spec, "output"), "formats");
     uint64_t format_bytes = 0;
-    OWNED(inventory)
-    derived = is_exact && plan_has_widths(plan) ? plan_apply(plan, work->inventory, &error) : NULL;
-    const struct inventory *pruned = derived != NULL ? derived : work->inventory;
-    if (!export_check_layout(&work->inventory->config, work->options.layout, &error) ||
-        (is_exact && !export_draft_make(plan, pruned, &work->options, &draft, &error)) ||
-        !export_check_formats(is_exact ? &draft : NULL, pruned, formats, &work->options, &format_bytes,
+    bool is_narrow = plan_has_widths(plan);
+    OWNED(inventory) derived = is_narrow ? plan_apply(plan, work->inventory, &error) : NULL;
+    const struct inventory *pruned = work->is_exact && is_narrow ? derived : work->inventory;
+    if ((is_narrow && derived == NULL) ||
+        !export_check_layout(&work->inventory->config, work->options.layout, &error) ||
+        (work->is_exact && !export_draft_make(plan, pruned, &work->options, &draft, &error)) ||
+        !export_check_formats(work->is_exact ? &draft : NULL, pruned, formats, &work->options, &format_bytes,
                               &error)) {
         error_list_add_error(work->faults, &error);
-    } else if (is_exact) {
+    } else if (work->is_exact) {
         json_put_text(output, "layout", export_layout_name(draft.layout));
     }
+    uint64_t weight_bytes = work->is_exact                            ? draft.weight_bytes
+                            : work->options.layout == EXPORT_IDENTITY ? work->inventory->weight_bytes
+                                                                      : size.weight_bytes;
+    *ret_disk_bytes = recipe_point_bytes(weight_bytes, format_bytes, plan);
     export_draft_finish(&draft);
-    *ret_weight_bytes = size.weight_bytes + format_bytes;
+    if (work->plan == NULL) {
+        work->plan = TAKE(plan);
+    }
     return output;
 }
 
-/* ---- the answer -------------------------------------------------------------------------------------------------- */
+/* ---- layouts and loaders ----------------------------------------------------------------------------------------- */
 
-static json_t *list_layouts(const struct work *work)
+/* Whether the sublayers that go leave whole blocks whatever the data says. */
+static bool is_packing(const struct work *work)
 {
-    bool is_packing = work->target.require_packable || (work->method->traits & PRUNE_TRAIT_PACKS) != 0;
-    const char *granularity = json_string_value(json_object_get(work->parameters, "granularity"));
-    is_packing = is_packing || (granularity != NULL && strcmp(granularity, "block") == 0);
-    /* A narrower sublayer is still there, so that blocks stay whole. */
-    bool is_whole = is_packing || (work->method->traits & PRUNE_TRAIT_WIDTH) != 0;
-    const struct {
-        enum export_layout layout;
-        bool is_possible;
-    } listed[] = {{EXPORT_UNIFORM, is_packing},
-                  {EXPORT_PADDED, is_whole},
-                  {EXPORT_IDENTITY, true},
-                  {EXPORT_HETEROGENEOUS, true},
-                  {EXPORT_DECILM, true}};
-    json_t *layouts = json_array();
-    for (size_t i = 0; i < sizeof listed / sizeof listed[0]; i++) {
-        if (listed[i].is_possible && export_check_layout(&work->inventory->config, listed[i].layout, NULL)) {
-            CHECK(json_array_append_new(layouts, json_string(export_layout_name(listed[i].layout))) == 0);
+    const struct prune_method *remover = work->found.depth != NULL ? work->found.depth : work->method;
+    const json_t *parameters = work->found.depth != NULL ? work->found.depth_parameters : work->parameters;
+    const char *granularity = json_string_value(json_object_get(parameters, "granularity"));
+    return work->target.require_packable || (remover->traits & PRUNE_TRAIT_PACKS) != 0 ||
+           (granularity != NULL && strcmp(granularity, "block") == 0);
+}
+
+/* An estimate says how much goes. What export rules ask besides is whether blocks are whole and of one width: it becomes so, or not, as the
+ * method and the allocation promise, and not by chance. */
+static void make_typical(const struct work *work, struct plan *plan)
+{
+    const struct prune_method *remover = work->found.depth != NULL ? work->found.depth : work->method;
+    const char *rule =
+        width_allocation_name(work->method, json_object_get(work->spec, "allocation")); /* NULL: no widths */
+    bool is_even = rule == NULL || strcmp(rule, "uniform") == 0 || strcmp(rule, "per_layer") == 0;
+    if ((remover->traits & PRUNE_TRAIT_WIDTH) == 0 && plan->removed_count > 0) {
+        FINISHED(plan_blocks) blocks = {0};
+        plan_pack(plan, work->inventory, &blocks);
+        if (blocks.is_uniform != is_packing(work)) {
+            plan_cut(plan, blocks.is_uniform ? plan->removed_count - 1 : 0);
         }
     }
-    if (work->options.layout == EXPORT_UNIFORM && !is_packing) {
-        CHECK(json_array_append_new(
-                  work->warnings,
-                  json_string("layout uniform is only possible if the plan happens to pack; set "
-                              "target.require_packable or granularity block")) == 0);
+    for (size_t i = plan->sublayer_count; i-- > 0 && !is_even;) { /* the last narrow one stays whole */
+        struct plan_width *width = &plan->widths[i];
+        if (width->heads != NULL || width->experts != NULL || width->channels != NULL) {
+            free(width->heads);
+            free(width->experts);
+            free(width->channels);
+            *width = (struct plan_width){0};
+            break;
+        }
     }
-    return layouts;
 }
 
-static json_t *list_loaders(const struct work *work)
+/* A layout that cannot be is a fault where no plan of this size can have it, else a warning: what packs and what is of one width is only known
+ * when the plan is. */
+static void refuse_layout(struct work *work, const struct error *error)
 {
-    enum export_layout layout = work->options.layout;
+    if (work->is_exact) {
+        return; /* plan_output said it */
+    }
+    if (work->options.layout == EXPORT_IDENTITY) {
+        error_list_add_error(work->faults, error);
+        return;
+    }
+    struct text warning = {0};
+    text_append_format(&warning, "as far as is known before the search: %s", error->message);
+    CHECK(json_array_append_new(work->warnings, json_string(warning.bytes)) == 0);
+    text_finish(&warning);
+}
+
+static json_t *list_loaders(const struct work *work, const struct export_draft *draft)
+{
+    struct certificate_subject subject;
+    struct certificate_entry entries[CERTIFICATE_MAX];
+    certificate_describe(draft, json_object_get(json_object_get(work->spec, "output"), "formats"), &subject);
+    size_t count = certificate_make(&subject, entries);
     json_t *loaders = json_array();
-    bool is_stock = layout == EXPORT_UNIFORM || layout == EXPORT_IDENTITY || work->target.require_packable ||
-                    work->options.is_stock;
-    CHECK(json_array_append_new(
-              loaders, json_string(is_stock ? "transformers" : "transformers (trust_remote_code)")) == 0);
-    if (is_stock) {
-        CHECK(json_array_append_new(loaders, json_string("vllm")) == 0);
+    for (size_t i = 0; i < count; i++) {
+        if (entries[i].verdict == CERTIFICATE_LOADS) {
+            CHECK(json_array_append_new(loaders, json_string(entries[i].runtime)) == 0);
+        }
     }
-    if (export_formats_have_gguf(json_object_get(json_object_get(work->spec, "output"), "formats"))) {
-        CHECK(json_array_append_new(loaders, json_string("llama.cpp")) == 0);
-    }
-    CHECK(json_array_append_new(loaders, json_string("pruned")) == 0);
     return loaders;
 }
+
+/* Every layout is drafted from what is known of the first point's plan; loaders are of the one that was asked for. */
+static void put_layouts(struct work *work, json_t *json)
+{
+    json_t *layouts = json_array();
+    json_put(json, "layouts", layouts);
+    if (!work->is_exact) {
+        make_typical(work, work->plan);
+    }
+    OWNED(inventory)
+    derived = plan_has_widths(work->plan) ? plan_apply(work->plan, work->inventory, NULL) : NULL;
+    if (plan_has_widths(work->plan) && derived == NULL) {
+        return; /* plan_output said it */
+    }
+    const struct inventory *pruned = derived != NULL ? derived : work->inventory;
+    struct export_options options = work->options;
+    for (size_t layout = EXPORT_AUTO; layout < EXPORT_LAYOUT_COUNT; layout++) {
+        struct export_draft draft = {0};
+        struct error error = {0};
+        options.layout = (enum export_layout)layout;
+        bool is_possible = export_draft_make(work->plan, pruned, &options, &draft, &error);
+        if (is_possible && layout != EXPORT_AUTO) {
+            CHECK(json_array_append_new(layouts, json_string(export_layout_name(options.layout))) == 0);
+        }
+        if (layout == (size_t)work->options.layout) {
+            if (!is_possible) {
+                refuse_layout(work, &error);
+            }
+            /* A job that comes to an end has this layout, so a model that lost nothing stands for its result. */
+            OWNED(plan) nothing = plan_create(work->plan->sublayer_count);
+            if (is_possible || export_draft_make(nothing, work->inventory, &options, &draft, NULL)) {
+                json_put(json, "loaders", list_loaders(work, &draft));
+            }
+        }
+        export_draft_finish(&draft);
+    }
+}
+
+/* ---- the answer -------------------------------------------------------------------------------------------------- */
 
 static json_t *list_stages(const struct work *work)
 {
@@ -405,6 +427,7 @@ static void read_method(struct work *work)
     work->method = recipe_method_of(&work->found);
     CHECK(work->method != NULL);
     work->parameters = work->found.parameters;
+    work->is_exact = (work->method->needs & (PRUNE_NEED_CALIBRATION | PRUNE_NEED_WIDTH)) == 0;
     const json_t *output = json_object_get(work->spec, "output");
     CHECK(export_layout_parse(json_string_value(json_object_get(output, "layout")), &work->options.layout));
     work->options.is_stock = export_formats_have_gguf(json_object_get(output, "formats"));
@@ -446,7 +469,7 @@ static bool check_is_decoder(const struct inventory *inventory, struct error_lis
 }
 
 /* One point; a fault of its target stands where the request has it. */
-static json_t *plan_point(struct work *work, size_t index, uint64_t *weight_bytes)
+static json_t *plan_point(struct work *work, size_t index, uint64_t *disk_bytes)
 {
     uint64_t bytes = 0;
     size_t before = work->faults->stored;
@@ -458,19 +481,16 @@ static json_t *plan_point(struct work *work, size_t index, uint64_t *weight_byte
             (void)snprintf(fault->field, sizeof fault->field, "%s", work->points.items[index].pointer);
         }
     }
-    if (work->options.layout == EXPORT_IDENTITY) {
-        bytes = work->inventory->weight_bytes;
-    }
-    *weight_bytes += bytes;
+    *disk_bytes += bytes;
     return output;
 }
 
 /* "output": of the point at top level, the first as far as is known; "points": of each, with a sweep. */
-static void plan_points(struct work *work, json_t *plan, uint64_t *weight_bytes)
+static void plan_points(struct work *work, json_t *plan, uint64_t *disk_bytes)
 {
     json_t *list = json_array();
     for (size_t i = 0; i < work->points.count; i++) {
-        json_t *output = plan_point(work, i, weight_bytes);
+        json_t *output = plan_point(work, i, disk_bytes);
         if (output != NULL) {
             if (i == 0) {
                 json_put(plan, "output", json_deep_copy(output));
@@ -491,7 +511,7 @@ static json_t *make_plan(struct work *work)
 {
     json_t *plan = json_object();
     work->warnings = json_array();
-    uint64_t weight_bytes = 0;
+    uint64_t disk_bytes = 0;
     if (work->method != NULL) {
         check_calibration(work);
         check_gate(work);
@@ -499,14 +519,14 @@ static json_t *make_plan(struct work *work)
     check_evaluation(work);
     check_tokenizer(work);
     if (work->method != NULL) {
-        plan_points(work, plan, &weight_bytes);
-        json_put(plan, "layouts", list_layouts(work));
-        json_put(plan, "loaders", list_loaders(work));
+        plan_points(work, plan, &disk_bytes);
+        if (work->plan != NULL) {
+            put_layouts(work, plan);
+        }
     }
     check_compute(work);
     check_memory(work, plan);
-    uint64_t folders = work->points.count > 0 ? work->points.count : 1;
-    json_put_i64(plan, "disk_bytes", (int64_t)(weight_bytes + folders * (16u << 20)));
+    json_put_i64(plan, "disk_bytes", (int64_t)(work->method != NULL ? disk_bytes : RECIPE_BESIDE_BYTES));
     json_put(plan, "stages", list_stages(work));
     json_put(plan, "warnings", work->warnings);
     return plan;
@@ -545,6 +565,7 @@ bool recipe_plan(const struct recipe_job *job, json_t **ret_plan, json_t **ret_i
     }
     JSON_OWNED plan = make_plan(&work);
     recipe_points_finish(&work.points);
+    plan_destroy(work.plan);
     recipe_free_layers(work.layers);
     if (faults->count > 0) {
         return false;
