@@ -71,14 +71,38 @@ def every_allocation_and_compensation_runs(folder):
         assert result["target"]["achieved"] >= 0.2, allocation
         plans[allocation] = load(os.path.join(folder, allocation), "plan.json")["widths"]
     assert plans["auto"] == plans["uniform"] == plans["per_layer"], plans
-    assert len({json.dumps(plan) for plan in plans.values()}) > 2, plans
+    uneven = ("uniform", "global", "cfsp", "adapt", "knapsack", "evolutionary")
+    assert len({json.dumps(plans[name]) for name in uneven}) == len(uneven), plans  # each its own, and none is uniform
     for cost in ("parameters", "bytes", "flops", "milliseconds"):
         run(width(w, allocation={"type": "global", "cost": cost}), os.path.join(folder, cost))
         plans[cost] = load(os.path.join(folder, cost), "plan.json")["widths"]
     assert plans["parameters"] == plans["bytes"] != plans["global"], plans
+    for name in ("uniform", "evolutionary"):  # which ask for no cost
+        out = os.path.join(folder, name + "_cost")
+        run(width(w, allocation={"type": name, "cost": "flops"}), out)
+        assert load(out, "plan.json")["widths"] == plans[name], name
     for compensation in ("none", "bias", "ls", "ls_bias", "auto"):
         result, _ = run(width(w, compensation={"type": compensation}), os.path.join(folder, "c_" + compensation))
         assert result["target"]["achieved"] >= 0.2, compensation
+
+
+def every_member_of_an_allocation_counts(folder):
+    """Alone it changes the plan of the allocation that asks for it, and its default, given, changes nothing."""
+    w = world(folder)
+    plans = {}
+
+    def plan(**allocation):
+        name = "-".join("%s-%s" % item for item in allocation.items())
+        if name not in plans:
+            run(width(w, allocation=allocation), os.path.join(folder, name))
+            plans[name] = load(os.path.join(folder, name), "plan.json")["widths"]
+        return plans[name]
+
+    for kind, member, value, default in (("evolutionary", "generations", 1, 16), ("evolutionary", "offspring", 1, 8), ("knapsack", "levels", 3, 8),
+                                         ("cfsp", "sharpness", 50, 1.0), ("adapt", "amplitude", 0.5, 0.02), ("adapt", "increment", 0.3, 0.02)):
+        usual = plan(type=kind)
+        assert plan(type=kind, **{member: value}) != usual, (kind, member)
+        assert plan(type=kind, **{member: default}) == usual, (kind, member)
 
 
 def the_same_job_leaves_the_same_plan(folder):

@@ -22,7 +22,8 @@
  *
  * Memory: prune_compensation_bytes, beside two models (each with its own budget of weights) and two sweeps.
  *
- * Resume: a state after each sublayer, where the plan came without a patch (with one, as of merged rows, a repair begins anew); the streams of what is done are computed again with the patch as it was. The same bytes come of any
+ * Resume: a state after each sublayer, where the plan came without a patch (with one, as of merged rows, a repair
+ * begins anew); the streams of what is done are computed again with the patch as it was. The same bytes come of any
  * number of threads, chunks and attempts.
  *
  * Errors: UNSUPPORTED (a plan that rotates the residual), CANCELLED, DRAINED, and what models, sweeps and the patch's file say.
@@ -58,8 +59,9 @@ struct prune_compensation {
 };
 /* Fills plan->patch, and plan->adds_attention_bias and adds_ffn_bias where a bias that is new is of use; nothing where nothing is gained: the plan
  * has no patch then (unless it had one). *ret_report (owned):
- *     {mode, target: "residual" or "output", token_weights: "residual" or "none", repaired_count, skipped_count, sublayers: [{sublayer, layer, kind, expert?, inputs, outputs, mode, note, lambda?, error_before,
- *      error_after, tokens, held_out_tokens}]}
+ *     {mode, target: "residual" or "output", token_weights: "residual" or "none", repaired_count, skipped_count,
+ *      sublayers: [{sublayer, layer, kind, expert?, inputs, outputs, mode, note, lambda?, error_before, error_after,
+ *                   tokens, held_out_tokens}]}
  * On failure the plan's patch may hold part of it. */
 bool prune_compensate(const struct prune_compensation *options, struct plan *plan, json_t **ret_report,
                       struct error *error) MUST_USE;
