@@ -55,6 +55,7 @@ void handle_landing(struct request *request)
                         "  PUT  /v1/blobs/sha256:<hex>  upload a file (curl -T)\n"
                         "  POST /v1/models              register a model from uploads or a folder\n"
                         "  POST /v1/pruning/jobs        submit; ?dry_run=true shows the plan only\n"
+                        "  POST /v1/selection/jobs      choose the data that heals it best\n"
                         "  POST /v1/evaluation/jobs     measure a model\n"
                         "  GET  /v1/jobs/<id>?wait=25   follow a job\n"
                         "  GET  /v1/jobs/<id>/report    what was lost and gained\n"

@@ -276,6 +276,11 @@ void handle_list_pruning(struct request *request)
     list_jobs(request, "pruning");
 }
 
+void handle_list_selection(struct request *request)
+{
+    list_jobs(request, "selection");
+}
+
 void handle_list_evaluation(struct request *request)
 {
     list_jobs(request, "evaluation");

@@ -224,6 +224,11 @@ void handle_submit_pruning(struct request *request)
     submit(request, "pruning");
 }
 
+void handle_submit_selection(struct request *request)
+{
+    submit(request, "selection");
+}
+
 void handle_submit_evaluation(struct request *request)
 {
     submit(request, "evaluation");

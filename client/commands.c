@@ -158,6 +158,18 @@ static char *read_body(const char *file, struct error *error)
     return text_take(&body);
 }
 
+/* A spec of no type that we know goes where pruning jobs go, and the answer names the fault. */
+static const char *type_of(const json_t *spec)
+{
+    static const char *const types[] = {"pruning", "selection", "evaluation"};
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
+        if (strcmp(text_of(spec, "type"), types[i]) == 0) {
+            return types[i];
+        }
+    }
+    return types[0];
+}
+
 static enum client_exit submit(struct client *client)
 {
     struct error error;
@@ -173,10 +185,8 @@ static enum client_exit submit(struct client *client)
         (void)complain(&error);
         return CLIENT_USAGE;
     }
-    bool is_evaluation = strcmp(text_of(spec, "type"), "evaluation") == 0;
     FINISHED(text) path = {0};
-    text_append_format(&path, "/v1/%s/jobs%s", is_evaluation ? "evaluation" : "pruning",
-                       client->is_dry_run ? "?dry_run=true" : "");
+    text_append_format(&path, "/v1/%s/jobs%s", type_of(spec), client->is_dry_run ? "?dry_run=true" : "");
     JSON_OWNED job = call(client, "POST", path.bytes, body, client->is_dry_run ? NULL : key.text, &outcome);
     if (job == NULL) {
         return outcome;

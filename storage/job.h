@@ -46,7 +46,7 @@ struct job {
     char id[40]; /* job_ + 26 */
     char tenant_id[40];
     int64_t row; /* insertion order; the cursor behind `after` */
-    char *type;  /* "pruning", "evaluation" */
+    char *type;  /* "pruning", "selection", "evaluation" */
     char *name;  /* NULL: none was given */
     enum job_state state;
     char *stage;         /* NULL until running: "inspect", "calibrate", ... */
