@@ -199,47 +199,48 @@ static void resolve_source(void *context, const char *uri, const char *pointer)
     }
 }
 
-static void resolve_result(const struct resolver *resolver, const char *job_id)
+static void resolve_result(const struct resolver *resolver, const char *job_id, const char *pointer,
+                           struct model_source *source)
 {
-    struct sources *sources = resolver->sources;
-    struct job *job = find_result(resolver, job_id, "/model");
+    struct job *job = find_result(resolver, job_id, pointer);
     if (job != NULL) {
         OWNED_MEMORY char *models = file_join(storage_folder(resolver->storage), "models");
         char *folder = file_join(models, job->id);
         if (file_is_folder(folder)) {
-            sources->model_folder = folder;
+            source->folder = folder;
         } else {
             free(folder);
-            sources->model_job = memory_copy_text(job->id);
-            sources->model_files = json_incref(job->files);
+            source->job = memory_copy_text(job->id);
+            source->files = json_incref(job->files);
         }
     }
     job_release(job);
 }
 
-static void resolve_model(const struct resolver *resolver, const char *name)
+static void resolve_model(const struct resolver *resolver, const char *name, const char *pointer,
+                          struct model_source *source)
 {
-    struct sources *sources = resolver->sources;
+    source->uri = memory_copy_text(name);
     struct model_record *model = storage_find_model(resolver->storage, resolver->tenant_id, name);
     if (model != NULL) {
-        sources->model_folder = memory_copy_text(model->folder);
-        sources->inventory = json_incref(model->inventory);
+        source->folder = memory_copy_text(model->folder);
+        source->inventory = json_incref(model->inventory);
         model_record_release(model);
     } else if (text_starts_with(name, "job:")) {
-        resolve_result(resolver, name + strlen("job:"));
+        resolve_result(resolver, name + strlen("job:"), pointer, source);
     } else if (text_starts_with(name, "file:") || *name == '/') {
         struct error error;
-        sources->model_folder = sources_resolve_model(resolver->roots, name, &error);
-        if (sources->model_folder == NULL) {
-            error_list_add(resolver->faults, error.code, "/model", "%s", error.message);
+        source->folder = sources_resolve_model(resolver->roots, name, &error);
+        if (source->folder == NULL) {
+            error_list_add(resolver->faults, error.code, pointer, "%s", error.message);
         }
     } else if (strstr(name, "://") != NULL) {
         error_list_add(
-            resolver->faults, ERROR_UNSUPPORTED, "/model",
+            resolver->faults, ERROR_UNSUPPORTED, pointer,
             "\"%.200s\": a model is a registered name or id, file:///folder, file:///file.gguf or job:<id>",
             name);
     } else {
-        error_list_add(resolver->faults, ERROR_NOT_FOUND, "/model", "no model is registered as \"%.200s\"",
+        error_list_add(resolver->faults, ERROR_NOT_FOUND, pointer, "no model is registered as \"%.200s\"",
                        name);
     }
 }
@@ -250,11 +251,15 @@ bool sources_resolve(struct storage *storage, const char *tenant_id, const char 
     size_t before = faults->count;
     struct sources sources = {.inputs = json_object()};
     struct resolver resolver = {storage, tenant_id, roots, &sources, faults};
-    const char *model = json_string_value(json_object_get(spec, "model"));
-    if (model == NULL) {
-        error_list_add(faults, ERROR_MISSING_FIELD, "/model", "a model is needed");
-    } else {
-        resolve_model(&resolver, model);
+    for (size_t i = 0; i < SPEC_MODEL_COUNT; i++) {
+        char pointer[64];
+        const char *name = spec_model(spec, i);
+        (void)snprintf(pointer, sizeof pointer, "/%s", spec_models[i]);
+        if (name != NULL) {
+            resolve_model(&resolver, name, pointer, &sources.models[i]);
+        } else if (i == 0) {
+            error_list_add(faults, ERROR_MISSING_FIELD, pointer, "a model is needed");
+        }
     }
     json_visit_texts(spec, "", "source", resolve_source, &resolver);
     if (faults->count != before) {
@@ -267,28 +272,58 @@ bool sources_resolve(struct storage *storage, const char *tenant_id, const char 
 
 void sources_finish(struct sources *sources)
 {
-    free(sources->model_folder);
-    free(sources->model_job);
-    json_decref(sources->model_files);
-    json_decref(sources->inventory);
+    for (size_t i = 0; i < SPEC_MODEL_COUNT; i++) {
+        free(sources->models[i].uri);
+        free(sources->models[i].folder);
+        free(sources->models[i].job);
+        json_decref(sources->models[i].files);
+        json_decref(sources->models[i].inventory);
+    }
     json_decref(sources->inputs);
     memset(sources, 0, sizeof *sources);
+}
+
+struct model_source *sources_find_unlaid(struct sources *sources)
+{
+    for (size_t i = 0; i < SPEC_MODEL_COUNT; i++) {
+        if (sources->models[i].job != NULL && sources->models[i].folder == NULL) {
+            return &sources->models[i];
+        }
+    }
+    return NULL;
+}
+
+static json_t *describe_model(const struct model_source *source)
+{
+    json_t *model = json_object();
+    if (source->folder != NULL) {
+        json_put_text(model, "folder", source->folder);
+        json_put(model, "inventory",
+                 source->inventory != NULL ? json_incref(source->inventory) : json_null());
+    } else {
+        json_put_text(model, "job", source->job);
+        json_put(model, "files", json_incref(source->files));
+    }
+    return model;
+}
+
+void sources_put(const struct sources *sources, json_t *message)
+{
+    json_t *models = json_object();
+    for (size_t i = 1; i < SPEC_MODEL_COUNT; i++) {
+        if (sources->models[i].uri != NULL) {
+            json_put(models, sources->models[i].uri, describe_model(&sources->models[i]));
+        }
+    }
+    json_put(message, "model", describe_model(&sources->models[0]));
+    json_put(message, "models", models);
+    json_put(message, "inputs", json_incref(sources->inputs));
 }
 
 json_t *sources_plan_request(const struct sources *sources, json_t *spec)
 {
     json_t *request = json_object();
-    json_t *model = json_object();
-    if (sources->model_folder != NULL) {
-        json_put_text(model, "folder", sources->model_folder);
-        json_put(model, "inventory",
-                 sources->inventory != NULL ? json_incref(sources->inventory) : json_null());
-    } else {
-        json_put_text(model, "job", sources->model_job);
-        json_put(model, "files", json_incref(sources->model_files));
-    }
-    json_put(request, "model", model);
     json_put(request, "spec", json_incref(spec));
-    json_put(request, "inputs", json_incref(sources->inputs));
+    sources_put(sources, request);
     return request;
 }

@@ -1,8 +1,8 @@
 /*
  * api/sources.h: from the names in a request to absolute paths.
  *
- * A spec names its model and its texts by URI (docs/catalogue.md): a registered model, `file:///path` inside
- * a configured root, an uploaded blob `sha256:<hex>`, an earlier result `job:job_...` (as a model only). The
+ * A spec names its models (base/spec.h) and its texts by URI (docs/catalogue.md): a registered model, `file:///path`
+ * inside a configured root, an uploaded blob `sha256:<hex>`, another job's result `job:job_...` or a file of it. The
  * API resolves before it plans, the daemon again at each attempt, with the same code. Every fault is reported
  * at once with its pointer. Looks at the projection and at directory entries only: no hashing, no database,
  * no waiting; any thread.
@@ -13,17 +13,22 @@
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "base/json.h"
+#include "base/spec.h"
 #include "storage/storage.h"
 
-struct sources {
+struct model_source {
+    char *uri; /* owned: as the spec names it; NULL: the spec names none */
     char *
-        model_folder; /* owned, absolute: a folder or a .gguf file; NULL for a result that is not yet laid out as a
-                           folder (see model_job) */
-    char *model_job; /* owned job id, or NULL. storage_assemble_model(storage, model_job, model_files) makes
-                        the folder */
-    json_t *model_files; /* owned with model_job: the result's files [{path, bytes, sha256}] */
-    json_t *inventory;   /* owned; NULL: not registered, a worker inspects the folder */
-    json_t *inputs;      /* owned {"<uri>": "<absolute path>"} of every `source` in the spec */
+        folder; /* owned, absolute: a folder or a .gguf file; NULL for a result that is not yet laid out as one */
+    char *
+        job; /* owned id of that result, or NULL. storage_assemble_model(storage, job, files) makes the folder */
+    json_t *files;     /* owned with job: the result's files [{path, bytes, sha256}] */
+    json_t *inventory; /* owned; NULL: not registered, a worker inspects the folder */
+};
+
+struct sources {
+    struct model_source models[SPEC_MODEL_COUNT]; /* as in spec_models */
+    json_t *inputs; /* owned {"<uri>": "<absolute path>"} of every `source` in the spec */
 };
 
 /* roots: NULL-terminated, absolute, links resolved. FORBIDDEN outside of them, NOT_FOUND, UNSUPPORTED
@@ -39,7 +44,13 @@ char *sources_resolve_path(const char *const *roots, const char *uri, struct err
 /* The same of a model: a folder, or a file whose name (links resolved) ends in .gguf. Owned. */
 char *sources_resolve_model(const char *const *roots, const char *uri, struct error *error) MUST_USE;
 
-/* {spec, model: {folder, inventory} or {job, files}, inputs}: what api_host.plan takes. Owned. */
+/* The first model that is not laid out as a folder yet; NULL: all are. Borrowed. */
+struct model_source *sources_find_unlaid(struct sources *sources);
+
+/* Puts model: {folder, inventory} or {job, files}, models: {"<uri>": the same} of those beside it, and inputs. */
+void sources_put(const struct sources *sources, json_t *message);
+
+/* {spec, model, models, inputs}: what api_host.plan takes. Owned. */
 json_t *sources_plan_request(const struct sources *sources, json_t *spec) MUST_USE;
 
 #endif

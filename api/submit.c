@@ -2,7 +2,7 @@
  * api/submit.c: POST /v1/{type}/jobs.
  *
  *   parse -> validate against the catalogue's spec -> defaults -> sources to paths
- *     -> a registered model, or ?dry_run: the plan (host, asynchronous); its faults are a 422, nothing is stored
+ *     -> registered models, or ?dry_run: the plan (host, asynchronous); its faults are a 422, nothing is stored
  *     -> insert (storage, asynchronous): with a plan the job is `queued`, else `validating` and the daemon plans it
  *
  * Everything that can be said about the body is said in one answer: faults of the spec and of the sources are
@@ -198,6 +198,17 @@ static bool prepare(struct submission *submission, struct error_list *faults)
     return faults->count == 0;
 }
 
+/* Whether the plan is arithmetic: nothing has to be inspected for it. */
+static bool are_registered(const struct sources *sources)
+{
+    for (size_t i = 0; i < SPEC_MODEL_COUNT; i++) {
+        if (sources->models[i].uri != NULL && sources->models[i].inventory == NULL) {
+            return false;
+        }
+    }
+    return true;
+}
+
 static void submit(struct request *request, const char *type)
 {
     struct api *api = request->api;
@@ -211,7 +222,7 @@ static void submit(struct request *request, const char *type)
         return;
     }
     request_suspend(request);
-    if (submission->is_dry_run || submission->sources.inventory != NULL) {
+    if (submission->is_dry_run || are_registered(&submission->sources)) {
         JSON_OWNED plan_request = sources_plan_request(&submission->sources, submission->spec);
         api->options.host.plan(api->options.host.context, plan_request, planned, submission);
     } else {

@@ -63,12 +63,7 @@ static void send_job(struct attempt *attempt)
     json_put_text(message, "job_id", attempt->job->id);
     json_put_i64(message, "epoch", (int64_t)attempt->epoch);
     json_put(message, "spec", json_incref(attempt->job->spec));
-    json_t *model = json_object();
-    json_put_text(model, "folder", attempt->sources.model_folder);
-    json_put(model, "inventory",
-             attempt->sources.inventory != NULL ? json_incref(attempt->sources.inventory) : json_null());
-    json_put(message, "model", model);
-    json_put(message, "inputs", json_incref(attempt->sources.inputs));
+    sources_put(&attempt->sources, message);
     json_put_text(message, "work_folder", attempt->work_folder);
     if (attempt->cache_folder != NULL) {
         json_put_text(message, "cache_folder", attempt->cache_folder);
@@ -133,25 +128,27 @@ static void run(struct attempt *attempt)
 
 /* ---- prepare ------------------------------------------------------------------------------------------- */
 
-/* Scores of a model are kept in a folder of the model's own: a worker that its model has taken over can forge what later jobs find for
- * that very model, and nothing else. Without a folder the job does without; here the cache is also cut to its size. */
+/* Scores are kept in a folder of the models that they came from: a worker that one of its models has taken over can forge what later
+ * jobs find for those very models, and nothing else. Without a folder the job does without; here the cache is also cut to its size. */
 static void prepare_cache(struct attempt *attempt)
 {
     const struct config *config = attempt->daemon->config;
     if (config->score_cache_bytes == 0) {
         return;
     }
-    const json_t *model = json_object_get(attempt->job->spec, "model");
-    FINISHED(text) owner = {0};
-    text_append_format(&owner, "%s\n", attempt->job->tenant_id);
-    if (attempt->sources.inventory != NULL) {
-        OWNED_MEMORY char *inventory = json_format(attempt->sources.inventory, false);
-        text_append(&owner, inventory);
-    } else {
-        text_append(&owner, json_string_value(model));
+    JSON_OWNED owner = json_object();
+    json_put_text(owner, "tenant", attempt->job->tenant_id);
+    for (size_t i = 0; i < SPEC_MODEL_COUNT; i++) {
+        const struct model_source *model = &attempt->sources.models[i];
+        if (model->inventory != NULL) {
+            json_put(owner, spec_models[i], json_incref(model->inventory));
+        } else if (model->uri != NULL) {
+            json_put_text(owner, spec_models[i], model->uri);
+        }
     }
+    OWNED_MEMORY char *text = json_format(owner, false);
     char name[65];
-    sha256_hex_of(owner.bytes, owner.length, name);
+    sha256_hex_of(text, strlen(text), name);
     struct error error;
     OWNED_MEMORY char *all = file_join(storage_folder(attempt->daemon->storage), "scores");
     OWNED_MEMORY char *folder = file_join(all, name);
@@ -190,6 +187,8 @@ static void prepare(uv_work_t *work)
     prepare_cache(attempt);
 }
 
+static void lay_out(struct attempt *attempt);
+
 static void prepared(struct attempt *attempt)
 {
     if (attempt->faults.count > 0 || attempt->is_cancelled || attempt->is_draining) {
@@ -199,9 +198,10 @@ static void prepared(struct attempt *attempt)
     }
 }
 
-struct laid_out { /* an earlier result, as a folder */
+struct laid_out { /* an earlier result, becoming a folder */
     struct letter letter;
     struct attempt *attempt;
+    struct model_source *model; /* in attempt->sources */
     char *folder;
     struct error error;
 };
@@ -213,9 +213,9 @@ static void deliver_folder(struct letter *letter)
     if (laid_out->folder == NULL) {
         error_list_add_error(&attempt->faults, &laid_out->error);
     }
-    attempt->sources.model_folder = laid_out->folder;
+    laid_out->model->folder = laid_out->folder;
     free(laid_out);
-    prepared(attempt);
+    lay_out(attempt);
 }
 
 static void on_folder(void *context, const char *folder, const struct error *error)
@@ -232,18 +232,24 @@ static void on_folder(void *context, const char *folder, const struct error *err
     }
 }
 
+/* Lays out the next model that is an earlier result, or goes on once all are. */
+static void lay_out(struct attempt *attempt)
+{
+    struct model_source *model = sources_find_unlaid(&attempt->sources);
+    if (attempt->faults.count > 0 || model == NULL || attempt->is_cancelled) {
+        prepared(attempt);
+        return;
+    }
+    struct laid_out *laid_out = memory_create(1, sizeof *laid_out);
+    laid_out->attempt = attempt;
+    laid_out->model = model;
+    storage_assemble_model(attempt->daemon->storage, model->job, model->files, on_folder, laid_out);
+}
+
 static void on_prepared(uv_work_t *work, int status)
 {
     (void)status; /* never cancelled */
-    struct attempt *attempt = work->data;
-    if (attempt->faults.count == 0 && attempt->sources.model_job != NULL && !attempt->is_cancelled) {
-        struct laid_out *laid_out = memory_create(1, sizeof *laid_out);
-        laid_out->attempt = attempt;
-        storage_assemble_model(attempt->daemon->storage, attempt->sources.model_job,
-                               attempt->sources.model_files, on_folder, laid_out);
-        return;
-    }
-    prepared(attempt);
+    lay_out(work->data);
 }
 
 struct attempt *attempt_start(struct daemon *daemon, struct job *job, size_t slot)

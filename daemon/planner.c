@@ -2,7 +2,7 @@
  * daemon/planner.c: plans and inspections, by a one-shot worker. See daemon_internal.h.
  *
  * A model that is an earlier result exists as blobs; before it can be looked at it is laid out as a folder,
- * once.
+ * once. Models are laid out one after the other.
  */
 #include "base/cleanup.h"
 #include "base/memory.h"
@@ -14,6 +14,7 @@ struct question {
     struct daemon *daemon;
     const char *mode;
     json_t *request; /* owned */
+    json_t *unlaid;  /* the model in `request` that is being laid out */
     api_host_done *done;
     void *done_context;
     unsigned tries_left;
@@ -66,11 +67,55 @@ static void on_answer(void *context, json_t *answer, const struct error_list *fa
     }
 }
 
+/* Whether the worker has to read no model: each comes with its inventory. */
+static bool is_arithmetic(const json_t *request)
+{
+    bool is_known = json_is_object(json_object_get(json_object_get(request, "model"), "inventory"));
+    const char *uri;
+    json_t *model;
+    json_object_foreach(json_object_get(request, "models"), uri, model)
+    {
+        is_known = is_known && json_is_object(json_object_get(model, "inventory"));
+    }
+    return is_known;
+}
+
 static void ask(struct question *question)
 {
-    const json_t *inventory = json_object_get(json_object_get(question->request, "model"), "inventory");
     oneshot_ask(&question->daemon->oneshots, question->mode, question->request,
-                json_is_object(inventory) ? ONESHOT_TIMEOUT_MS : ONESHOT_READING_MS, on_answer, question);
+                is_arithmetic(question->request) ? ONESHOT_TIMEOUT_MS : ONESHOT_READING_MS, on_answer,
+                question);
+}
+
+static json_t *find_unlaid(const json_t *request)
+{
+    json_t *model = json_object_get(request, "model");
+    if (json_object_get(model, "job") != NULL) {
+        return model;
+    }
+    const char *uri;
+    json_object_foreach(json_object_get(request, "models"), uri, model)
+    {
+        if (json_object_get(model, "job") != NULL) {
+            return model;
+        }
+    }
+    return NULL;
+}
+
+static void on_folder(void *context, const char *folder, const struct error *error);
+
+/* Lays out the next model, or asks once all are. */
+static void lay_out(struct question *question)
+{
+    question->unlaid = find_unlaid(question->request);
+    if (question->unlaid == NULL) {
+        ask(question);
+        return;
+    }
+    storage_assemble_model(question->daemon->storage,
+                           json_string_value(json_object_get(question->unlaid, "job")),
+                           json_object_get(question->unlaid, "files"), on_folder, question);
 }
 
 static void deliver_folder(struct letter *letter)
@@ -82,11 +127,12 @@ static void deliver_folder(struct letter *letter)
         question_end(question, NULL, &faults);
         return;
     }
-    json_t *model = json_object();
-    json_put_text(model, "folder", question->folder);
-    json_put(model, "inventory", json_null());
-    json_put(question->request, "model", model);
-    ask(question);
+    json_object_clear(question->unlaid);
+    json_put_text(question->unlaid, "folder", question->folder);
+    json_put(question->unlaid, "inventory", json_null());
+    free(question->folder);
+    question->folder = NULL;
+    lay_out(question);
 }
 
 static void on_folder(void *context, const char *folder, const struct error *error)
@@ -138,13 +184,7 @@ void planner_plan(struct daemon *daemon, json_t *request, api_host_done *done, v
 {
     struct question *question = question_create(daemon, "--plan", request, done, done_context);
     planner_allow(daemon, json_object_get(request, "spec"), request);
-    const json_t *model = json_object_get(request, "model");
-    const char *job_id = json_string_value(json_object_get(model, "job"));
-    if (job_id != NULL) {
-        storage_assemble_model(daemon->storage, job_id, json_object_get(model, "files"), on_folder, question);
-    } else {
-        ask(question);
-    }
+    lay_out(question);
 }
 
 void planner_inspect(struct daemon *daemon, const char *folder, api_host_done *done, void *done_context)

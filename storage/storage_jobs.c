@@ -12,6 +12,7 @@
 #include "base/cleanup.h"
 #include "base/file.h"
 #include "base/memory.h"
+#include "base/spec.h"
 #include "base/text.h"
 #include "storage/job_internal.h"
 #include "storage/storage_internal.h"
@@ -451,9 +452,11 @@ static bool is_result_in_use(struct storage *storage, const struct job *job)
     struct job_list list = {0};
     bool is_used = !projection_list(storage->projection, &filter, SIZE_MAX, &list);
     for (size_t i = 0; i < list.count && !is_used; i++) {
-        const char *model = json_string_value(json_object_get(list.jobs[i]->spec, "model"));
-        is_used =
-            model != NULL && text_starts_with(model, "job:") && strcmp(model + strlen("job:"), job->id) == 0;
+        for (size_t k = 0; k < SPEC_MODEL_COUNT && !is_used; k++) {
+            const char *model = spec_model(list.jobs[i]->spec, k);
+            is_used = model != NULL && text_starts_with(model, "job:") &&
+                      strcmp(model + strlen("job:"), job->id) == 0;
+        }
     }
     job_list_finish(&list);
     return is_used;

@@ -270,14 +270,16 @@ int foreground_main(int argc, char **argv)
     }
     JSON_OWNED spec = spec_resolve(written, &faults);
     OWNED_MEMORY char *model = NULL;
+    JSON_OWNED models = NULL;
     JSON_OWNED inputs = NULL;
-    if (spec == NULL || !spec_find_files(spec, &model, &inputs, &faults)) {
+    if (spec == NULL || !spec_find_files(spec, &model, &models, &inputs, &faults)) {
         return print_faults(&faults);
     }
     OWNED_MEMORY char *work = file_join(options.out, WORK_NAME);
     struct display display = {.is_terminal = isatty(STDERR_FILENO) == 1, .last_tenth = -1};
     struct recipe_job job = {.spec = spec,
                              .model_folder = model,
+                             .models = models,
                              .inputs = inputs,
                              .work_folder = work,
                              .cache_folder = options.cache,

@@ -5,8 +5,8 @@
  * object of that many bytes, at most PROTOCOL_FRAME_LIMIT. Every object has "type"; those about an attempt carry "epoch".
  *
  * daemon -> worker
- *   job       {version, job_id, epoch, spec, model: {folder, inventory}, inputs: {"<uri>": "<absolute path>"},
- *              work_folder, cache_folder (may be absent), threads, memory_limit_bytes, heartbeat_ms}    sent once, first
+ *   job       {version, job_id, epoch, spec, model: {folder, inventory}, models: {"<uri>": {folder, inventory}} (those in the
+ *              spec beside `model`), inputs: {"<uri>": "<absolute path>"}, work_folder, cache_folder (may be absent), threads, memory_limit_bytes, heartbeat_ms}    sent once, first
  *   cancel    {}      stop now
  *   drain     {}      stop at the next resume point
  * worker -> daemon
@@ -26,10 +26,10 @@
  * One-shot modes of the same program, JSON on stdin and stdout, exit 0 when an answer was printed:
  *   pruned-worker --describe            -> the catalogue (recipe/catalogue.h)
  *   pruned-worker --inspect             <- {folder}                 -> {inventory} or {errors: [{code, field, message}]}
- *   pruned-worker --plan                <- {spec, model: {folder, inventory}, inputs, threads, memory_limit_bytes}
+ *   pruned-worker --plan                <- {spec, model: {folder, inventory}, models, inputs, threads, memory_limit_bytes}
  *                                          -> {plan} or {errors: [...]}
  *       plan: {memory_bytes, disk_bytes, output: {...shapes, bytes}, layouts, loaders, stages: [...], warnings: []}
- *       (inventory may be null: the folder is inspected first, and the answer carries it as {inventory} too)
+ *       (an inventory may be null: the folder is inspected first, and the answer carries that of `model` as {inventory} too)
  */
 #ifndef WORKERS_PROCESS_PROTOCOL_H
 #define WORKERS_PROCESS_PROTOCOL_H

@@ -50,25 +50,10 @@ static json_t *errors_answer(const struct error_list *faults)
 }
 
 /* From here on only the inputs can be read. */
-static bool confine(const char *folder, const json_t *inputs, struct error_list *faults)
+static bool confine_question(const json_t *request, struct error_list *faults)
 {
-    size_t count = json_object_size(inputs) + 1;
-    const char **readable = memory_create(count, sizeof *readable);
-    size_t filled = 0;
-    OWNED_MEMORY char *model_folder = recipe_model_folder(folder);
-    readable[filled++] = model_folder;
-    const char *uri;
-    json_t *path;
-    json_object_foreach((json_t *)(uintptr_t)inputs, uri, path)
-    {
-        readable[filled++] = json_string_value(path);
-    }
     struct error error;
-    bool is_fine =
-        sandbox_enter(&(struct sandbox_paths){.readable = readable, .readable_count = count}, &error) ||
-        error_list_add_error(faults, &error);
-    free(readable);
-    return is_fine;
+    return confine(request, (struct sandbox_paths){0}, &error) || error_list_add_error(faults, &error);
 }
 
 static json_t *inspect(const json_t *request, struct error_list *faults)
@@ -80,7 +65,9 @@ static json_t *inspect(const json_t *request, struct error_list *faults)
         error_list_add_error(faults, &error);
         return NULL;
     }
-    if (!confine(folder, NULL, faults) || !recipe_inspect(folder, &inventory, faults)) {
+    JSON_OWNED order = json_object();
+    json_put(order, "model", json_incref((json_t *)(uintptr_t)request));
+    if (!confine_question(order, faults) || !recipe_inspect(folder, &inventory, faults)) {
         return NULL;
     }
     json_t *answer = json_object();
@@ -93,10 +80,12 @@ static json_t *plan(const json_t *request, struct error_list *faults)
     struct error error;
     json_t *spec = NULL;
     json_t *model = NULL;
+    json_t *models = NULL;
     json_t *inputs = NULL;
     const char *folder = NULL;
     if (!json_get_object(request, "", "spec", &spec, &error) ||
         !json_get_object(request, "", "model", &model, &error) ||
+        !json_get_object(request, "", "models", &models, &error) ||
         !json_get_object(request, "", "inputs", &inputs, &error) ||
         !json_get_text(model, "/model", "folder", &folder, &error)) {
         error_list_add_error(faults, &error);
@@ -108,12 +97,13 @@ static json_t *plan(const json_t *request, struct error_list *faults)
     const struct recipe_job job = {.spec = spec,
                                    .model_folder = folder,
                                    .inventory = json_is_object(inventory) ? inventory : NULL,
+                                   .models = models,
                                    .inputs = inputs,
                                    .threads = threads > 0 ? (size_t)threads : 1,
                                    .memory_limit_bytes = memory > 0 ? (uint64_t)memory : 0};
     json_t *found = NULL;
     json_t *planned = NULL;
-    if (!confine(folder, inputs, faults) || !recipe_plan(&job, &planned, &found, faults)) {
+    if (!confine_question(request, faults) || !recipe_plan(&job, &planned, &found, faults)) {
         return NULL;
     }
     json_t *answer = json_object();

@@ -192,6 +192,7 @@ static void *compute(void *context)
         .spec = json_object_get(order, "spec"),
         .model_folder = json_string_value(json_object_get(model, "folder")),
         .inventory = json_is_object(inventory) ? inventory : NULL,
+        .models = json_object_get(order, "models"),
         .inputs = json_object_get(order, "inputs"),
         .work_folder = json_string_value(json_object_get(order, "work_folder")),
         .cache_folder = json_string_value(json_object_get(order, "cache_folder")),
@@ -223,32 +224,15 @@ static bool uses_gpu(const json_t *order)
     return backend != NULL && strcmp(backend, "cuda") == 0;
 }
 
-static bool confine(const json_t *order, struct error *error)
+static bool confine_job(const json_t *order, struct error *error)
 {
-    const json_t *inputs = json_object_get(order, "inputs");
-    size_t count = json_object_size(inputs) + 1;
-    const char **readable = memory_create(count, sizeof *readable);
-    size_t filled = 0;
-    OWNED_MEMORY char *model_folder =
-        recipe_model_folder(json_string_value(json_object_get(json_object_get(order, "model"), "folder")));
-    readable[filled++] = model_folder;
-    const char *uri;
-    json_t *path;
-    json_object_foreach((json_t *)(uintptr_t)inputs, uri, path)
-    {
-        readable[filled++] = json_string_value(path);
-    }
     const struct sandbox_paths paths = {
-        .readable = readable,
-        .readable_count = count,
         .writable = json_string_value(json_object_get(order, "work_folder")),
         .cache = json_string_value(json_object_get(order, "cache_folder")),
         .memory_limit_bytes = (uint64_t)json_integer_value(json_object_get(order, "memory_limit_bytes")),
         .uses_gpu = uses_gpu(order),
     };
-    bool is_fine = sandbox_enter(&paths, error);
-    free(readable);
-    return is_fine;
+    return confine(order, paths, error);
 }
 
 static bool check_order(const json_t *order, struct error *error)
@@ -262,6 +246,7 @@ static bool check_order(const json_t *order, struct error *error)
            json_get_object(order, "", "spec", &object, error) &&
            json_get_object(order, "", "model", &model, error) &&
            json_get_text(model, "/model", "folder", &text, error) &&
+           json_get_object(order, "", "models", &object, error) &&
            json_get_object(order, "", "inputs", &object, error) &&
            json_get_text(order, "", "work_folder", &text, error) &&
            json_find_text(order, "", "cache_folder", &text, error);
@@ -280,7 +265,7 @@ static void start_job(struct service *service, json_t *order)
     service->next_heartbeat_ms = 0;
     struct error error = {0};
     int status = 0;
-    if (!check_order(order, &error) || !confine(order, &error)) {
+    if (!check_order(order, &error) || !confine_job(order, &error)) {
         finish_error(service, &error, NULL);
     } else if ((status = pthread_create(&service->thread, NULL, compute, service)) != 0) {
         error_set_errno(&error, status, "cannot start the compute thread");

@@ -36,8 +36,9 @@ struct recipe_job {
         *spec; /* validated and resolved body with its "type"; keys that start with "_" are ignored */
     const char *model_folder; /* absolute */
     const json_t *inventory;  /* NULL: inspect now */
-    const json_t *inputs;     /* {"<uri>": "<absolute path>"} for every source in the spec */
-    const char *work_folder;  /* exists */
+    const json_t *models;    /* {"<uri>": {"folder", "inventory"}} of the models in the spec beside "model" */
+    const json_t *inputs;    /* {"<uri>": "<absolute path>"} for every source in the spec */
+    const char *work_folder; /* exists */
     const char *cache_folder; /* where scores are kept and found again; NULL: nowhere */
     size_t threads;
     uint64_t memory_limit_bytes; /* 0: none */
