@@ -80,6 +80,8 @@ static struct problem_row find_row(enum error_code code)
         return (struct problem_row){422, "Checksum mismatch"};
     case ERROR_INPUT_CHANGED:
         return (struct problem_row){409, "Input changed"};
+    case ERROR_PARENT_FAILED:
+        return (struct problem_row){409, "A job that this one needs has no result"};
     case ERROR_TEXT_TOO_SHORT:
         return (struct problem_row){422, "Text too short"};
     case ERROR_TEXT_OVERLAP:

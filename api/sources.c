@@ -19,6 +19,7 @@ struct resolver {
     struct storage *storage;
     const char *tenant_id;
     const char *const *roots;
+    unsigned flags;
     struct sources *sources;
     struct error_list *faults;
 };
@@ -123,21 +124,43 @@ static void resolve_blob(const struct resolver *resolver, const char *uri, const
     }
 }
 
-/* NULL with a fault: only a finished job has files. Acquired. */
+/* A job that ended without a result. */
+static void add_parent_failed(const struct resolver *resolver, const struct job *job, const char *pointer)
+{
+    const char *code = json_string_value(json_object_get(job->error, "code"));
+    const char *message = json_string_value(json_object_get(job->error, "message"));
+    if (code != NULL && message != NULL) {
+        error_list_add(resolver->faults, ERROR_PARENT_FAILED, pointer,
+                       "the job %s, whose result is needed here, failed (%s: %.200s)", job->id, code,
+                       message);
+    } else {
+        error_list_add(resolver->faults, ERROR_PARENT_FAILED, pointer,
+                       "the job %s, whose result is needed here, is %s", job->id, job_state_slug(job->state));
+    }
+}
+
+/* Acquired. NULL: there is a fault, or the job has to be waited for. */
 static struct job *find_result(const struct resolver *resolver, const char *job_id, const char *pointer)
 {
+    struct sources *sources = resolver->sources;
     struct job *job = storage_peek_job(resolver->storage, resolver->tenant_id, job_id);
-    if (job == NULL) {
+    if (job == NULL && (resolver->flags & SOURCES_ACCEPTED) != 0) {
+        error_list_add(resolver->faults, ERROR_PARENT_FAILED, pointer,
+                       "the job %.60s, whose result is needed here, was deleted", job_id);
+    } else if (job == NULL) {
         error_list_add(resolver->faults, ERROR_NOT_FOUND, pointer, "there is no job %.60s", job_id);
-        return NULL;
-    }
-    if (job->state != JOB_STATE_SUCCEEDED || job->files == NULL) {
-        error_list_add(resolver->faults, ERROR_CONFLICT, pointer, "the job %s is %s; it has no result to use",
+    } else if (job->state == JOB_STATE_SUCCEEDED) {
+        return job;
+    } else if (job_state_is_terminal(job->state)) {
+        add_parent_failed(resolver, job, pointer);
+    } else if ((resolver->flags & SOURCES_MAY_WAIT) == 0) {
+        error_list_add(resolver->faults, ERROR_CONFLICT, pointer, "the job %s is %s; it has no result yet",
                        job->id, job_state_slug(job->state));
-        job_release(job);
-        return NULL;
+    } else if (sources->wait_reason[0] == '\0') {
+        (void)snprintf(sources->wait_reason, sizeof sources->wait_reason, "waiting for %s", job->id);
     }
-    return job;
+    job_release(job);
+    return NULL;
 }
 
 static const char *find_digest(const json_t *files, const char *path)
@@ -246,11 +269,12 @@ static void resolve_model(const struct resolver *resolver, const char *name, con
 }
 
 bool sources_resolve(struct storage *storage, const char *tenant_id, const char *const *roots,
-                     const json_t *spec, struct sources *ret_sources, struct error_list *faults)
+                     const json_t *spec, unsigned flags, struct sources *ret_sources,
+                     struct error_list *faults)
 {
     size_t before = faults->count;
     struct sources sources = {.inputs = json_object()};
-    struct resolver resolver = {storage, tenant_id, roots, &sources, faults};
+    struct resolver resolver = {storage, tenant_id, roots, flags, &sources, faults};
     for (size_t i = 0; i < SPEC_MODEL_COUNT; i++) {
         char pointer[64];
         const char *name = spec_model(spec, i);

@@ -29,12 +29,23 @@ struct model_source {
 struct sources {
     struct model_source models[SPEC_MODEL_COUNT]; /* as in spec_models */
     json_t *inputs; /* owned {"<uri>": "<absolute path>"} of every `source` in the spec */
+    /* "waiting for job_...": the first job in the spec whose result is needed and that has not ended; the rest of this is of no
+     * use before it has. "": nothing is waited for. */
+    char wait_reason[64];
+};
+
+enum sources_flag {
+    /* The result of a job that has not ended is waited for; else it is a CONFLICT. */
+    SOURCES_MAY_WAIT = 1u << 0,
+    /* The spec was accepted earlier, so that a job that is not there was deleted: PARENT_FAILED; else it is NOT_FOUND. */
+    SOURCES_ACCEPTED = 1u << 1,
 };
 
 /* roots: NULL-terminated, absolute, links resolved. FORBIDDEN outside of them, NOT_FOUND, UNSUPPORTED
- * (another scheme). */
+ * (another scheme), PARENT_FAILED (the job has no result and gets none by itself). */
 bool sources_resolve(struct storage *storage, const char *tenant_id, const char *const *roots,
-                     const json_t *spec, struct sources *ret_sources, struct error_list *faults) MUST_USE;
+                     const json_t *spec, unsigned flags, struct sources *ret_sources,
+                     struct error_list *faults) MUST_USE;
 void sources_finish(struct sources *sources);
 
 /* The path of a file:/// URI or of a plain absolute path, resolved and inside a root; owned. NULL: *error

@@ -3,7 +3,8 @@
  *
  *   parse -> validate against the catalogue's spec -> defaults -> sources to paths
  *     -> registered models, or ?dry_run: the plan (host, asynchronous); its faults are a 422, nothing is stored
- *     -> insert (storage, asynchronous): with a plan the job is `queued`, else `validating` and the daemon plans it
+ *     -> insert (storage, asynchronous): with a plan the job is `queued`, else `validating` and the daemon plans it,
+ *        once the jobs whose results it needs have ended
  *
  * Everything that can be said about the body is said in one answer: faults of the spec and of the sources are
  * collected together. A submission lives from the handler to its last callback, on whatever threads these
@@ -65,6 +66,7 @@ static void insert(struct submission *submission, json_t *plan)
         .tenant_id = request_tenant(submission->request),
         .type = submission->type,
         .name = name,
+        .status_reason = *submission->sources.wait_reason != '\0' ? submission->sources.wait_reason : NULL,
         .idempotency_key = submission->idempotency_key,
         .request_sha256 = submission->request_sha256,
         .spec = submission->spec,
@@ -187,8 +189,10 @@ static bool prepare(struct submission *submission, struct error_list *faults)
     }
     if (json_is_object(body)) {
         FINISHED(error_list) found = {0};
-        bool is_resolved = sources_resolve(api->options.storage, request_tenant(request), api->options.roots,
-                                           is_valid ? submission->spec : body, &submission->sources, &found);
+        bool is_resolved =
+            sources_resolve(api->options.storage, request_tenant(request), api->options.roots,
+                            is_valid ? submission->spec : body, submission->is_dry_run ? 0 : SOURCES_MAY_WAIT,
+                            &submission->sources, &found);
         for (size_t i = 0; !is_resolved && i < found.stored; i++) {
             if (!has_fault_at(faults, found.items[i].field)) {
                 (void)error_list_add_error(faults, &found.items[i]);
@@ -198,9 +202,12 @@ static bool prepare(struct submission *submission, struct error_list *faults)
     return faults->count == 0;
 }
 
-/* Whether the plan is arithmetic: nothing has to be inspected for it. */
+/* Whether the plan is arithmetic: nothing has to be waited for or inspected. */
 static bool are_registered(const struct sources *sources)
 {
+    if (*sources->wait_reason != '\0') {
+        return false;
+    }
     for (size_t i = 0; i < SPEC_MODEL_COUNT; i++) {
         if (sources->models[i].uri != NULL && sources->models[i].inventory == NULL) {
             return false;

@@ -52,12 +52,13 @@
     X(TOKENIZER_MISMATCH, "tokenizer_mismatch")   /* tokenizer does not fit the vocabulary */                \
     X(CHECKSUM_MISMATCH, "checksum_mismatch")     /* content is not what its name promises */                \
     X(INPUT_CHANGED, "input_changed")             /* a referenced file differs from its inventory */         \
-    X(TEXT_TOO_SHORT, "text_too_short")           /* fewer tokens than one window, or no text */             \
-    X(TEXT_OVERLAP, "text_overlap")               /* calibration and evaluation text share windows */        \
-    X(WORKER_CRASH, "worker_crash")               /* the process died; see design section 5 */               \
-    X(WORKER_HUNG, "worker_hung")                 /* no heartbeat within the lease */                        \
-    X(TIME_LIMIT, "time_limit")                   /* limits.max_seconds passed */                            \
-    X(STORAGE_FULL, "storage_full")               /* disk or quota; nothing was kept */                      \
+    X(PARENT_FAILED, "parent_failed")   /* a job whose result is needed failed, was cancelled or deleted */  \
+    X(TEXT_TOO_SHORT, "text_too_short") /* fewer tokens than one window, or no text */                       \
+    X(TEXT_OVERLAP, "text_overlap")     /* calibration and evaluation text share windows */                  \
+    X(WORKER_CRASH, "worker_crash")     /* the process died; see design section 5 */                         \
+    X(WORKER_HUNG, "worker_hung")       /* no heartbeat within the lease */                                  \
+    X(TIME_LIMIT, "time_limit")         /* limits.max_seconds passed */                                      \
+    X(STORAGE_FULL, "storage_full")     /* disk or quota; nothing was kept */                                \
     X(IO, "io")                                                                                              \
     X(INTERNAL, "internal")
 

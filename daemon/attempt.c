@@ -175,7 +175,7 @@ static void prepare(uv_work_t *work)
     }
     if (!sources_resolve(storage, attempt->job->tenant_id,
                          (const char *const *)attempt->daemon->config->roots, attempt->job->spec,
-                         &attempt->sources, &attempt->faults)) {
+                         SOURCES_ACCEPTED, &attempt->sources, &attempt->faults)) {
         return;
     }
     struct error error;

@@ -31,8 +31,9 @@ struct scheduler { /* loop */
 };
 
 struct validator { /* loop */
-    bool is_scanning, scan_again;
-    int64_t retry_at_ns;
+    bool is_due;   /* something happened since the last look began */
+    bool is_scanning;
+    int64_t retry_at_ns; /* no look before */
     size_t active_count;
     char active[DAEMON_ACTIVE_LIMIT][40]; /* "" = free */
 };
@@ -78,7 +79,9 @@ void planner_inspect(struct daemon *daemon, const char *folder, api_host_done *d
 
 /* ---- validator.c: loop thread -------------------------------------------------------------------------- */
 
-void validator_wake(struct daemon *daemon); /* something may be `validating` */
+void validator_wake(
+    struct daemon *daemon); /* a job is `validating`, or one ended that another may wait for */
+void validator_tick(struct daemon *daemon); /* a look that had to be put off */
 
 /* ---- attempt.c: loop thread ---------------------------------------------------------------------------- */
 

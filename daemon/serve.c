@@ -68,8 +68,10 @@ static void on_change(void *context, struct job *job, const struct job_effects *
     if (effects != NULL && effects->stop_worker) {
         post_wake(daemon, job->id);
     }
-    bool is_runnable = job->state == JOB_STATE_VALIDATING || job->state == JOB_STATE_QUEUED;
-    if (is_runnable && !atomic_exchange(&daemon->wake_posted, true)) {
+    /* A job that ended may be what another one waits for. */
+    bool is_news = job->state == JOB_STATE_VALIDATING || job->state == JOB_STATE_QUEUED ||
+                   job_state_is_terminal(job->state);
+    if (is_news && !atomic_exchange(&daemon->wake_posted, true)) {
         post_wake(daemon, NULL);
     }
     pthread_mutex_lock(&daemon->api_lock);
@@ -153,7 +155,7 @@ static void on_tick(uv_timer_t *timer)
         notify_send("WATCHDOG=1");
     }
     scheduler_tick(daemon, now_ns, late_ns > 0 ? late_ns : 0);
-    validator_wake(daemon);
+    validator_tick(daemon);
     if (daemon->drain_started_ns == 0) {
         report_status(daemon, now_ns);
     } else if (now_ns - daemon->drain_started_ns > daemon->config->drain_ms * NS_PER_MS) {
@@ -335,6 +337,7 @@ static bool start(struct daemon *daemon, struct error *error)
     (void)uv_timer_init(&daemon->loop, &daemon->tick);
     daemon->tick.data = daemon;
     (void)uv_timer_start(&daemon->tick, on_tick, 0, DAEMON_TICK_MS);
+    validator_wake(daemon); /* what an earlier service left `validating` */
     return announce(daemon, error);
 }
 

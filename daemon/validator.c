@@ -2,8 +2,11 @@
  * daemon/validator.c: jobs that are `validating` become `queued` or `failed`.
  *
  * No list of its own: each wake-up asks storage which jobs are validating and takes those it is not already
- * busy with, so a job can neither be forgotten nor be planned twice, across restarts too. See
- * daemon_internal.h.
+ * busy with, so a job can neither be forgotten nor be planned twice, across restarts too.
+ *
+ * A job that needs the result of another one stays `validating` until that one has ended. That it waits is seen anew at
+ * every look, from its spec and from the state of the other job; its status_reason only tells. A look follows on every
+ * job that becomes validating or ends, so waiting takes no timer and no place in `active`. See daemon_internal.h.
  */
 #include "api/sources.h"
 #include "base/cleanup.h"
@@ -13,13 +16,15 @@
 #include <stdio.h>
 #include <string.h>
 
-#define RETRY_NS (2000 * INT64_C(1000000)) /* after a refusal; a full disk must not become a busy loop */
+#define PAGE_LIMIT 100
+#define RETRY_NS   (2000 * INT64_C(1000000)) /* after a refusal; a full disk must not become a busy loop */
 
 struct scan { /* storage's list, on its way to the loop */
     struct letter letter;
     struct daemon *daemon;
-    struct job *jobs[DAEMON_ACTIVE_LIMIT * 2];
+    struct job *jobs[PAGE_LIMIT]; /* acquired */
     size_t count;
+    bool has_more, has_failed;
 };
 
 struct validation { /* one job */
@@ -40,7 +45,7 @@ static void validation_end(struct validation *validation)
     daemon->validator.active_count--;
     job_release(validation->job);
     free(validation);
-    validator_wake(daemon);
+    validator_wake(daemon); /* its place is free */
     daemon_check_drained(daemon);
 }
 
@@ -53,12 +58,13 @@ static void on_applied(void *context, struct job *job, bool replayed, const stru
 {
     (void)replayed;
     struct validation *validation = context;
-    if (error != NULL) { /* a cancel came first, or the disk is full: a later scan sees what is left */
-        validation->is_refused = true;
+    if (error != NULL) { /* a cancel came first, or the disk is full: a later look sees what is left */
+        validation->is_refused = error->code != ERROR_CONFLICT && error->code != ERROR_NOT_FOUND;
         log_info("validation not recorded", LOG_TEXT("job_id", validation->job->id),
                  LOG_TEXT("cause", error->message));
     } else {
-        log_info("job validated", LOG_TEXT("job_id", job->id), LOG_TEXT("state", job_state_slug(job->state)));
+        log_info(job->state == JOB_STATE_VALIDATING ? "job waits" : "job validated",
+                 LOG_TEXT("job_id", job->id), LOG_TEXT("state", job_state_slug(job->state)));
     }
     validation->letter.deliver = deliver_applied;
     if (!mailbox_post(&validation->daemon->mailbox, &validation->letter)) {
@@ -86,6 +92,21 @@ static void reject(struct validation *validation, const struct error_list *fault
           &(struct job_event){.kind = JOB_EVENT_REJECTED, .error = &error, .error_stage = "validate"});
 }
 
+static bool resolve(const struct daemon *daemon, const struct job *job, struct sources *ret_sources,
+                    struct error_list *faults)
+{
+    return sources_resolve(daemon->storage, job->tenant_id, (const char *const *)daemon->config->roots,
+                           job->spec, SOURCES_MAY_WAIT | SOURCES_ACCEPTED, ret_sources, faults);
+}
+
+/* A result that was deleted while the planner read it looks like a broken model: what happened is said instead. */
+static void reject_plan(struct validation *validation, const struct error_list *faults)
+{
+    FINISHED(error_list) gone = {0};
+    FINISHED(sources) sources = {0};
+    reject(validation, resolve(validation->daemon, validation->job, &sources, &gone) ? faults : &gone);
+}
+
 static void on_plan(void *context, const json_t *answer, const struct error_list *faults)
 {
     struct validation *validation = context;
@@ -95,7 +116,7 @@ static void on_plan(void *context, const json_t *answer, const struct error_list
             validation->is_refused = true;
             validation_end(validation);
         } else {
-            reject(validation, faults);
+            reject_plan(validation, faults);
         }
         return;
     }
@@ -106,21 +127,29 @@ static void on_plan(void *context, const json_t *answer, const struct error_list
                                           .memory_bytes = memory > 0 ? (uint64_t)memory : 0});
 }
 
-static void validation_start(struct daemon *daemon, struct job *job, size_t place)
+static struct validation *validation_create(struct daemon *daemon, struct job *job, size_t place)
 {
     struct validator *validator = &daemon->validator;
     (void)snprintf(validator->active[place], sizeof validator->active[place], "%s", job->id);
     validator->active_count++;
     struct validation *validation = memory_create(1, sizeof *validation);
     *validation = (struct validation){.daemon = daemon, .job = job_acquire(job), .place = place};
+    return validation;
+}
+
+static void validate(struct daemon *daemon, struct job *job, size_t place)
+{
     FINISHED(error_list) faults = {0};
     FINISHED(sources) sources = {0};
-    if (!sources_resolve(daemon->storage, job->tenant_id, (const char *const *)daemon->config->roots,
-                         job->spec, &sources, &faults)) {
-        reject(validation, &faults);
-        return;
+    if (!resolve(daemon, job, &sources, &faults)) {
+        reject(validation_create(daemon, job, place), &faults);
+    } else if (*sources.wait_reason == '\0') {
+        planner_plan(daemon, sources_plan_request(&sources, job->spec), on_plan,
+                     validation_create(daemon, job, place));
+    } else if (job->status_reason == NULL || strcmp(job->status_reason, sources.wait_reason) != 0) {
+        apply(validation_create(daemon, job, place),
+              &(struct job_event){.kind = JOB_EVENT_WAITING, .message = sources.wait_reason});
     }
-    planner_plan(daemon, sources_plan_request(&sources, job->spec), on_plan, validation);
 }
 
 static bool is_active(const struct validator *validator, const char *job_id)
@@ -141,39 +170,52 @@ static void take(struct daemon *daemon, struct job *job)
     for (size_t i = 0; i < DAEMON_ACTIVE_LIMIT && current != NULL; i++) {
         if (validator->active[i][0] == '\0' && current->state == JOB_STATE_VALIDATING &&
             !is_active(validator, job->id)) {
-            validation_start(daemon, current, i);
+            validate(daemon, current, i);
             break;
         }
     }
     job_release(current);
 }
 
+static void list_page(struct daemon *daemon, const char *after);
+
 static void deliver_scan(struct letter *letter)
 {
     struct scan *scan = (struct scan *)letter;
     struct daemon *daemon = scan->daemon;
     struct validator *validator = &daemon->validator;
-    validator->is_scanning = false;
+    char last[40] = "";
     for (size_t i = 0; i < scan->count; i++) {
         if (daemon->drain_started_ns == 0) {
             take(daemon, scan->jobs[i]);
         }
+        (void)snprintf(last, sizeof last, "%s", scan->jobs[i]->id);
         job_release(scan->jobs[i]);
     }
-    free(scan);
-    if (validator->scan_again) {
-        validator_wake(daemon);
+    if (scan->has_failed) {
+        validator->is_due = true;
+        validator->retry_at_ns = clock_boot_ns(daemon->clock) + RETRY_NS;
     }
+    /* With every place taken the rest is seen by the look that follows on the first one's end. */
+    bool goes_on =
+        scan->has_more && daemon->drain_started_ns == 0 && validator->active_count < DAEMON_ACTIVE_LIMIT;
+    free(scan);
+    if (goes_on) {
+        list_page(daemon, last);
+        return;
+    }
+    validator->is_scanning = false;
+    validator_tick(daemon);
     daemon_check_drained(daemon);
 }
 
 static void on_list(void *context, struct job *const *jobs, size_t count, bool has_more,
                     const struct error *error)
 {
-    (void)has_more;
-    (void)error; /* the next tick asks again */
     struct scan *scan = context;
-    for (size_t i = 0; i < count && i < sizeof scan->jobs / sizeof *scan->jobs; i++) {
+    scan->has_more = has_more;
+    scan->has_failed = error != NULL;
+    for (size_t i = 0; i < count && i < PAGE_LIMIT; i++) {
         scan->jobs[scan->count++] = job_acquire(jobs[i]);
     }
     scan->letter.deliver = deliver_scan;
@@ -185,29 +227,37 @@ static void on_list(void *context, struct job *const *jobs, size_t count, bool h
     }
 }
 
-void validator_wake(struct daemon *daemon)
+static void list_page(struct daemon *daemon, const char *after)
 {
-    struct validator *validator = &daemon->validator;
-    if (daemon->drain_started_ns != 0 || validator->active_count == DAEMON_ACTIVE_LIMIT ||
-        clock_boot_ns(daemon->clock) < validator->retry_at_ns) {
-        return;
-    }
-    if (validator->is_scanning) {
-        validator->scan_again = true;
-        return;
-    }
-    struct storage_counts counts;
-    storage_get_counts(daemon->storage, &counts);
-    if (counts.by_state[JOB_STATE_VALIDATING] <= validator->active_count) {
-        return;
-    }
-    validator->is_scanning = true;
-    validator->scan_again = false;
     struct scan *scan = memory_create(1, sizeof *scan);
     scan->daemon = daemon;
     const struct job_filter filter = {.tenant_id = STORAGE_TENANT_DEFAULT,
                                       .state_mask = 1u << JOB_STATE_VALIDATING,
-                                      .limit = DAEMON_ACTIVE_LIMIT * 2,
+                                      .after = after,
+                                      .limit = PAGE_LIMIT,
                                       .ascending = true};
     storage_list_jobs(daemon->storage, &filter, on_list, scan);
+}
+
+void validator_tick(struct daemon *daemon)
+{
+    struct validator *validator = &daemon->validator;
+    if (!validator->is_due || validator->is_scanning || daemon->drain_started_ns != 0 ||
+        validator->active_count == DAEMON_ACTIVE_LIMIT ||
+        clock_boot_ns(daemon->clock) < validator->retry_at_ns) {
+        return;
+    }
+    validator->is_due = false;
+    struct storage_counts counts;
+    storage_get_counts(daemon->storage, &counts);
+    if (counts.by_state[JOB_STATE_VALIDATING] > validator->active_count) {
+        validator->is_scanning = true;
+        list_page(daemon, NULL);
+    }
+}
+
+void validator_wake(struct daemon *daemon)
+{
+    daemon->validator.is_due = true;
+    validator_tick(daemon);
 }

@@ -317,6 +317,7 @@ static bool apply_outside(const struct job_event *event, int64_t now_ms, struct 
         next->state = JOB_STATE_QUEUED;
         next->queued_at_ms = now_ms;
         next->memory_bytes = event->memory_bytes;
+        job_replace_text(&next->status_reason, NULL);
         if (event->plan != NULL) {
             job_replace_document(&next->plan, json_incref(event->plan));
         }
@@ -328,6 +329,17 @@ static bool apply_outside(const struct job_event *event, int64_t now_ms, struct 
             return refuse(next, "rejected", error);
         }
         fail(next, event, error_or_internal(event, &fallback), now_ms, effects);
+        return true;
+    case JOB_EVENT_WAITING:
+        if (next->state != JOB_STATE_VALIDATING) {
+            return refuse(next, "kept waiting", error);
+        }
+        effects->changed = event->message != NULL &&
+                           (next->status_reason == NULL || strcmp(next->status_reason, event->message) != 0);
+        if (effects->changed) {
+            job_replace_text(&next->status_reason, event->message);
+            describe(effects, "info", "%s", event->message);
+        }
         return true;
     case JOB_EVENT_CLAIMED:
         if (next->state != JOB_STATE_QUEUED || next->run_at_ms > now_ms) {
@@ -477,6 +489,7 @@ static bool apply_fenced(const struct job_event *event, int64_t now_ms, struct j
         break;
     case JOB_EVENT_VALIDATED:
     case JOB_EVENT_REJECTED:
+    case JOB_EVENT_WAITING:
     case JOB_EVENT_CLAIMED:
     case JOB_EVENT_CANCEL:
     case JOB_EVENT_RETRY:
@@ -505,6 +518,7 @@ static bool is_fenced(enum job_event_kind kind)
         return true;
     case JOB_EVENT_VALIDATED:
     case JOB_EVENT_REJECTED:
+    case JOB_EVENT_WAITING:
     case JOB_EVENT_CLAIMED:
     case JOB_EVENT_CANCEL:
     case JOB_EVENT_RETRY:

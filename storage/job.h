@@ -49,9 +49,10 @@ struct job {
     char *type;  /* "pruning", "selection", "evaluation" */
     char *name;  /* NULL: none was given */
     enum job_state state;
-    char *stage;         /* NULL until running: "inspect", "calibrate", ... */
-    char *status_reason; /* NULL or a machine word: "worker_lost", "waiting_for_memory", ... */
-    uint64_t epoch;      /* +1 with every claim; every later write of that attempt carries it */
+    char *stage; /* NULL until running: "inspect", "calibrate", ... */
+    char *
+        status_reason; /* NULL or a machine word: "worker_lost", "retry_backoff", ...; "waiting for job_..." */
+    uint64_t epoch;    /* +1 with every claim; every later write of that attempt carries it */
     uint32_t attempt_count, crash_count, retry_count;
     int64_t created_at_ms, queued_at_ms, started_at_ms, finished_at_ms, updated_at_ms; /* 0: not yet */
     int64_t run_at_ms;     /* not claimed before (retry backoff) */
@@ -81,6 +82,7 @@ void job_release(struct job *job); /* NULL is fine */
 enum job_event_kind {
     JOB_EVENT_VALIDATED,     /* validating -> queued; plan, memory_bytes */
     JOB_EVENT_REJECTED,      /* validating -> failed; error */
+    JOB_EVENT_WAITING,       /* validating stays; message becomes the status_reason */
     JOB_EVENT_CLAIMED,       /* queued -> running; epoch+1, attempt+1 */
     JOB_EVENT_STAGE,         /* fenced; a stage began: `stage` (closes the one before in `steps`) */
     JOB_EVENT_STEP_FINISHED, /* fenced; a durable checkpoint: crash_count = 0 */

@@ -53,6 +53,7 @@ const char *storage_folder(const struct storage *storage);
 
 struct job_draft {
     const char *tenant_id, *type, *name; /* name may be NULL */
+    const char *status_reason;           /* of a job that starts `validating`; NULL: none */
     const char *idempotency_key;         /* NULL: none */
     const char *request_sha256;          /* of the canonical request; compared when the key was seen */
     json_t *spec, *plan;                 /* plan NULL: the job starts `validating`, else `queued` */

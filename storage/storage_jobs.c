@@ -168,7 +168,7 @@ struct job_command {
     void *context;
     char *tenant_id, *job_id; /* NULL where the kind needs none */
     /* insert */
-    char *type, *name, *idempotency_key, *request_sha256;
+    char *type, *name, *status_reason, *idempotency_key, *request_sha256;
     json_t *spec, *plan;
     uint64_t memory_bytes;
     /* apply */
@@ -216,6 +216,7 @@ static void destroy(struct command *base)
     free(command->job_id);
     free(command->type);
     free(command->name);
+    free(command->status_reason);
     free(command->idempotency_key);
     free(command->request_sha256);
     json_decref(command->spec);
@@ -286,6 +287,7 @@ static struct job *draft_job(const struct job_command *command, const char *job_
     (void)snprintf(job->tenant_id, sizeof job->tenant_id, "%s", command->tenant_id);
     job->type = memory_copy_text(command->type);
     job->name = memory_copy_text(command->name);
+    job->status_reason = memory_copy_text(command->status_reason);
     job->state = command->plan == NULL ? JOB_STATE_VALIDATING : JOB_STATE_QUEUED;
     job->created_at_ms = now_ms;
     job->updated_at_ms = now_ms;
@@ -343,6 +345,7 @@ void storage_insert_job(struct storage *storage, const struct job_draft *draft, 
     struct job_command *command = make(&kind_insert, draft->tenant_id, NULL, done, context);
     command->type = memory_copy_text(draft->type);
     command->name = memory_copy_text(draft->name);
+    command->status_reason = memory_copy_text(draft->status_reason);
     command->idempotency_key = memory_copy_text(draft->idempotency_key);
     command->request_sha256 = memory_copy_text(draft->request_sha256);
     command->spec = json_deep_copy(draft->spec);

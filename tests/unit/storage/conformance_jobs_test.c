@@ -74,6 +74,39 @@ static void the_same_idempotency_key_gives_the_same_job_and_another_request_is_r
     answer_finish(&later);
 }
 
+static void a_job_waits_across_a_restart_and_says_for_whom(void **state)
+{
+    struct fixture *fixture = *state;
+    JSON_OWNED spec = json_object();
+    JSON_OWNED plan = json_object();
+    const struct job_draft draft = {
+        .tenant_id = TENANT, .type = "evaluation", .status_reason = "waiting for job_A", .spec = spec};
+    struct answer waiting = insert_draft(fixture->storage, &draft);
+    EXPECT_OK(waiting);
+    reopen(fixture);
+    struct answer read = get_job(fixture->storage, TENANT, waiting.job->id);
+    assert_int_equal(read.job->state, JOB_STATE_VALIDATING);
+    assert_string_equal(read.job->status_reason, "waiting for job_A");
+    const struct job_event next = {.kind = JOB_EVENT_WAITING, .message = "waiting for job_B"};
+    const struct job_event validated = {.kind = JOB_EVENT_VALIDATED, .plan = plan};
+    struct answer moved = apply_event(fixture->storage, waiting.job->id, &next);
+    EXPECT_OK(moved);
+    assert_string_equal(moved.job->status_reason, "waiting for job_B");
+    struct answer queued = apply_event(fixture->storage, waiting.job->id, &validated);
+    EXPECT_OK(queued);
+    struct answer late = apply_event(fixture->storage, waiting.job->id, &next);
+    EXPECT(late, CONFLICT);
+    reopen(fixture);
+    struct answer after = get_job(fixture->storage, TENANT, waiting.job->id);
+    assert_int_equal(after.job->state, JOB_STATE_QUEUED);
+    assert_null(after.job->status_reason);
+    answer_finish(&waiting);
+    answer_finish(&read);
+    answer_finish(&moved);
+    answer_finish(&queued);
+    answer_finish(&after);
+}
+
 static void another_tenant_finds_nothing(void **state)
 {
     struct fixture *fixture = *state;
@@ -647,6 +680,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         CASE(an_inserted_job_can_be_read_at_once_and_after_a_restart),
         CASE(the_same_idempotency_key_gives_the_same_job_and_another_request_is_refused),
+        CASE(a_job_waits_across_a_restart_and_says_for_whom),
         CASE(another_tenant_finds_nothing),
         CASE(claims_go_by_order_and_by_what_fits),
         CASE(a_job_in_backoff_is_not_claimed_before_its_time),

@@ -566,14 +566,17 @@ static void a_deleted_result_takes_its_folder_with_it_once_nobody_reads_it(void 
     struct fixture *fixture = *state;
     char folder[512];
     char source[64];
-    for (int is_read = 0; is_read < 2; is_read++) {
+    static const char *const readers[] = {NULL, "model", "pruned_model", "embedding_model"};
+    for (size_t i = 0; i < sizeof readers / sizeof *readers; i++) {
+        bool is_read = readers[i] != NULL;
         struct job *job = make_running_job(fixture->storage);
         json_t *files = write_result(fixture->storage, job);
         struct answer done = publish_files(fixture->storage, job->id, job->epoch, files, NULL);
         EXPECT_OK(done);
         assert_int_equal(assemble_model(fixture->storage, job->id, done.job->files, folder).code, ERROR_NONE);
-        (void)snprintf(source, sizeof source, "job:%s", is_read ? job->id : "job_of_another");
-        JSON_OWNED spec = json_pack("{s:s}", "model", source);
+        (void)snprintf(source, sizeof source, "job:%s", job->id);
+        JSON_OWNED spec = json_pack("{s:s}", "model", "job:job_of_another");
+        json_put_text(spec, is_read ? readers[i] : "name", source);
         JSON_OWNED plan = json_object();
         const struct job_draft draft = {
             .tenant_id = TENANT, .type = "evaluation", .spec = spec, .plan = plan};
@@ -583,7 +586,7 @@ static void a_deleted_result_takes_its_folder_with_it_once_nobody_reads_it(void 
         assert_string_equal(claimed.job->id, reader.job->id);
         struct answer deleted = delete_job(fixture->storage, job->id);
         EXPECT_OK(deleted);
-        assert_int_equal(file_exists(folder), is_read == 1);
+        assert_int_equal(file_exists(folder), is_read);
         answer_finish(&done);
         answer_finish(&reader);
         answer_finish(&claimed);

@@ -133,6 +133,32 @@ static void a_rejected_job_fails_and_says_why(void **state)
     job_release(job);
 }
 
+static void a_job_that_waits_says_for_whom_until_it_is_queued(void **state)
+{
+    (void)state;
+    const struct job_event first = {.kind = JOB_EVENT_WAITING, .message = "waiting for job_A"};
+    const struct job_event second = {.kind = JOB_EVENT_WAITING, .message = "waiting for job_B"};
+    struct job *job = make_job(false);
+    job = step(job, first, NOW_MS);
+    assert_int_equal(job->state, JOB_STATE_VALIDATING);
+    assert_string_equal(job->status_reason, "waiting for job_A");
+    struct job *next = NULL;
+    struct job_effects effects;
+    assert_true(job_apply(job, &first, NOW_MS, &next, &effects, NULL));
+    assert_false(effects.changed); /* nothing to write */
+    assert_int_equal(next->version, job->version);
+    job_release(next);
+    job = step(job, second, NOW_MS);
+    assert_string_equal(job->status_reason, "waiting for job_B");
+    assert_int_equal(job->version, 3);
+    json_t *plan = json_object();
+    job = step(job, (struct job_event){.kind = JOB_EVENT_VALIDATED, .plan = plan}, NOW_MS);
+    assert_null(job->status_reason);
+    assert_int_equal(refusal(job, first), ERROR_CONFLICT);
+    job_release(job);
+    json_decref(plan);
+}
+
 static void transient_failures_back_off_and_the_fifth_is_final(void **state)
 {
     (void)state;
@@ -268,8 +294,8 @@ static const bool legal[JOB_STATE_COUNT][JOB_STATE_COUNT] = {
 
 static bool is_fenced_kind(enum job_event_kind kind)
 {
-    return kind != JOB_EVENT_VALIDATED && kind != JOB_EVENT_REJECTED && kind != JOB_EVENT_CLAIMED &&
-           kind != JOB_EVENT_CANCEL && kind != JOB_EVENT_RETRY;
+    return kind != JOB_EVENT_VALIDATED && kind != JOB_EVENT_REJECTED && kind != JOB_EVENT_WAITING &&
+           kind != JOB_EVENT_CLAIMED && kind != JOB_EVENT_CANCEL && kind != JOB_EVENT_RETRY;
 }
 
 static bool is_held(const struct job *job)
@@ -326,6 +352,10 @@ static void check_transition(const struct job *job, const struct job *next, cons
     HOLDS(next->version == job->version + (effects->changed ? 1 : 0));
     HOLDS(next->updated_at_ms >= job->updated_at_ms);
     HOLDS(effects->changed || next->state == job->state);
+    HOLDS(event->kind != JOB_EVENT_WAITING ||
+          (next->state == JOB_STATE_VALIDATING && next->plan == job->plan));
+    HOLDS(next->status_reason == NULL || next->state == JOB_STATE_VALIDATING ||
+          strncmp(next->status_reason, "waiting", 7) != 0);
     HOLDS(effects->stop_worker == (job->state == JOB_STATE_RUNNING && next->state == JOB_STATE_CANCELLING));
     HOLDS(effects->wake_scheduler == (next->state == JOB_STATE_QUEUED && job->state != JOB_STATE_QUEUED));
     HOLDS(!is_fenced_kind(event->kind) || (event->epoch == job->epoch && is_held(job)));
@@ -360,6 +390,7 @@ static void bring_to_an_end(struct job *job, json_t *files)
 static uint64_t run_sequence(unsigned sequence, json_t *plan, json_t *files)
 {
     static const char *const stages[] = {"inspect", "calibrate", "score", "search"};
+    static const char *const reasons[] = {"waiting for job_A", "waiting for job_B"};
     struct rng rng = {.seed = 20270115, .stream = sequence};
     struct job *job = make_job(rng_below(&rng, 1000, 2) == 0);
     int64_t now_ms = NOW_MS;
@@ -373,6 +404,7 @@ static uint64_t run_sequence(unsigned sequence, json_t *plan, json_t *files)
                                  .epoch =
                                      job->epoch + (skew == 0 ? 1 : 0) - (skew == 1 && job->epoch > 0 ? 1 : 0),
                                  .stage = stages[rng_below(&rng, 3, 4)],
+                                 .message = reasons[rng_below(&rng, 5, 2)],
                                  .plan = plan,
                                  .files = files,
                                  .memory_bytes = number};
@@ -432,6 +464,7 @@ int main(void)
         cmocka_unit_test(every_state_has_a_slug_that_reads_back),
         cmocka_unit_test(a_job_goes_from_validation_to_success_with_its_stages_as_steps),
         cmocka_unit_test(a_rejected_job_fails_and_says_why),
+        cmocka_unit_test(a_job_that_waits_says_for_whom_until_it_is_queued),
         cmocka_unit_test(transient_failures_back_off_and_the_fifth_is_final),
         cmocka_unit_test(three_deaths_in_a_row_end_a_job_and_a_finished_step_forgives),
         cmocka_unit_test(a_cancel_wins_over_whatever_the_worker_says_last),
