@@ -9,6 +9,7 @@
 #include "workers/prune/prune.h"
 #include "workers/recipe/combined.h"
 #include "workers/recipe/recipe_internal.h"
+#include "workers/recipe/selection.h"
 #include "workers/tensor/backend.h"
 #include <string.h>
 
@@ -297,6 +298,8 @@ static struct param_spec compute_members[] = {
         .help = "Higher runs first."                                                                         \
     }
 
+static const struct param_spec common_members[] = {COMMON_MEMBERS};
+
 static const struct param_spec model_member = {
     .name = "model",
     .type = PARAM_TEXT,
@@ -389,6 +392,9 @@ const struct param_spec *catalogue_body(const char *job_type)
     if (strcmp(job_type, "pruning") == 0) {
         return pruning_body();
     }
+    if (strcmp(job_type, "selection") == 0) {
+        return catalogue_selection_body(common_members, COUNT_OF(common_members));
+    }
     return strcmp(job_type, "evaluation") == 0 ? &evaluation_body : NULL;
 }
 
@@ -401,41 +407,58 @@ static json_t *format_names(const char *const *names)
     return array;
 }
 
-static json_t *format_methods(void)
+static json_t *list_needs(unsigned needs, const char *const *names, size_t count)
 {
     json_t *array = json_array();
-    for (const struct prune_method *const *method = prune_methods(); *method != NULL; method++) {
-        json_t *item = json_object();
-        json_put_text(item, "name", (*method)->name);
-        json_put_text(item, "job_type", "pruning");
-        json_put_text(item, "summary", (*method)->summary);
-        json_put_text(item, "reference", (*method)->reference);
-        json_t *needs = json_array();
-        static const char *const need_names[] = {
-            "calibration",      "block_cosines", "evaluator",        "plan",
-            "sublayer_cosines", "span_angles",   "width_statistics", "model"};
-        for (size_t i = 0; i < COUNT_OF(need_names); i++) {
-            if (((*method)->needs & 1u << i) != 0) {
-                CHECK(json_array_append_new(needs, json_string(need_names[i])) == 0);
-            }
+    for (size_t i = 0; i < count; i++) {
+        if ((needs & 1u << i) != 0) {
+            CHECK(json_array_append_new(array, json_string(names[i])) == 0);
         }
-        json_put(item, "needs", needs);
+    }
+    return array;
+}
+
+/* needs is taken over. */
+static void append_method(json_t *array, const char *job_type, const char *reference, json_t *needs,
+                          const struct param_spec *parameters)
+{
+    json_t *item = json_object();
+    json_put_text(item, "name", parameters->name);
+    json_put_text(item, "job_type", job_type);
+    json_put_text(item, "summary", parameters->help);
+    json_put_text(item, "reference", reference);
+    json_put(item, "needs", needs);
+    json_put(item, "parameters", param_format(parameters));
+    CHECK(json_array_append_new(array, item) == 0);
+}
+
+static json_t *format_methods(void)
+{
+    static const char *const prune_needs[] = {
+        "calibration",      "block_cosines", "evaluator",        "plan",
+        "sublayer_cosines", "span_angles",   "width_statistics", "model"};
+    static const char *const select_needs[] = {"embeddings",   "damage", "losses",
+                                               "alone_losses", "el2n",   "columns"};
+    json_t *array = json_array();
+    for (const struct prune_method *const *method = prune_methods(); *method != NULL; method++) {
         struct param_spec spec = {.name = (*method)->name,
                                   .type = PARAM_OBJECT,
                                   .members = (*method)->params,
                                   .member_count = (*method)->param_count,
                                   .help = (*method)->summary};
-        json_put(item, "parameters", param_format(&spec));
-        CHECK(json_array_append_new(array, item) == 0);
+        append_method(array, "pruning", (*method)->reference,
+                      list_needs((*method)->needs, prune_needs, COUNT_OF(prune_needs)), &spec);
     }
-    json_t *item = json_object();
-    json_put_text(item, "name", combined_spec()->name);
-    json_put_text(item, "job_type", "pruning");
-    json_put_text(item, "summary", COMBINED_SUMMARY);
-    json_put_text(item, "reference", "those of the two methods");
-    json_put(item, "needs", json_array());
-    json_put(item, "parameters", param_format(combined_spec()));
-    CHECK(json_array_append_new(array, item) == 0);
+    append_method(array, "pruning", "those of the two methods", json_array(), combined_spec());
+    for (const struct select_method *const *method = select_methods(); *method != NULL; method++) {
+        struct param_spec spec = {.name = (*method)->name,
+                                  .type = PARAM_OBJECT,
+                                  .members = (*method)->params,
+                                  .member_count = (*method)->param_count,
+                                  .help = (*method)->summary};
+        append_method(array, "selection", (*method)->reference,
+                      list_needs((*method)->needs, select_needs, COUNT_OF(select_needs)), &spec);
+    }
     return array;
 }
 
@@ -500,7 +523,7 @@ json_t *recipe_catalogue(void)
     json_put_i64(root, "version", 1);
     json_put(root, "engine", format_engine());
     json_t *types = json_object();
-    static const char *const names[] = {"pruning", "evaluation"};
+    static const char *const names[] = {"pruning", "selection", "evaluation"};
     for (size_t i = 0; i < COUNT_OF(names); i++) {
         json_t *type = json_object();
         json_put(type, "body", param_format(catalogue_body(names[i])));

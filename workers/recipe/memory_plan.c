@@ -27,13 +27,6 @@
 #include "workers/recipe/combined.h"
 #include <string.h>
 
-/* Measured: a worker that has done nothing yet, with its libraries; what each compute thread adds (stack, arena). */
-#define PROCESS_BYTES      ((uint64_t)20 << 20)
-#define THREAD_BYTES       ((uint64_t)1 << 20)
-/* What nobody counts: the heap's holes, reports, JSON. */
-#define SLACK_BYTES        ((uint64_t)12 << 20)
-#define SLACK_SHARE        64
-#define COMFORT            0.8
 #define HELD_TOKENS        4096 /* of one batch of an evaluation, weights held */
 #define STREAMED_TOKENS    8192 /* weights streamed: more work for each reading */
 #define LEAST_TOKENS       512

@@ -13,8 +13,8 @@
 
 #define EMIT_EVERY_NS 200000000
 
-const char *const recipe_stage_names[STAGE_COUNT] = {"inspect", "calibrate", "score",   "search",
-                                                     "rewrite", "export",    "evaluate"};
+const char *const recipe_stage_names[STAGE_COUNT] = {"inspect", "read",   "calibrate", "embed",  "score",
+                                                     "search",  "select", "rewrite",   "export", "evaluate"};
 
 static atomic_uint_fast64_t touch_count;
 static pthread_mutex_t pool_lock = PTHREAD_MUTEX_INITIALIZER;

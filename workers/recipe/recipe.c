@@ -15,6 +15,7 @@
 #include "workers/prune/width.h"
 #include "workers/recipe/combined.h"
 #include "workers/recipe/recipe_internal.h"
+#include "workers/recipe/selection.h"
 #include "workers/recipe/spec.h"
 #include <errno.h>
 #include <stdlib.h>
@@ -49,6 +50,9 @@ static bool read_spec(struct recipe *recipe, struct error *error)
     if (json_is_integer(seconds)) {
         recipe->deadline_ns =
             clock_boot_ns(&clock_system) + (int64_t)json_integer_value(seconds) * 1000000000;
+    }
+    if (strcmp(type, "selection") == 0) {
+        return selection_read_spec(recipe, error);
     }
     if (!recipe->is_pruning) {
         return true;
@@ -90,6 +94,9 @@ static void identify(struct recipe *recipe)
     }
     for (size_t i = 0; i < recipe->task_count; i++) {
         sha256_update(&hash, recipe->tasks[i]->sha256, 64);
+    }
+    if (recipe->selection != NULL) {
+        selection_identify(recipe, &hash);
     }
     if (recipe->given != NULL) {
         JSON_OWNED given = plan_format(recipe->given, recipe->inventory);
@@ -258,6 +265,15 @@ static uint64_t corpus_bytes(const struct corpus *corpus)
     return corpus != NULL ? corpus->file_bytes : 0;
 }
 
+static bool check_memory(const struct recipe *recipe, struct error *error)
+{
+    const struct memory_plan *plan = &recipe->memory;
+    return plan->fits ||
+           error_set_field(error, ERROR_OUT_OF_MEMORY, "/limits/max_memory_bytes",
+                           "the job needs at least %llu bytes of memory, %llu are allowed",
+                           (unsigned long long)plan->least_bytes, (unsigned long long)plan->limit_bytes);
+}
+
 static bool plan_memory(struct recipe *recipe, struct error *error)
 {
     uint64_t texts = corpus_bytes(recipe->calibration) + corpus_bytes(recipe->evaluation) +
@@ -268,10 +284,7 @@ static bool plan_memory(struct recipe *recipe, struct error *error)
     struct memory_plan *plan = &recipe->memory;
     memory_plan_make(recipe->inventory, recipe->spec, recipe->job->threads, texts,
                      recipe->job->memory_limit_bytes, plan);
-    return plan->fits ||
-           error_set_field(error, ERROR_OUT_OF_MEMORY, "/limits/max_memory_bytes",
-                           "the job needs at least %llu bytes of memory, %llu are allowed",
-                           (unsigned long long)plan->least_bytes, (unsigned long long)plan->limit_bytes);
+    return check_memory(recipe, error);
 }
 
 static bool run_inspect(struct recipe *recipe, struct error *error)
@@ -288,20 +301,76 @@ static bool run_calibrate(struct recipe *recipe, struct error *error)
     return is_good;
 }
 
+/* ---- selection --------------------------------------------------------------------------------------------------- */
+
+static bool plan_selection_memory(struct recipe *recipe, struct error *error)
+{
+    const struct selection_job *selection = recipe->selection;
+    uint64_t texts = 0;
+    for (size_t i = 0; i < selection->set_count; i++) {
+        texts += selection->sets[i]->file_bytes;
+    }
+    const struct selection_size size = {.original = recipe->inventory,
+                                        .pruned = selection->pruned.inventory,
+                                        .encoder = selection->encoder.inventory,
+                                        .spec = recipe->spec,
+                                        .method = selection->method,
+                                        .threads = recipe->job->threads,
+                                        .records = selection->candidates->item_count,
+                                        .tokens = selection->candidates->valid_tokens,
+                                        .text_bytes = texts,
+                                        .limit_bytes = recipe->job->memory_limit_bytes};
+    selection_plan_memory(&size, &recipe->memory);
+    return check_memory(recipe, error);
+}
+
+static bool run_selection_inspect(struct recipe *recipe, struct error *error)
+{
+    return stage_inspect(recipe, error) && selection_inspect(recipe, error) && load_checkpoint(recipe, error);
+}
+
+static bool run_read(struct recipe *recipe, struct error *error)
+{
+    if (!selection_read(recipe, error) || !plan_selection_memory(recipe, error)) {
+        return false;
+    }
+    const struct selection_job *selection = recipe->selection;
+    double *weights = recipe->progress.weights, tokens = (double)selection->candidates->valid_tokens;
+    weights[STAGE_INSPECT] = weights[STAGE_READ] = 100;
+    weights[STAGE_EMBED] = selection->encoder.inventory != NULL ? tokens / 10 : 0;
+    weights[STAGE_SCORE] = (selection->original.layout.bytes > 0 ? tokens : 0) +
+                           (selection->damaged.layout.bytes > 0 ? tokens : 0);
+    weights[STAGE_SELECT] = 100 + (double)selection->candidates->valid_count;
+    weights[STAGE_EXPORT] = 100;
+    return true;
+}
+
+/* ---- all jobs ---------------------------------------------------------------------------------------------------- */
+
 static bool run_stages(struct recipe *recipe, const char **ret_stage, struct error *error)
 {
+    enum { PRUNING = 1, EVALUATION = 2, SELECTION = 4 };
     static const struct {
         enum recipe_stage stage;
         bool (*run)(struct recipe *recipe, struct error *error);
-        bool is_pruning_only;
+        unsigned types;
     } stages[] = {
-        {STAGE_INSPECT, run_inspect, false},   {STAGE_CALIBRATE, run_calibrate, false},
-        {STAGE_SCORE, run_score, true},        {STAGE_SEARCH, run_search, true},
-        {STAGE_REWRITE, run_rewrite, true},    {STAGE_EXPORT, run_export, true},
-        {STAGE_EVALUATE, run_evaluate, false},
+        {STAGE_INSPECT, run_inspect, PRUNING | EVALUATION},
+        {STAGE_INSPECT, run_selection_inspect, SELECTION},
+        {STAGE_READ, run_read, SELECTION},
+        {STAGE_CALIBRATE, run_calibrate, PRUNING | EVALUATION},
+        {STAGE_EMBED, selection_embed, SELECTION},
+        {STAGE_SCORE, run_score, PRUNING},
+        {STAGE_SCORE, selection_score, SELECTION},
+        {STAGE_SEARCH, run_search, PRUNING},
+        {STAGE_SELECT, selection_choose, SELECTION},
+        {STAGE_REWRITE, run_rewrite, PRUNING},
+        {STAGE_EXPORT, run_export, PRUNING},
+        {STAGE_EVALUATE, run_evaluate, PRUNING | EVALUATION},
     };
+    unsigned type = recipe->selection != NULL ? SELECTION : recipe->is_pruning ? PRUNING : EVALUATION;
     for (size_t i = 0; i < sizeof stages / sizeof stages[0]; i++) {
-        if (stages[i].is_pruning_only && !recipe->is_pruning) {
+        if ((stages[i].types & type) == 0) {
             continue;
         }
         *ret_stage = recipe_stage_names[stages[i].stage];
@@ -318,6 +387,7 @@ static bool run_stages(struct recipe *recipe, const char **ret_stage, struct err
 
 static void finish_recipe(struct recipe *recipe)
 {
+    selection_finish(recipe->selection);
     export_draft_finish(&recipe->draft);
     inventory_destroy(recipe->derived);
     width_statistics_destroy(recipe->statistics);
@@ -382,8 +452,17 @@ static bool run_job(struct recipe *recipe, json_t **ret_files, json_t **ret_resu
         return false;
     }
     JSON_OWNED result = NULL;
-    if (!run_stages(recipe, ret_stage, error) || !write_points(recipe, error) ||
-        !report_write(recipe, &result, error) || !export_write_sums(recipe->out_folder, ret_files, error)) {
+    if (!run_stages(recipe, ret_stage, error)) {
+        return false;
+    }
+    if (recipe->selection != NULL) {
+        *ret_stage = recipe_stage_names[STAGE_EXPORT];
+        progress_enter(recipe, STAGE_EXPORT);
+    }
+    bool is_written = recipe->selection != NULL
+                          ? selection_export(recipe, &result, error)
+                          : write_points(recipe, error) && report_write(recipe, &result, error);
+    if (!is_written || !export_write_sums(recipe->out_folder, ret_files, error)) {
         return false;
     }
     *ret_result = json_incref(result);

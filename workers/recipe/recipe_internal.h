@@ -17,6 +17,7 @@
  *     memory_plan.c   what it may hold
  *     report.c        report.json, plan.json, request.json
  *     page*.c         report.html
+ *     selection*.c    a selection job: another recipe of the same parts (selection.h)
  *     machine.c       what the arithmetic depends on
  *     catalogue.c     what can be asked for
  */
@@ -69,6 +70,13 @@ struct memory_plan {
     uint64_t gate_rows;  /* of one pass of the quality gate */
 };
 /* text_bytes: of all sources together. Arithmetic; without a limit the machine's free memory decides too. */
+/* Measured: a worker that has done nothing yet, with its libraries; what each compute thread adds (stack, arena). */
+#define PROCESS_BYTES ((uint64_t)20 << 20)
+#define THREAD_BYTES  ((uint64_t)1 << 20)
+/* What nobody counts: the heap's holes, reports, JSON; and that much of the whole. */
+#define SLACK_BYTES   ((uint64_t)12 << 20)
+#define SLACK_SHARE   64
+#define COMFORT       0.8
 void memory_plan_make(const struct inventory *inventory, const json_t *spec, size_t threads,
                       uint64_t text_bytes, uint64_t limit_bytes, struct memory_plan *ret_plan);
 uint64_t machine_available_bytes(void); /* 0: unknown */
@@ -96,9 +104,12 @@ bool machine_describe(const struct recipe_compute *compute, struct pool *pool, s
 /* ---- one running job ---- */
 enum recipe_stage {
     STAGE_INSPECT,
+    STAGE_READ,
     STAGE_CALIBRATE,
+    STAGE_EMBED,
     STAGE_SCORE,
     STAGE_SEARCH,
+    STAGE_SELECT,
     STAGE_REWRITE,
     STAGE_EXPORT,
     STAGE_EVALUATE,
@@ -153,6 +164,7 @@ struct recipe {
     const struct recipe_job *job;
     json_t *spec; /* owned: resolved, without "_" members */
     bool is_pruning;
+    struct selection_job *selection; /* owned: of a selection job (selection.h); NULL: another one */
     const char *method_name;
     const struct prune_method *method;
     const json_t *parameters; /* of the method; borrowed from spec */

@@ -2,7 +2,7 @@
  * workers/recipe/report.c: what a job leaves behind besides the model: plan.json, request.json, README.md (the same bytes in every run)
  * and report.json, report.html (which also carry times, speeds and memory).
  */
-#include "workers/recipe/recipe_internal.h"
+#include "workers/recipe/report.h"
 
 #include "base/check.h"
 #include "base/file.h"
@@ -11,14 +11,14 @@
 #include "workers/recipe/page.h"
 #include <string.h>
 
-static bool save_json(const struct recipe *recipe, const char *name, const json_t *json, struct error *error)
+bool report_save_json(const struct recipe *recipe, const char *name, const json_t *json, struct error *error)
 {
     OWNED_MEMORY char *text = json_format(json, true);
     OWNED_MEMORY char *path = file_join(recipe->out_folder, name);
     return file_save(path, text, strlen(text), 0644, error);
 }
 
-static bool save_text(const struct recipe *recipe, const char *name, const char *text, struct error *error)
+bool report_save_text(const struct recipe *recipe, const char *name, const char *text, struct error *error)
 {
     OWNED_MEMORY char *path = file_join(recipe->out_folder, name);
     return file_save(path, text, strlen(text), 0644, error);
@@ -146,7 +146,7 @@ static bool write_card(const struct recipe *recipe, struct error *error)
 
 /* ---- report.json ------------------------------------------------------------------------------------------------- */
 
-static json_t *format_model(const struct recipe *recipe)
+json_t *report_format_model(const struct recipe *recipe)
 {
     const struct model_config *config = &recipe->inventory->config;
     json_t *model = json_object();
@@ -163,7 +163,7 @@ static json_t *format_model(const struct recipe *recipe)
     return model;
 }
 
-static json_t *format_resources(const struct recipe *recipe)
+json_t *report_format_resources(const struct recipe *recipe)
 {
     json_t *resources = json_object();
     json_put_i64(resources, "planned_memory_bytes", (int64_t)recipe->memory.planned_bytes);
@@ -259,7 +259,7 @@ static json_t *format_report(const struct recipe *recipe)
     json_put_text(report, "type", recipe->is_pruning ? "pruning" : "evaluation");
     json_put_text(report, "name", json_string_value(json_object_get(recipe->spec, "name")));
     json_put(report, "request", json_incref(recipe->spec));
-    json_put(report, "model", format_model(recipe));
+    json_put(report, "model", report_format_model(recipe));
     json_put(report, "size", report_size_summary(recipe));
     if (recipe->is_pruning) {
         put_pruning(recipe, report);
@@ -269,7 +269,7 @@ static json_t *format_report(const struct recipe *recipe)
         json_put(evaluation, sides[i], format_measured(recipe, sides[i], true));
     }
     json_put(report, "evaluation", evaluation);
-    json_put(report, "resources", format_resources(recipe));
+    json_put(report, "resources", report_format_resources(recipe));
     json_put(report, "warnings", json_incref(recipe->warnings));
     return report;
 }
@@ -340,8 +340,8 @@ bool report_write_point(struct recipe *recipe, struct error *error)
 {
     JSON_OWNED plan = plan_format(recipe->plan, recipe->inventory);
     JSON_OWNED request = format_request(recipe);
-    return save_json(recipe, "plan.json", plan, error) && write_card(recipe, error) &&
-           save_json(recipe, "request.json", request, error);
+    return report_save_json(recipe, "plan.json", plan, error) && write_card(recipe, error) &&
+           report_save_json(recipe, "request.json", request, error);
 }
 
 bool report_write(struct recipe *recipe, json_t **ret_result, struct error *error)
@@ -355,10 +355,11 @@ bool report_write(struct recipe *recipe, json_t **ret_result, struct error *erro
     JSON_OWNED report = format_report(recipe);
     OWNED_MEMORY char *page = page_format(report);
     if (recipe->is_pruning ? !report_write_point(recipe, error)
-                           : !save_json(recipe, "request.json", request, error)) {
+                           : !report_save_json(recipe, "request.json", request, error)) {
         return false;
     }
-    if (!save_json(recipe, "report.json", report, error) || !save_text(recipe, "report.html", page, error)) {
+    if (!report_save_json(recipe, "report.json", report, error) ||
+        !report_save_text(recipe, "report.html", page, error)) {
         return false;
     }
     *ret_result = format_result(recipe, report);

@@ -15,7 +15,7 @@ json_t *recipe_resolve_spec(const json_t *spec, const char **ret_type, struct er
     const struct param_spec *body = type != NULL ? catalogue_body(type) : NULL;
     if (body == NULL) {
         error_list_add(faults, type == NULL ? ERROR_MISSING_FIELD : ERROR_UNKNOWN_VALUE, "/type",
-                       "type must be pruning or evaluation");
+                       "type must be pruning, selection or evaluation");
         return NULL;
     }
     JSON_OWNED stripped = json_object();

@@ -15,6 +15,7 @@
 #include "base/text.h"
 #include "workers/export/certificate.h"
 #include "workers/model/architecture.h"
+#include "workers/recipe/selection.h"
 #include "workers/recipe/spec.h"
 #include <stdlib.h>
 #include <string.h>
@@ -375,7 +376,8 @@ static json_t *list_stages(const struct work *work)
 {
     json_t *stages = json_array();
     for (size_t i = 0; i < STAGE_COUNT; i++) {
-        bool is_skipped = work->method == NULL && i != STAGE_INSPECT && i != STAGE_EVALUATE;
+        bool is_skipped = i == STAGE_READ || i == STAGE_EMBED || i == STAGE_SELECT || /* of selection jobs */
+                          (work->method == NULL && i != STAGE_INSPECT && i != STAGE_EVALUATE);
         if (!is_skipped) {
             CHECK(json_array_append_new(stages, json_string(recipe_stage_names[i])) == 0);
         }
@@ -558,6 +560,13 @@ bool recipe_plan(const struct recipe_job *job, json_t **ret_plan, json_t **ret_i
     OWNED(inventory) inventory = find_inventory(job, ret_inventory, faults);
     if (spec == NULL || inventory == NULL || !check_is_decoder(inventory, faults)) {
         return false;
+    }
+    if (strcmp(type, "selection") == 0) {
+        JSON_OWNED selection = selection_plan(job, spec, inventory, faults);
+        if (faults->count == 0) {
+            *ret_plan = json_incref(selection);
+        }
+        return faults->count == 0;
     }
     struct work work = {.job = job, .spec = spec, .inventory = inventory, .faults = faults};
     if (strcmp(type, "pruning") == 0) {

@@ -501,13 +501,14 @@ void measure_embeddings(float *vectors, size_t count, size_t size, bool is_centr
     }
 }
 
-bool measure_encode(const struct measure_encoding *encoding, float *ret_vectors, struct error *error)
+bool measure_encode(const struct measure_encoding *encoding, size_t done, struct error *error)
 {
     size_t size = model_get_config(encoding->encoder)->hidden_size;
     OWNED_MEMORY struct ranked_length *ranked =
         memory_try_array(encoding->count, sizeof *ranked, "the order of records", error);
     OWNED_MEMORY struct token_sequence *batch =
         memory_try_array(encoding->count, sizeof *batch, "the order of records", error);
+    OWNED_MEMORY float *vector = memory_create(size, sizeof *vector);
     if (ranked == NULL || batch == NULL) {
         return false;
     }
@@ -515,7 +516,7 @@ bool measure_encode(const struct measure_encoding *encoding, float *ret_vectors,
         ranked[i] = (struct ranked_length){(uint32_t)i, (uint32_t)encoding->sequences[i].count};
     }
     qsort(ranked, encoding->count, sizeof *ranked, compare_lengths);
-    for (size_t done = 0; done < encoding->count;) {
+    while (done < encoding->count) {
         size_t count = 0, tokens = 0;
         while (done + count < encoding->count &&
                (count == 0 || tokens + ranked[done + count].tokens <= encoding->batch_tokens)) {
@@ -527,9 +528,10 @@ bool measure_encode(const struct measure_encoding *encoding, float *ret_vectors,
                      ? run_sequences(encoding->encoder, batch, count, error)
                      : NULL;
         for (size_t i = 0; i < count; i++) {
-            if (hidden == NULL ||
-                !model_mean_pool(hidden, i, true, ret_vectors + (size_t)ranked[done + i].place * size,
-                                 error)) {
+            uint64_t place = ranked[done + i].place;
+            if (hidden == NULL || !model_mean_pool(hidden, i, true, vector, error) ||
+                !file_write_at(encoding->fd, vector, size * sizeof *vector, place * size * sizeof *vector,
+                               error)) {
                 return false;
             }
         }

@@ -88,17 +88,17 @@ double *measure_read_column(int fd, uint64_t offset, size_t count, struct error 
 /* Vectors [count, size] become embeddings in place: their mean is taken away where is_centred (states of language models share most of
  * their direction), then each is made of length 1, or 0 where nothing is left. */
 void measure_embeddings(float *vectors, size_t count, size_t size, bool is_centred);
-/* Sentence embeddings of an encoder: the mean of the last states over all tokens, of length 1. sequences: [count], in any order. ret_vectors
- * [count, hidden_size]. advanced as above, without resume. */
+/* Sentence embeddings of an encoder: the mean of the last states over all tokens, of length 1, float [count, hidden_size] in the file. The
+ * longest go first; from number `done` of that order on. */
 struct measure_encoding {
     struct model *encoder;
-    const struct token_sequence *sequences;
+    const struct token_sequence *sequences; /* [count] */
     size_t count, batch_tokens;
+    int fd;
     const struct cancel *cancel;
     void *context;
-    bool (*advanced)(void *context, size_t done, size_t total, struct error *error);
+    bool (*advanced)(void *context, size_t done, size_t total, struct error *error); /* as above */
 };
-bool measure_encode(const struct measure_encoding *encoding, float *ret_vectors,
-                    struct error *error) MUST_USE;
+bool measure_encode(const struct measure_encoding *encoding, size_t done, struct error *error) MUST_USE;
 
 #endif

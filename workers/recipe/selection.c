@@ -1,0 +1,374 @@
+/* workers/recipe/selection.c: what a selection job asks for, its models and its records. See selection.h. */
+#include "workers/recipe/selection.h"
+
+#include "base/check.h"
+#include "base/file.h"
+#include "base/hash.h"
+#include "base/memory.h"
+#include "workers/model/architecture.h"
+#include "workers/select/ranking.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* ---- the request ------------------------------------------------------------------------------------------------- */
+
+const struct select_method *selection_method(const json_t *spec, const json_t **ret_parameters)
+{
+    const json_t *method = json_object_get(spec, "method");
+    const char *name = json_string_value(json_object_get(method, "type"));
+    const struct select_method *found = select_method_find(name);
+    CHECK(found != NULL);
+    *ret_parameters = json_object_get(method, name);
+    return found;
+}
+
+void selection_requests(const json_t *spec, const struct select_method *method,
+                        struct measure_request *ret_original, struct measure_request *ret_pruned)
+{
+    const json_t *parameters = json_object_get(json_object_get(spec, "method"), method->name);
+    struct measure_request original = {0}, pruned = {0};
+    struct measure_request *scorer = method->is_loss_of_pruned ? &pruned : &original;
+    scorer->losses = (method->needs & SELECT_NEED_LOSSES) != 0;
+    scorer->alone = (method->needs & SELECT_NEED_ALONE) != 0;
+    scorer->el2n = (method->needs & SELECT_NEED_EL2N) != 0;
+    original.pools = (method->needs & SELECT_NEED_EMBEDDINGS) != 0 &&
+                     !json_is_string(json_object_get(spec, "embedding_model"));
+    if ((method->needs & SELECT_NEED_DAMAGE) != 0) {
+        enum measure_damage damage =
+            measure_damage_parse(json_string_value(json_object_get(parameters, "damage")));
+        /* The entropy of the original comes with a divergence, whichever is asked for. */
+        pruned.damage = damage == MEASURE_DELTA_NLL ? MEASURE_JSD : damage;
+        original.states = original.pools =
+            true; /* a pool is little beside the states: one file serves all methods */
+        original.losses = original.losses || damage == MEASURE_DELTA_NLL;
+        pruned.losses = pruned.losses || damage == MEASURE_DELTA_NLL;
+    }
+    *ret_original = original;
+    *ret_pruned = pruned;
+}
+
+bool selection_read_spec(struct recipe *recipe, struct error *error)
+{
+    struct selection_job *selection = memory_create(1, sizeof *selection);
+    const json_t *dataset = json_object_get(recipe->spec, "dataset");
+    const char *form = json_string_value(json_object_get(dataset, "template"));
+    recipe->selection = selection;
+    selection->original.fd = selection->damaged.fd = -1;
+    selection->method = selection_method(recipe->spec, &selection->parameters);
+    recipe->method_name = selection->method->name;
+    selection->max_tokens = (size_t)json_integer_value(json_object_get(dataset, "max_tokens"));
+    selection_requests(recipe->spec, selection->method, &selection->original.request,
+                       &selection->damaged.request);
+    if (strcmp(form, "custom") != 0) {
+        selection->form = *instruction_template_find(form);
+        return true;
+    }
+    selection->form =
+        (struct instruction_template){"custom", json_string_value(json_object_get(dataset, "template_full")),
+                                      json_string_value(json_object_get(dataset, "template_lone")), false};
+    if (selection->form.full == NULL || selection->form.lone == NULL) {
+        return error_set_field(error, ERROR_MISSING_FIELD,
+                               selection->form.full == NULL ? "/dataset/template_full"
+                                                            : "/dataset/template_lone",
+                               "a custom template needs both texts");
+    }
+    if (!instruction_template_check(&selection->form, error)) {
+        if (error != NULL) {
+            (void)snprintf(error->field, sizeof error->field, "/dataset/template");
+        }
+        return false;
+    }
+    return true;
+}
+
+static void close_pass(struct selection_pass *pass)
+{
+    if (pass->fd >= 0) {
+        (void)close(pass->fd);
+    }
+    pass->fd = -1;
+}
+
+void selection_finish(struct selection_job *selection)
+{
+    if (selection == NULL) {
+        return;
+    }
+    selection_destroy(selection->selection);
+    candidates_destroy(selection->candidates);
+    measure_order_finish(&selection->order);
+    for (size_t i = 0; i < selection->set_count; i++) {
+        instructions_destroy(selection->sets[i]);
+    }
+    tokenizer_destroy(selection->encoder_tokenizer);
+    inventory_destroy(selection->pruned.inventory);
+    inventory_destroy(selection->encoder.inventory);
+    close_pass(&selection->original);
+    close_pass(&selection->damaged);
+    free(selection->embeddings);
+    free(selection->damages);
+    free(selection->entropies);
+    free(selection->losses);
+    free(selection->alone_losses);
+    free(selection->el2n);
+    free(selection->columns);
+    free(selection);
+}
+
+void selection_identify(const struct recipe *recipe, struct sha256 *hash)
+{
+    const struct selection_job *selection = recipe->selection;
+    sha256_update(hash, selection->pruned.sha256, sizeof selection->pruned.sha256);
+    sha256_update(hash, selection->encoder.sha256, sizeof selection->encoder.sha256);
+    for (size_t i = 0; i < selection->set_count; i++) {
+        sha256_update(hash, selection->sets[i]->sha256, 64);
+    }
+}
+
+/* ---- inspect ----------------------------------------------------------------------------------------------------- */
+
+struct inventory *selection_find_model(const struct recipe_job *job, const json_t *spec, const char *member,
+                                       const char **ret_folder, struct error_list *faults)
+{
+    char pointer[64];
+    (void)snprintf(pointer, sizeof pointer, "/%s", member);
+    const char *uri = json_string_value(json_object_get(spec, member));
+    const json_t *given = uri != NULL ? json_object_get(job->models, uri) : NULL;
+    const char *folder = json_string_value(json_object_get(given, "folder"));
+    const json_t *known = json_object_get(given, "inventory");
+    if (uri == NULL) {
+        return NULL;
+    }
+    if (folder == NULL) {
+        error_list_add(faults, ERROR_NOT_FOUND, pointer, "model \"%s\" was not found", uri);
+        return NULL;
+    }
+    *ret_folder = folder;
+    FINISHED(error_list) own = {0};
+    struct error error = {0};
+    struct inventory *inventory = NULL;
+    if (json_is_object(known)) {
+        inventory = inventory_parse(known, &error);
+        if (inventory != NULL && !inventory_verify(inventory, folder, &error)) {
+            inventory_destroy(inventory);
+            inventory = NULL;
+        }
+        if (inventory == NULL) {
+            error_list_add(faults, error.code, pointer, "%s", error.message);
+        }
+        return inventory;
+    }
+    inventory = inventory_inspect(folder, true, job->cancel, &own);
+    for (size_t i = 0; i < own.stored; i++) {
+        const char *where = own.items[i].field;
+        error_list_add(faults, own.items[i].code, pointer, "%s%s%s", where, where[0] != '\0' ? ": " : "",
+                       own.items[i].message);
+    }
+    return inventory;
+}
+
+static bool open_model(struct recipe *recipe, const char *member, struct selection_model *model,
+                       struct error *error)
+{
+    FINISHED(error_list) faults = {0};
+    model->inventory = selection_find_model(recipe->job, recipe->spec, member, &model->folder, &faults);
+    if (faults.stored > 0) {
+        *error = faults.items[0];
+        return false;
+    }
+    if (model->inventory != NULL) {
+        model->name = recipe_source_name(json_string_value(json_object_get(recipe->spec, member)));
+        inventory_model_sha256(model->inventory, model->sha256);
+        recipe_touch();
+    }
+    return true;
+}
+
+/* Records are encoded once, by the original's tokenizer: the pruned model's has to be the same. */
+static bool check_pruned(struct recipe *recipe, struct error *error)
+{
+    struct selection_job *selection = recipe->selection;
+    const struct inventory *pruned = selection->pruned.inventory;
+    if (pruned == NULL) {
+        return (selection->method->needs & SELECT_NEED_DAMAGE) == 0 && !selection->method->is_loss_of_pruned
+                   ? true
+                   : error_set_field(error, ERROR_MISSING_FIELD, "/pruned_model",
+                                     "method %s asks what pruning broke: it needs the pruned model",
+                                     selection->method->name);
+    }
+    if (architecture_of(&pruned->config)->is_encoder) {
+        return error_set_field(error, ERROR_UNSUPPORTED, "/pruned_model",
+                               "a model of type %s is an encoder: it predicts nothing",
+                               pruned->config.model_type);
+    }
+    struct error none = {0};
+    OWNED(tokenizer) tokenizer = inventory_load_tokenizer(pruned, selection->pruned.folder, &none);
+    if (tokenizer == NULL) {
+        recipe_warn(recipe, "the pruned model has no tokenizer of its own; the original's is used");
+    } else if (tokenizer_vocab_size(tokenizer) != tokenizer_vocab_size(recipe->tokenizer)) {
+        return error_set_field(
+            error, ERROR_INVALID_ARGUMENT, "/pruned_model",
+            "its tokenizer has %zu tokens, the original's %zu: it is no pruned form of the "
+            "original",
+            tokenizer_vocab_size(tokenizer), tokenizer_vocab_size(recipe->tokenizer));
+    } else if (strcmp(tokenizer_sha256(tokenizer), tokenizer_sha256(recipe->tokenizer)) != 0) {
+        recipe_warn(recipe, "the pruned model's tokenizer file differs from the original's, which is used");
+    }
+    return true;
+}
+
+static bool load_sets(struct recipe *recipe, struct error *error)
+{
+    struct selection_job *selection = recipe->selection;
+    const json_t *sources = json_object_get(json_object_get(recipe->spec, "dataset"), "sources");
+    CHECK(json_array_size(sources) <= SELECTION_SOURCES_MAX);
+    for (size_t i = 0; i < json_array_size(sources); i++) {
+        const json_t *item = json_array_get(sources, i);
+        const char *source = json_string_value(json_object_get(item, "source"));
+        const char *name = json_string_value(json_object_get(item, "name"));
+        char pointer[64];
+        (void)snprintf(pointer, sizeof pointer, "/dataset/sources/%zu/source", i);
+        const char *path = recipe_find_input(recipe, source, pointer, error);
+        if (path == NULL) {
+            return false;
+        }
+        struct instructions_options options = {
+            .path = path,
+            .name = name != NULL ? name : recipe_source_name(source),
+            .fields = {json_string_value(json_object_get(item, "messages")),
+                       json_string_value(json_object_get(item, "instruction")),
+                       json_string_value(json_object_get(item, "input")),
+                       json_string_value(json_object_get(item, "response"))},
+            .cancel = recipe->job->cancel,
+        };
+        selection->sets[i] = instructions_load(&options, error);
+        if (selection->sets[i] == NULL) {
+            if (error != NULL && error->field[0] == '\0') {
+                (void)snprintf(error->field, sizeof error->field, "%s", pointer);
+            }
+            return false;
+        }
+        selection->limits[i] = (size_t)json_integer_value(json_object_get(item, "limit"));
+        selection->names[i] = selection->sets[i]->name;
+        selection->set_count = i + 1;
+        recipe_touch();
+    }
+    return true;
+}
+
+static bool check_context(const struct recipe *recipe, struct error *error)
+{
+    const struct selection_job *selection = recipe->selection;
+    const struct model_config *configs[] = {
+        &recipe->inventory->config,
+        selection->pruned.inventory != NULL ? &selection->pruned.inventory->config : NULL};
+    for (size_t i = 0; i < 2; i++) {
+        if (configs[i] != NULL && selection->max_tokens > configs[i]->context_tokens) {
+            return error_set_field(error, ERROR_OUT_OF_RANGE, "/dataset/max_tokens",
+                                   "%zu tokens are more than the %s model's context of %zu",
+                                   selection->max_tokens, i == 0 ? "original" : "pruned",
+                                   configs[i]->context_tokens);
+        }
+    }
+    return true;
+}
+
+bool selection_inspect(struct recipe *recipe, struct error *error)
+{
+    struct selection_job *selection = recipe->selection;
+    if (!open_model(recipe, "pruned_model", &selection->pruned, error) ||
+        !open_model(recipe, "embedding_model", &selection->encoder, error)) {
+        return false;
+    }
+    recipe->tokenizer = inventory_load_tokenizer(recipe->inventory, recipe->job->model_folder, error);
+    if (recipe->tokenizer == NULL || !check_pruned(recipe, error) || !check_context(recipe, error)) {
+        return false;
+    }
+    if (selection->encoder.inventory != NULL) {
+        selection->encoder_tokenizer =
+            inventory_load_tokenizer(selection->encoder.inventory, selection->encoder.folder, error);
+        if (selection->encoder_tokenizer == NULL) {
+            if (error != NULL) {
+                (void)snprintf(error->field, sizeof error->field, "/embedding_model");
+            }
+            return false;
+        }
+    }
+    return load_sets(recipe, error);
+}
+
+/* ---- read -------------------------------------------------------------------------------------------------------- */
+
+static void read_budget(struct recipe *recipe)
+{
+    struct selection_job *selection = recipe->selection;
+    const json_t *budget = json_object_get(recipe->spec, "budget");
+    const json_t *tokens = json_object_get(budget, "tokens");
+    const json_t *fraction = json_object_get(budget, "fraction");
+    selection->budget =
+        (struct budget){BUDGET_RECORDS, (uint64_t)json_integer_value(json_object_get(budget, "samples"))};
+    if (json_is_integer(tokens)) {
+        selection->budget = (struct budget){BUDGET_TOKENS, (uint64_t)json_integer_value(tokens)};
+    } else if (json_is_number(fraction)) {
+        /* 0.29 of 100 are 29, whatever rounding made of the product. */
+        double share = json_number_value(fraction) * (double)selection->candidates->valid_count;
+        selection->budget.limit = (uint64_t)floor(share + 1e-9 * fmax(1.0, share));
+    }
+}
+
+static bool check_vocabulary(const struct recipe *recipe, struct error *error)
+{
+    const struct selection_job *selection = recipe->selection;
+    if (selection->pruned.inventory == NULL) {
+        return true;
+    }
+    size_t vocab = selection->pruned.inventory->config.vocab_size;
+    for (size_t i = 0; i < selection->candidates->valid_count; i++) {
+        const struct candidate *item = &selection->candidates->items[selection->candidates->valid[i]];
+        for (size_t t = 0; t < (size_t)item->prompt_count + item->response_count; t++) {
+            if ((size_t)item->tokens[t] >= vocab) {
+                return error_set_field(
+                    error, ERROR_INVALID_ARGUMENT, "/pruned_model",
+                    "%s, record %u has token %d; the pruned model's vocabulary ends at %zu",
+                    selection->names[item->source], item->record + 1, item->tokens[t], vocab);
+            }
+        }
+    }
+    return true;
+}
+
+bool selection_read(struct recipe *recipe, struct error *error)
+{
+    struct selection_job *selection = recipe->selection;
+    const struct candidates_options options = {.sets = selection->sets,
+                                               .set_count = selection->set_count,
+                                               .limits = selection->limits,
+                                               .form = &selection->form,
+                                               .tokenizer = recipe->tokenizer,
+                                               .config = &recipe->inventory->config,
+                                               .max_tokens = selection->max_tokens,
+                                               .pool = recipe->pool,
+                                               .cancel = recipe->job->cancel};
+    selection->candidates = candidates_create(&options, error);
+    if (selection->candidates == NULL || !check_vocabulary(recipe, error) ||
+        !measure_order_make(selection->candidates, &selection->order, error)) {
+        return false;
+    }
+    read_budget(recipe);
+    size_t count = selection->candidates->valid_count;
+    if (count == 0) {
+        recipe_warn(recipe, "no record can be chosen: all are empty, copies or too long");
+    } else if (selection->budget.limit >
+               (selection->budget.unit == BUDGET_RECORDS ? count : selection->candidates->valid_tokens)) {
+        recipe_warn(recipe, "the budget pays for all %zu records that can be chosen", count);
+    }
+    measure_lay_out(&selection->original.request, &selection->order, recipe->inventory->config.hidden_size,
+                    &selection->original.layout);
+    measure_lay_out(&selection->damaged.request, &selection->order,
+                    selection->pruned.inventory != NULL ? selection->pruned.inventory->config.hidden_size : 0,
+                    &selection->damaged.layout);
+    recipe_touch();
+    return true;
+}

@@ -1,0 +1,306 @@
+/*
+ * workers/recipe/selection_plan.c: what a selection job will cost, before it runs: memory, disk, and every fault that can be found
+ * without reading a data set through.
+ *
+ * Memory: the dearest of three phases. Encoding or a pass: one model's weights, of the pruned model's with the original's head beside
+ * them, and the states of a batch. Choosing: embeddings, neighbours, graph, spectrum. Beside all: the data sets as read, their tokens.
+ */
+#include "workers/recipe/selection.h"
+
+#include "base/check.h"
+#include "base/file.h"
+#include "base/memory.h"
+#include "workers/model/architecture.h"
+#include "workers/model/weights.h"
+#include <stdlib.h>
+#include <string.h>
+
+/* Where nothing is known yet but the size of the files: short records, dense text. */
+#define TEXT_BYTES_A_RECORD 100
+#define TEXT_BYTES_A_TOKEN  3
+#define BATCH_TOKENS        4096
+#define LITTLE_BATCH_TOKENS 1024
+/* Measured of clusterings: neighbours, graph and spectrum for each record, beside its embedding; products. */
+#define CLUSTER_BYTES       ((uint64_t)2600)
+#define CLUSTER_SCRATCH     ((uint64_t)64 << 20)
+#define RECORD_BYTES        ((uint64_t)256) /* of records, candidates, scores, lines of the result */
+
+static uint64_t larger(uint64_t a, uint64_t b)
+{
+    return a > b ? a : b;
+}
+
+/* What a model takes in a phase: weights as budgeted, and what it works with. */
+struct share {
+    uint64_t weights_held, weights_least, working;
+};
+
+static struct share measure_model(const struct selection_size *size, const struct recipe_compute *compute,
+                                  const struct inventory *inventory, size_t longest)
+{
+    struct model_size model;
+    model_measure(inventory, compute->backend, compute->dtype, size->threads, longest, &model);
+    return (struct share){model.weights_resident_bytes, model.weights_least_bytes, model.working_bytes};
+}
+
+struct phases {
+    uint64_t fixed, choose;
+    uint64_t pass_held, pass_least; /* weights of the dearest pass */
+    uint64_t head_bytes;            /* of the original beside the pruned model */
+    uint64_t states[2];             /* of a batch: full, little */
+};
+
+static void measure_phases(const struct selection_size *size, struct phases *ret_phases)
+{
+    struct recipe_compute compute;
+    struct measure_request original, pruned;
+    const json_t *dataset = json_object_get(size->spec, "dataset");
+    size_t longest = (size_t)json_integer_value(json_object_get(dataset, "max_tokens"));
+    recipe_read_compute(size->spec, &compute);
+    selection_requests(size->spec, size->method, &original, &pruned);
+    struct phases phases = {.fixed = PROCESS_BYTES + size->threads * THREAD_BYTES + 4 * size->text_bytes +
+                                     size->records * RECORD_BYTES + 4 * size->tokens};
+    const struct inventory *models[] = {size->original, size->pruned, size->encoder};
+    uint64_t working = 0, head = 0;
+    for (size_t i = 0; i < 3; i++) {
+        if (models[i] == NULL) {
+            continue;
+        }
+        struct share share = measure_model(size, &compute, models[i], longest);
+        phases.pass_held = larger(phases.pass_held, share.weights_held);
+        phases.pass_least = larger(phases.pass_least, share.weights_least);
+        working = larger(working, share.working);
+        const struct measure_request *request = i == 1 ? &pruned : &original;
+        phases.states[0] =
+            larger(phases.states[0], measure_bytes(&models[i]->config, request, BATCH_TOKENS, longest));
+        phases.states[1] = larger(phases.states[1],
+                                  measure_bytes(&models[i]->config, request, LITTLE_BATCH_TOKENS, longest));
+    }
+    if (pruned.damage != MEASURE_NO_DAMAGE) {
+        struct weights_size weights;
+        weights_measure(size->original, compute.backend, compute.dtype, &weights);
+        head = weights.head_bytes + measure_model(size, &compute, size->original, 16).working;
+    }
+    phases.head_bytes = head;
+    phases.fixed += working;
+    if ((size->method->needs & SELECT_NEED_EMBEDDINGS) != 0) {
+        const struct model_config *config = &(size->encoder != NULL ? size->encoder : size->original)->config;
+        phases.choose = size->records * (2 * (uint64_t)config->hidden_size * sizeof(float) + CLUSTER_BYTES) +
+                        CLUSTER_SCRATCH;
+    }
+    *ret_phases = phases;
+}
+
+static uint64_t with_slack(uint64_t bytes)
+{
+    return bytes + SLACK_BYTES + (bytes + SLACK_BYTES) / SLACK_SHARE;
+}
+
+void selection_plan_memory(const struct selection_size *size, struct memory_plan *ret_plan)
+{
+    struct phases phases;
+    measure_phases(size, &phases);
+    uint64_t limit = size->limit_bytes;
+    uint64_t held[2], least[2];
+    for (size_t i = 0; i < 2; i++) {
+        held[i] = with_slack(phases.fixed +
+                             larger(phases.choose, phases.pass_held + phases.head_bytes + phases.states[i]));
+        least[i] = with_slack(
+            phases.fixed + larger(phases.choose, phases.pass_least + phases.head_bytes + phases.states[i]));
+    }
+    struct memory_plan plan = {.limit_bytes = size->limit_bytes,
+                               .least_bytes = least[1] < held[1] ? least[1] : held[1]};
+    if (limit == 0) {
+        uint64_t comfortable = (uint64_t)((double)machine_available_bytes() * COMFORT);
+        limit = comfortable == 0 || held[0] <= comfortable ? 0 : larger(comfortable, plan.least_bytes);
+    }
+    bool is_little = limit > 0 && held[0] > limit && (held[1] <= limit || least[0] > limit);
+    plan.is_streamed = limit > 0 && held[is_little] > limit;
+    plan.batch_tokens = is_little ? LITTLE_BATCH_TOKENS : BATCH_TOKENS;
+    plan.fits = limit == 0 || plan.least_bytes <= limit;
+    plan.planned_bytes = plan.is_streamed ? larger(limit, plan.least_bytes) : held[is_little];
+    if (plan.is_streamed) {
+        /* What the limit leaves beside the other things of a pass. */
+        uint64_t beside = with_slack(phases.fixed + phases.head_bytes + phases.states[is_little]);
+        uint64_t rest = limit > beside ? limit - beside : 1;
+        plan.weights_bytes[MEMORY_SCORE] = larger(rest, phases.pass_least);
+        plan.weights_bytes[MEMORY_CHECK] = larger(phases.head_bytes, 1);
+    }
+    *ret_plan = plan;
+}
+
+/* ---- before the job ---------------------------------------------------------------------------------------------- */
+
+static uint64_t check_sources(const struct recipe_job *job, const json_t *spec, struct error_list *faults)
+{
+    const json_t *sources = json_object_get(json_object_get(spec, "dataset"), "sources");
+    uint64_t total = 0;
+    for (size_t i = 0; i < json_array_size(sources); i++) {
+        const json_t *item = json_array_get(sources, i);
+        const char *source = json_string_value(json_object_get(item, "source"));
+        const char *path = json_string_value(json_object_get(job->inputs, source));
+        struct error error = {0};
+        char pointer[64];
+        uint64_t bytes = 0;
+        (void)snprintf(pointer, sizeof pointer, "/dataset/sources/%zu/source", i);
+        if (path == NULL) {
+            error_list_add(faults, ERROR_NOT_FOUND, pointer, "source \"%s\" was not found", source);
+            continue;
+        }
+        OWNED_FD int fd = file_open_read(path, &error);
+        if (fd < 0 || !file_size(fd, &bytes, &error)) {
+            error_list_add(faults, error.code, pointer, "source \"%s\" cannot be read", source);
+        } else if (bytes == 0) {
+            error_list_add(faults, ERROR_TEXT_TOO_SHORT, pointer, "source \"%s\" is empty", source);
+        }
+        total += bytes;
+        bool has_messages = json_is_string(json_object_get(item, "messages"));
+        bool has_instruction = json_is_string(json_object_get(item, "instruction"));
+        bool has_response = json_is_string(json_object_get(item, "response"));
+        bool has_input = json_is_string(json_object_get(item, "input"));
+        if ((has_messages && (has_instruction || has_response || has_input)) ||
+            has_instruction != has_response || (has_input && !has_instruction)) {
+            (void)snprintf(pointer, sizeof pointer, "/dataset/sources/%zu", i);
+            error_list_add(faults, ERROR_INVALID_ARGUMENT, pointer,
+                           "say messages alone, or instruction and response (and perhaps input), or nothing");
+        }
+    }
+    return total;
+}
+
+static void check_template(const json_t *spec, struct error_list *faults)
+{
+    const json_t *dataset = json_object_get(spec, "dataset");
+    const char *texts[] = {json_string_value(json_object_get(dataset, "template_full")),
+                           json_string_value(json_object_get(dataset, "template_lone"))};
+    const char *const pointers[] = {"/dataset/template_full", "/dataset/template_lone"};
+    bool is_custom = strcmp(json_string_value(json_object_get(dataset, "template")), "custom") == 0;
+    for (size_t i = 0; i < 2; i++) {
+        if (is_custom && texts[i] == NULL) {
+            error_list_add(faults, ERROR_MISSING_FIELD, pointers[i], "a custom template needs both texts");
+        } else if (!is_custom && texts[i] != NULL) {
+            error_list_add(faults, ERROR_INVALID_ARGUMENT, pointers[i],
+                           "only template \"custom\" takes a text");
+        }
+    }
+    if (is_custom && texts[0] != NULL && texts[1] != NULL) {
+        struct error error = {0};
+        const struct instruction_template form = {"custom", texts[0], texts[1], false};
+        if (!instruction_template_check(&form, &error)) {
+            error_list_add(faults, error.code, "/dataset/template", "%s", error.message);
+        }
+    }
+}
+
+static void check_window(const json_t *spec, const struct inventory *inventory, const char *what,
+                         struct error_list *faults)
+{
+    uint64_t tokens =
+        (uint64_t)json_integer_value(json_object_get(json_object_get(spec, "dataset"), "max_tokens"));
+    if (tokens > inventory->config.context_tokens) {
+        error_list_add(faults, ERROR_OUT_OF_RANGE, "/dataset/max_tokens",
+                       "%llu tokens are more than the %s model's context of %zu", (unsigned long long)tokens,
+                       what, inventory->config.context_tokens);
+    }
+}
+
+static void check_pruned(const json_t *spec, const struct select_method *method,
+                         const struct inventory *pruned, struct error_list *faults)
+{
+    bool is_needed = (method->needs & SELECT_NEED_DAMAGE) != 0 || method->is_loss_of_pruned;
+    if (pruned != NULL && architecture_of(&pruned->config)->is_encoder) {
+        error_list_add(faults, ERROR_UNSUPPORTED, "/pruned_model",
+                       "a model of type %s is an encoder: it predicts nothing", pruned->config.model_type);
+    } else if (pruned != NULL) {
+        check_window(spec, pruned, "pruned", faults);
+    } else if (is_needed && !json_is_string(json_object_get(spec, "pruned_model"))) {
+        error_list_add(faults, ERROR_MISSING_FIELD, "/pruned_model",
+                       "method %s asks what pruning broke: it needs the pruned model", method->name);
+    }
+}
+
+static json_t *list_stages(const struct select_method *method, const json_t *spec)
+{
+    struct measure_request original, pruned;
+    selection_requests(spec, method, &original, &pruned);
+    bool has_encoder = (method->needs & SELECT_NEED_EMBEDDINGS) != 0 &&
+                       json_is_string(json_object_get(spec, "embedding_model"));
+    bool has_pass = method->needs != 0 && (method->needs != SELECT_NEED_EMBEDDINGS || !has_encoder);
+    json_t *stages = json_array();
+    const struct {
+        enum recipe_stage stage;
+        bool is_there;
+    } rows[] = {{STAGE_INSPECT, true},   {STAGE_READ, true},   {STAGE_EMBED, has_encoder},
+                {STAGE_SCORE, has_pass}, {STAGE_SELECT, true}, {STAGE_EXPORT, true}};
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        if (rows[i].is_there) {
+            CHECK(json_array_append_new(stages, json_string(recipe_stage_names[rows[i].stage])) == 0);
+        }
+    }
+    return stages;
+}
+
+static void put_resources(json_t *plan, const struct selection_size *size, struct error_list *faults)
+{
+    struct memory_plan memory;
+    struct measure_request original, pruned;
+    selection_plan_memory(size, &memory);
+    selection_requests(size->spec, size->method, &original, &pruned);
+    if (!memory.fits) {
+        error_list_add(faults, ERROR_OUT_OF_MEMORY, "/limits/max_memory_bytes",
+                       "the job needs at least %llu bytes of memory, %llu are allowed",
+                       (unsigned long long)memory.least_bytes, (unsigned long long)memory.limit_bytes);
+    }
+    uint64_t row = size->original->config.hidden_size * sizeof(float);
+    uint64_t disk = RECIPE_BESIDE_BYTES + 3 * size->text_bytes + 64 * size->records;
+    disk += original.states ? 2 * size->tokens * row : 0; /* as measured, and as kept */
+    disk += original.pools ? 2 * size->records * row : 0;
+    json_put_i64(plan, "memory_bytes", (int64_t)memory.planned_bytes);
+    json_put_i64(plan, "memory_bytes_least", (int64_t)memory.least_bytes);
+    json_put(plan, "weights_streamed", json_boolean(memory.is_streamed));
+    json_put_i64(plan, "disk_bytes", (int64_t)disk);
+    json_put_i64(plan, "records_at_most", (int64_t)size->records);
+}
+
+json_t *selection_plan(const struct recipe_job *job, const json_t *spec, const struct inventory *inventory,
+                       struct error_list *faults)
+{
+    const json_t *parameters = NULL;
+    const char *folder = NULL, *encoder_folder = NULL;
+    struct recipe_compute compute;
+    struct machine machine;
+    struct error error = {0};
+    const struct select_method *method = selection_method(spec, &parameters);
+    uint64_t text_bytes = check_sources(job, spec, faults);
+    check_template(spec, faults);
+    OWNED(inventory) pruned = selection_find_model(job, spec, "pruned_model", &folder, faults);
+    OWNED(inventory) encoder = selection_find_model(job, spec, "embedding_model", &encoder_folder, faults);
+    check_window(spec, inventory, "original", faults);
+    check_pruned(spec, method, pruned, faults);
+    recipe_read_compute(spec, &compute);
+    OWNED(pool) pool = pool_create(1, &error);
+    if (pool == NULL || !machine_describe(&compute, pool, &machine, &error)) {
+        (void)snprintf(error.field, sizeof error.field, "/compute/backend");
+        error_list_add_error(faults, &error);
+    }
+    uint64_t limit =
+        (uint64_t)json_integer_value(json_object_get(json_object_get(spec, "limits"), "max_memory_bytes"));
+    if (job->memory_limit_bytes > 0 && (limit == 0 || job->memory_limit_bytes < limit)) {
+        limit = job->memory_limit_bytes;
+    }
+    const struct selection_size size = {.original = inventory,
+                                        .pruned = pruned,
+                                        .encoder = encoder,
+                                        .spec = spec,
+                                        .method = method,
+                                        .threads = job->threads > 0 ? job->threads : 1,
+                                        .records = (size_t)(text_bytes / TEXT_BYTES_A_RECORD + 1),
+                                        .tokens = text_bytes / TEXT_BYTES_A_TOKEN + 1,
+                                        .text_bytes = text_bytes,
+                                        .limit_bytes = limit};
+    json_t *plan = json_object();
+    put_resources(plan, &size, faults);
+    json_put(plan, "stages", list_stages(method, spec));
+    json_put(plan, "warnings", json_array());
+    return plan;
+}
