@@ -222,11 +222,30 @@ static void resolve_source(void *context, const char *uri, const char *pointer)
     }
 }
 
+/* Results of some job types have none; said here, for a folder without one does not tell whose it was. */
+static bool has_model(const json_t *files)
+{
+    size_t index;
+    const json_t *file;
+    json_array_foreach((json_t *)(uintptr_t)files, index, file)
+    {
+        const char *name = json_string_value(json_object_get(file, "path"));
+        if (name != NULL && (strcmp(name, "config.json") == 0 || text_ends_with(name, ".gguf"))) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static void resolve_result(const struct resolver *resolver, const char *job_id, const char *pointer,
                            struct model_source *source)
 {
     struct job *job = find_result(resolver, job_id, pointer);
-    if (job != NULL) {
+    if (job != NULL && !has_model(job->files)) {
+        error_list_add(resolver->faults, ERROR_INVALID_ARGUMENT, pointer,
+                       "the result of job %s (%s) holds no model, neither a config.json nor a .gguf file",
+                       job->id, job->type);
+    } else if (job != NULL) {
         OWNED_MEMORY char *models = file_join(storage_folder(resolver->storage), "models");
         char *folder = file_join(models, job->id);
         if (file_is_folder(folder)) {

@@ -37,6 +37,10 @@ def the_exit_code_of_a_wait_tells_the_outcome(folder):
     assert code == 0 and "succeeded" in out and "succeeded" in progress, (code, out, progress)
     code, out, _ = prunectl(daemon, "submit", "-f", "-", "--wait", text=spec(model, behaviour="fail"))
     assert code == 1 and "numeric" in out, (code, out)
+    for kind in ("selection", "evaluation"):
+        other = json.dumps(dict(json.loads(spec(model)), type=kind))
+        code, _, complaints = prunectl(daemon, "submit", "-f", "-", text=other)
+        assert code == 1 and "this build has no %s jobs" % kind in complaints, (code, complaints)
     code, job_id, _ = prunectl(daemon, "-q", "submit", "-f", "-", text=spec(model, steps=1000, step_ms=100))
     assert code == 0
     job_id = job_id.strip()
@@ -75,13 +79,13 @@ def a_download_is_whole_and_continues(folder):
     target = os.path.join(folder, "result")
     code, out, _ = prunectl(daemon, "download", job_id, target)
     assert code == 0 and "all hashes match" in out, out
-    weights = os.path.join(target, "model.bin")
+    weights = os.path.join(target, "model.gguf")
     assert open(weights, "rb").read() == b"weights" * 1000
     with open(weights, "r+b") as file:  # damaged: it is fetched again
         file.write(b"x")
     assert prunectl(daemon, "-q", "download", job_id, target)[0] == 0
     assert open(weights, "rb").read() == b"weights" * 1000
-    assert sorted(os.listdir(target)) == ["model.bin", "report.json"]
+    assert sorted(os.listdir(target)) == ["model.gguf", "report.json"]
     blobs = os.path.join(daemon.state, "blobs")
     for parent, _, names in os.walk(blobs):  # bit rot on the server must not pass as a result
         for name in names:

@@ -175,7 +175,7 @@ class Worker:
 
     def publish(self, out, behaviour):
         files = []
-        for name, content in (("model.bin", b"weights" * 1000), ("report.json", b"{}")):
+        for name, content in (("model.gguf", b"weights" * 1000), ("report.json", b"{}")):
             with open(os.path.join(out, name), "wb") as file:
                 file.write(content)
                 os.fsync(file.fileno())

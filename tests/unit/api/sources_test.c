@@ -107,8 +107,8 @@ static void remove_job(const struct bench *bench, const char *id)
     finish_wait(&waiter, same, &epoch);
 }
 
-/* A job that succeeded with one file, config.json. */
-static void insert_result(const struct bench *bench, char ret_id[40])
+/* A job that succeeded with one file. */
+static void insert_result_of(const struct bench *bench, const char *name, char ret_id[40])
 {
     struct waiter waiter = {0};
     char sha256[SHA256_HEX];
@@ -121,16 +121,21 @@ static void insert_result(const struct bench *bench, char ret_id[40])
     OWNED_MEMORY char *work = storage_make_work_folder(bench->storage, ret_id, epoch, &error);
     assert_non_null(work);
     OWNED_MEMORY char *out = file_join(work, "out");
-    OWNED_MEMORY char *path = file_join(out, "config.json");
+    OWNED_MEMORY char *path = file_join(out, name);
     assert_true(file_make_folders(out, 0700, NULL));
     assert_true(file_save(path, "{}", 2, 0600, NULL));
     sha256_hex_of("{}", 2, sha256);
-    JSON_OWNED files = json_pack("[{s:s,s:i,s:s}]", "path", "config.json", "bytes", 2, "sha256", sha256);
+    JSON_OWNED files = json_pack("[{s:s,s:i,s:s}]", "path", name, "bytes", 2, "sha256", sha256);
     JSON_OWNED result = json_object();
     waiter.job = NULL;
     assert_int_equal(sem_init(&waiter.answered, 0, 0), 0);
     storage_publish(bench->storage, TENANT, ret_id, epoch, files, result, on_job, &waiter);
     finish_wait(&waiter, ret_id, &epoch);
+}
+
+static void insert_result(const struct bench *bench, char ret_id[40])
+{
+    insert_result_of(bench, "config.json", ret_id);
 }
 
 static void insert_failed(const struct bench *bench, char ret_id[40])
@@ -235,6 +240,20 @@ static void each_fault_has_the_pointer_of_its_model(void **state)
     }
 }
 
+static void a_result_without_a_model_is_none(void **state)
+{
+    struct bench *bench = *state;
+    char id[40], uri[64];
+    insert_result_of(bench, "report.json", id);
+    JSON_OWNED spec = name_models(bench->uri, NULL, name_result(id, uri));
+    FINISHED(sources) sources = {0};
+    FINISHED(error_list) faults = {0};
+    assert_false(resolve(bench, spec, SOURCES_MAY_WAIT, &sources, &faults));
+    assert_int_equal(faults.items[0].code, ERROR_INVALID_ARGUMENT);
+    assert_string_equal(faults.items[0].field, "/embedding_model");
+    assert_non_null(strstr(faults.items[0].message, id));
+}
+
 static void a_job_that_has_not_ended_is_waited_for(void **state)
 {
     struct bench *bench = *state;
@@ -320,6 +339,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(each_model_is_resolved_by_the_same_rules, start, stop),
         cmocka_unit_test_setup_teardown(the_same_model_may_be_named_more_than_once, start, stop),
         cmocka_unit_test_setup_teardown(each_fault_has_the_pointer_of_its_model, start, stop),
+        cmocka_unit_test_setup_teardown(a_result_without_a_model_is_none, start, stop),
         cmocka_unit_test_setup_teardown(a_job_that_has_not_ended_is_waited_for, start, stop),
         cmocka_unit_test_setup_teardown(a_job_that_ended_without_a_result_is_a_fault_that_says_how, start,
                                         stop),
