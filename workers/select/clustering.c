@@ -341,6 +341,7 @@ static bool make_labels(struct clustering *clustering, const struct dense_thread
             return false;
         }
     }
+    clustering->wanted_count = wanted;
     json_t *report = json_object();
     const double *values = clustering->spectrum.values;
     json_put_i64(report, "count", (int64_t)clustering->cluster_count);
@@ -397,4 +398,20 @@ struct clustering *clustering_create(const struct dense_threads *threads,
         return NULL;
     }
     return TAKE(clustering);
+}
+
+bool clustering_hand_over(struct clustering *clustering, const struct dense_threads *threads,
+                          struct selection *selection, struct error *error)
+{
+    const struct clustering_request *request = &clustering->request;
+    selection->map = memory_try_array(request->count, 2 * sizeof *selection->map, "the picture", error);
+    if (selection->map == NULL ||
+        !clustering_map(threads, request->rows, request->count, request->size, clustering->labels,
+                        clustering->cluster_count, selection->map, error)) {
+        return false;
+    }
+    selection->labels = TAKE(clustering->labels);
+    selection->cluster_count = clustering->cluster_count;
+    json_put(selection->details, "clustering", TAKE(clustering->report));
+    return true;
 }

@@ -96,8 +96,9 @@ struct clustering_request clustering_request_of(const struct select_run *run);
 
 struct clustering {
     struct clustering_request request;
-    size_t cluster_count;          /* 0 of no records */
-    uint32_t *labels;              /* owned, [count] */
+    size_t wanted_count;  /* of the spectrum; cluster_count is one more by zeros, or less by empty ones */
+    size_t cluster_count; /* 0 of no records */
+    uint32_t *labels;     /* owned, [count] */
     struct neighbours *neighbours; /* owned; NULL unless kept, and of fewer than two records */
     json_t *report;                /* owned, an object */
     /* For labels of another number of clusters: */
@@ -114,6 +115,10 @@ size_t clustering_most(const struct clustering *clustering);
 /* Labels [count] of the same spectrum cut into `wanted` clusters, 1 <= wanted <= clustering_most. *ret_count: how many became. */
 bool clustering_label(const struct clustering *clustering, const struct dense_threads *threads, size_t wanted,
                       uint32_t *ret_labels, size_t *ret_count, struct error *error) MUST_USE;
+
+/* What a selection says of its clusters: labels (handed on), their count, the picture, and "clustering" of its details. */
+bool clustering_hand_over(struct clustering *clustering, const struct dense_threads *threads,
+                          struct selection *selection, struct error *error) MUST_USE;
 
 /* A picture of labelled rows, ret_map [count, 2], in which clusters lie apart: rows less their mean, along the two leading principal directions
  * of the clusters' means, each weighted by its size; of fewer than three clusters, of up to CLUSTERING_MAP_ROWS records evenly spaced. A

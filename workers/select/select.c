@@ -112,3 +112,10 @@ bool select_flag(const struct select_run *run, const char *name)
 {
     return json_is_true(parameter(run, name));
 }
+
+void select_progress(const struct select_run *run, const char *what, uint64_t step, uint64_t steps)
+{
+    if (run->progress != NULL) {
+        run->progress(run->context, what, step, steps);
+    }
+}

@@ -102,6 +102,8 @@ double select_number(const struct select_run *run, const char *name);
 size_t select_count(const struct select_run *run, const char *name);
 const char *select_text(const struct select_run *run, const char *name);
 bool select_flag(const struct select_run *run, const char *name);
+/* Calls run->progress where there is one. */
+void select_progress(const struct select_run *run, const char *what, uint64_t step, uint64_t steps);
 
 struct select_method {
     const char *name;      /* API identifier, snake_case, never renamed */
