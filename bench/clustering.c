@@ -1,14 +1,17 @@
 /*
- * bench/neighbours.c: how long the selectors' searches over embeddings take, on made-up ones. One line of JSON:
+ * bench/clustering.c: how long the clustering of records takes, and the searches that it and other selectors are made of, on made-up
+ * embeddings. One line of JSON:
  *
- *     neighbours exact|cells|k_means|k_center [--rows N] [--size N] [--threads N] [--count N] [--probes N]
+ *     clustering clusters|exact|cells|k_means|k_center [--rows N] [--size N] [--threads N] [--count N] [--probes N] [--write FILE]
  *
- * count: neighbours, centroids or centres. Rows are of length 1: topics (one for 200 rows) and what varies within one live in
+ * clusters: from rows to labels, as PASER does it. count: neighbours, centroids or centres. --write: the rows as they are measured, float
+ * [rows, size], for peers/published_clustering.py. Rows are of length 1: topics (one for 200 rows) and what varies within one live in
  * LATENT dimensions, which a random map takes to `size`, with a little noise in all of these; that is what a sentence
  * encoder's output looks like to a search.
  */
-#include "workers/select/neighbours.h"
+#include "workers/select/clustering.h"
 #include "base/clock.h"
+#include "base/file.h"
 #include "base/memory.h"
 #include "base/rng.h"
 #include "workers/select/k_center.h"
@@ -23,7 +26,7 @@
 enum { LATENT = 24, TOPIC_ROWS = 200, TASK_ROWS = 64 };
 
 struct bench {
-    const char *what;
+    const char *what, *path; /* path: where rows are written; NULL: nowhere */
     size_t rows, size, threads, count, probes;
     float *values; /* [rows, size] */
     float *map;    /* [LATENT, size] */
@@ -35,7 +38,9 @@ static bool parse(int argc, char **argv, struct bench *bench)
     bench->what = argc > 1 ? argv[1] : "";
     for (int i = 2; i + 1 < argc; i += 2) {
         size_t value = (size_t)strtoull(argv[i + 1], NULL, 10);
-        if (strcmp(argv[i], "--rows") == 0) {
+        if (strcmp(argv[i], "--write") == 0) {
+            bench->path = argv[i + 1];
+        } else if (strcmp(argv[i], "--rows") == 0) {
             bench->rows = value;
         } else if (strcmp(argv[i], "--size") == 0) {
             bench->size = value;
@@ -101,6 +106,24 @@ static bool run(const struct bench *bench, const struct dense_threads *threads, 
                 struct error *error)
 {
     text[0] = '\0';
+    if (strcmp(bench->what, "clusters") == 0) {
+        const struct clustering_request request = {.rows = bench->values,
+                                                   .count = bench->rows,
+                                                   .size = bench->size,
+                                                   .neighbour_count = bench->count,
+                                                   .alpha = 1,
+                                                   .form = CLUSTERING_QR,
+                                                   .diffusion_time = 1,
+                                                   .most_products = SPECTRUM_MOST_PRODUCTS,
+                                                   .seed = 1};
+        OWNED(clustering) clustering = clustering_create(threads, &request, error);
+        if (clustering != NULL) {
+            OWNED_MEMORY char *report = json_format(clustering->report, false);
+            (void)snprintf(text, text_bytes, ", \"clusters\": %zu, \"report\": %s", clustering->cluster_count,
+                           report);
+        }
+        return clustering != NULL;
+    }
     if (strcmp(bench->what, "exact") == 0) {
         OWNED(neighbours)
         lists = neighbours_find_exact(threads, bench->values, bench->rows, bench->size, bench->count, error);
@@ -143,15 +166,19 @@ int main(int argc, char **argv)
 {
     struct bench bench;
     if (!parse(argc, argv, &bench)) {
-        (void)fprintf(stderr,
-                      "usage: neighbours exact|cells|k_means|k_center [--rows N] [--size N] [--threads N] "
-                      "[--count N] [--probes N]\n");
+        (void)fprintf(
+            stderr,
+            "usage: clustering clusters|exact|cells|k_means|k_center [--rows N] [--size N] [--threads N] "
+            "[--count N] [--probes N] [--write FILE]\n");
         return 2;
     }
     struct error error = {0};
-    char text[128] = "";
+    char text[4096] = "";
     OWNED(pool) pool = pool_create(bench.threads, &error);
-    bool is_good = pool != NULL && fill(&bench, pool, &error);
+    bool is_good =
+        pool != NULL && fill(&bench, pool, &error) &&
+        (bench.path == NULL ||
+         file_save(bench.path, bench.values, bench.rows * bench.size * sizeof *bench.values, 0644, &error));
     int64_t start = clock_boot_ns(&clock_system);
     clock_t cpu_start = clock();
     struct dense_threads threads = {pool, NULL};
