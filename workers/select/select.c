@@ -17,6 +17,43 @@ const struct select_method *const *select_methods(void)
     return methods;
 }
 
+#define FIELD(id, text)                                                                                      \
+    {                                                                                                        \
+        .name = id, .type = PARAM_TEXT, .flags = PARAM_NULLABLE, .min = 1, .max = 256, .help = text          \
+    }
+static const struct param_spec target_members[] = {
+    {.name = "source",
+     .type = PARAM_TEXT,
+     .flags = PARAM_REQUIRED,
+     .min = 1,
+     .max = 4096,
+     .help = "Instruction records: JSONL, or one JSON array of objects."},
+    {.name = "name",
+     .type = PARAM_TEXT,
+     .flags = PARAM_NULLABLE,
+     .min = 1,
+     .max = 128,
+     .help = "Name in the report; the file's unless given."},
+    FIELD("messages", "Record member that holds a conversation; alone, without the three below."),
+    FIELD(
+        "instruction",
+        "Record member (or JSON pointer) that holds what is asked; found out from the first record unless given."),
+    FIELD("input", "Record member that holds what it is asked of."),
+    FIELD("response", "Record member that holds the answer."),
+    {.name = "limit",
+     .type = PARAM_INTEGER,
+     .flags = PARAM_NULLABLE,
+     .min = 1,
+     .max = 4294967294.0,
+     .unit = "records",
+     .help = "Only the first records of the file; all unless given."},
+};
+const struct param_spec select_target_item = {.type = PARAM_OBJECT,
+                                              .members = target_members,
+                                              .member_count =
+                                                  sizeof target_members / sizeof target_members[0],
+                                              .help = "One data set."};
+
 const struct select_method *select_method_find(const char *name)
 {
     for (const struct select_method *const *method = select_methods(); *method != NULL; method++) {
@@ -84,6 +121,17 @@ bool selection_take_best(struct selection *selection, const struct select_run *r
     }
     selection_take(selection, run, order, ranked);
     return true;
+}
+
+size_t selection_wanted(const struct select_run *run)
+{
+    size_t count = run->records->count;
+    double limit = (double)run->budget.limit, tokens = 0;
+    for (size_t i = 0; i < count && run->budget.unit == BUDGET_TOKENS; i++) {
+        tokens += run->records->total_tokens[i];
+    }
+    double wanted = tokens > 0 ? floor(limit * (double)count / tokens) : limit;
+    return wanted < (double)count ? (size_t)wanted : count;
 }
 
 static const json_t *parameter(const struct select_run *run, const char *name)

@@ -34,6 +34,8 @@ enum select_need {
     SELECT_NEED_ALONE = 1u << 3,  /* records->alone_losses: the response by itself */
     SELECT_NEED_EL2N = 1u << 4,   /* records->el2n */
     SELECT_NEED_FIELDS = 1u << 5, /* records->columns: the numbers that parameter `columns` names */
+    SELECT_NEED_TARGETS = 1u << 6,   /* run->targets: the records of parameter `targets`, with embeddings */
+    SELECT_NEED_ENTROPIES = 1u << 7, /* records->entropies, of the model that the losses are of */
 };
 
 /* Borrowed; [count] each, NULL where nobody asked. */
@@ -47,16 +49,29 @@ struct select_records {
     const float *embeddings; /* [count, embedding_size], each of length 1 or 0 */
     size_t embedding_size;
     const double *damages; /* mean over response tokens, nats; may be negative where `damage` is delta_nll */
-    const double *entropies; /* mean over response tokens of the original's, nats */
-    const double *losses;    /* mean nats a response token */
+    const double *
+        entropies; /* mean over response tokens, nats: of the original's, with damages, or as ENTROPIES says */
+    const double *losses; /* mean nats a response token */
     const double *alone_losses;
     const double *el2n;
-    const double *columns; /* [count, column_count] */
+    const double *
+        columns; /* [count, column_count], in the order of the parameter; NaN: the record has no such number */
     size_t column_count;
 };
 
+/* The parameter `targets` of selectors that need them: data sets as in dataset.sources, read with the same template, each a group. */
+#define SELECT_TARGETS_PARAM                                                                                 \
+    {                                                                                                        \
+        .name = "targets", .type = PARAM_ARRAY, .flags = PARAM_REQUIRED, .min = 1, .max = 64,                \
+        .members = &select_target_item, .member_count = 1,                                                   \
+        .help = "Data sets of what the model shall be good at; those that are chosen are like them.",        \
+    }
+extern const struct param_spec select_target_item;
+
 struct select_run {
     const struct select_records *records;
+    /* TARGETS; count, sources, source_count and embeddings alone. Each source has a record. */
+    const struct select_records *targets;
     const json_t *parameters; /* the selector's own object, validated and resolved */
     struct budget budget;
     uint64_t seed;
@@ -97,6 +112,8 @@ void selection_take(struct selection *selection, const struct select_run *run, c
 /* The whole of a selector that is a ranking: by selection->scores, which are filled; NaN is no score and is FILTERED. */
 bool selection_take_best(struct selection *selection, const struct select_run *run,
                          enum ranking_direction direction, struct error *error) MUST_USE;
+/* How many records the budget pays for, at most count; of tokens by their mean over all records. */
+size_t selection_wanted(const struct select_run *run);
 /* Parameters by name; CHECKed to be there, as param_resolve made them. */
 double select_number(const struct select_run *run, const char *name);
 size_t select_count(const struct select_run *run, const char *name);
@@ -113,6 +130,9 @@ struct select_method {
     bool is_loss_of_pruned; /* losses, alone_losses and el2n are the pruned model's; else the original's */
     const struct param_spec *params;
     size_t param_count;
+    /* Whether resolved parameters agree with each other; the error's field names one. To be asked before anything is measured. NULL: they always
+     * do. INVALID_ARGUMENT. */
+    bool (*check)(const json_t *parameters, struct error *error);
     /* Required. *ret_selection: created by the caller, of run->records->count. Errors: OUT_OF_MEMORY, NUMERIC, CANCELLED. */
     bool (*select)(const struct select_run *run, struct selection *ret_selection, struct error *error);
 };
