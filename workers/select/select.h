@@ -130,7 +130,7 @@ struct select_method {
     bool is_loss_of_pruned; /* losses, alone_losses and el2n are the pruned model's; else the original's */
     const struct param_spec *params;
     size_t param_count;
-    /* Whether resolved parameters agree with each other; the error's field names one. To be asked before anything is measured. NULL: they always
+    /* Whether resolved parameters agree with each other; the error's field points to one, "/name". To be asked before anything is measured. NULL: they always
      * do. INVALID_ARGUMENT. */
     bool (*check)(const json_t *parameters, struct error *error);
     /* Required. *ret_selection: created by the caller, of run->records->count. Errors: OUT_OF_MEMORY, NUMERIC, CANCELLED. */
