@@ -4,6 +4,7 @@
 #include "base/json.h"
 #include "base/memory.h"
 #include "workers/data/lines.h"
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -373,6 +374,18 @@ void instructions_destroy(struct instructions *instructions)
         free(instructions->bytes);
         arena_destroy(instructions->arena);
         free(instructions);
+    }
+}
+
+void instructions_read_numbers(const struct instructions *instructions, size_t record,
+                               const char *const *names, size_t count, double *ret_numbers)
+{
+    const struct instruction_record *place = &instructions->records[record];
+    JSON_OWNED json = json_parse(instructions->bytes + place->first_byte, (size_t)place->byte_count,
+                                 (size_t)place->byte_count, NULL);
+    for (size_t i = 0; i < count; i++) {
+        const json_t *value = json != NULL ? find_member(json, names[i]) : NULL;
+        ret_numbers[i] = json_is_number(value) ? json_number_value(value) : (double)NAN;
     }
 }
 

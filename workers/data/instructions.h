@@ -70,6 +70,9 @@ struct instructions *instructions_load(const struct instructions_options *option
                                        struct error *error) MUST_USE;
 void instructions_destroy(struct instructions *instructions);
 OWNED_DEFINE(instructions)
+/* The numbers at members (or JSON pointers) of a record's JSON; NaN where there is none. ret_numbers [count]. */
+void instructions_read_numbers(const struct instructions *instructions, size_t record,
+                               const char *const *names, size_t count, double *ret_numbers);
 
 /* What a model is given before the response. {instruction} and {input} stand for the record's; `lone` is for records without an input.
  * is_chat: every turn between <|im_start|>ROLE and <|im_end|> instead (ChatML), an input below its instruction. */

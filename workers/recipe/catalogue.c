@@ -437,8 +437,8 @@ static json_t *format_methods(void)
     static const char *const prune_needs[] = {
         "calibration",      "block_cosines", "evaluator",        "plan",
         "sublayer_cosines", "span_angles",   "width_statistics", "model"};
-    static const char *const select_needs[] = {"embeddings",   "damage", "losses",
-                                               "alone_losses", "el2n",   "columns"};
+    static const char *const select_needs[] = {"embeddings", "damage",  "losses",  "alone_losses",
+                                               "el2n",       "columns", "targets", "entropies"};
     json_t *array = json_array();
     for (const struct prune_method *const *method = prune_methods(); *method != NULL; method++) {
         struct param_spec spec = {.name = (*method)->name,

@@ -10,47 +10,13 @@
 
 static const char *const templates[] = {"alpaca", "plain", "chatml", "custom", NULL};
 
-#define FIELD(id, text)                                                                                      \
-    {                                                                                                        \
-        .name = id, .type = PARAM_TEXT, .flags = PARAM_NULLABLE, .min = 1, .max = 256, .help = text          \
-    }
-static const struct param_spec source_members[] = {
-    {.name = "source",
-     .type = PARAM_TEXT,
-     .flags = PARAM_REQUIRED,
-     .min = 1,
-     .max = 4096,
-     .help = "Instruction records: JSONL, or one JSON array of objects."},
-    {.name = "name",
-     .type = PARAM_TEXT,
-     .flags = PARAM_NULLABLE,
-     .min = 1,
-     .max = 128,
-     .help = "Name in the report; the file's unless given."},
-    FIELD("messages", "Record member that holds a conversation; alone, without the three below."),
-    FIELD("instruction", "Record member (or JSON pointer) that holds what is asked; found out from the first "
-                         "record unless given."),
-    FIELD("input", "Record member that holds what it is asked of."),
-    FIELD("response", "Record member that holds the answer."),
-    {.name = "limit",
-     .type = PARAM_INTEGER,
-     .flags = PARAM_NULLABLE,
-     .min = 1,
-     .max = 4294967294.0,
-     .unit = "records",
-     .help = "Only the first records of the file; all unless given."},
-};
-static const struct param_spec source_item = {.type = PARAM_OBJECT,
-                                              .members = source_members,
-                                              .member_count = COUNT_OF(source_members),
-                                              .help = "One data set."};
 static const struct param_spec dataset_members[] = {
     {.name = "sources",
      .type = PARAM_ARRAY,
      .flags = PARAM_REQUIRED,
      .min = 1,
      .max = SELECTION_SOURCES_MAX,
-     .members = &source_item,
+     .members = &select_source_item,
      .member_count = 1,
      .help = "The data sets to choose from, together."},
     {.name = "template",

@@ -307,8 +307,8 @@ static bool plan_selection_memory(struct recipe *recipe, struct error *error)
 {
     const struct selection_job *selection = recipe->selection;
     uint64_t texts = 0;
-    for (size_t i = 0; i < selection->set_count; i++) {
-        texts += selection->sets[i]->file_bytes;
+    for (size_t i = 0; i < selection->dataset.count; i++) {
+        texts += selection->dataset.sets[i]->file_bytes;
     }
     const struct selection_size size = {.original = recipe->inventory,
                                         .pruned = selection->pruned.inventory,
@@ -316,8 +316,8 @@ static bool plan_selection_memory(struct recipe *recipe, struct error *error)
                                         .spec = recipe->spec,
                                         .method = selection->method,
                                         .threads = recipe->job->threads,
-                                        .records = selection->candidates->item_count,
-                                        .tokens = selection->candidates->valid_tokens,
+                                        .records = selection->dataset.candidates->item_count,
+                                        .tokens = selection->dataset.candidates->valid_tokens,
                                         .text_bytes = texts,
                                         .limit_bytes = recipe->job->memory_limit_bytes};
     selection_plan_memory(&size, &recipe->memory);
@@ -335,12 +335,12 @@ static bool run_read(struct recipe *recipe, struct error *error)
         return false;
     }
     const struct selection_job *selection = recipe->selection;
-    double *weights = recipe->progress.weights, tokens = (double)selection->candidates->valid_tokens;
+    double *weights = recipe->progress.weights, tokens = (double)selection->dataset.candidates->valid_tokens;
     weights[STAGE_INSPECT] = weights[STAGE_READ] = 100;
     weights[STAGE_EMBED] = selection->encoder.inventory != NULL ? tokens / 10 : 0;
     weights[STAGE_SCORE] = (selection->original.layout.bytes > 0 ? tokens : 0) +
                            (selection->damaged.layout.bytes > 0 ? tokens : 0);
-    weights[STAGE_SELECT] = 100 + (double)selection->candidates->valid_count;
+    weights[STAGE_SELECT] = 100 + (double)selection->dataset.candidates->valid_count;
     weights[STAGE_EXPORT] = 100;
     return true;
 }

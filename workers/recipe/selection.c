@@ -33,6 +33,7 @@ void selection_requests(const json_t *spec, const struct select_method *method,
     scorer->losses = (method->needs & SELECT_NEED_LOSSES) != 0;
     scorer->alone = (method->needs & SELECT_NEED_ALONE) != 0;
     scorer->el2n = (method->needs & SELECT_NEED_EL2N) != 0;
+    scorer->entropies = (method->needs & SELECT_NEED_ENTROPIES) != 0;
     original.pools = (method->needs & SELECT_NEED_EMBEDDINGS) != 0 &&
                      !json_is_string(json_object_get(spec, "embedding_model"));
     if ((method->needs & SELECT_NEED_DAMAGE) != 0) {
@@ -49,6 +50,18 @@ void selection_requests(const json_t *spec, const struct select_method *method,
     *ret_pruned = pruned;
 }
 
+bool selection_check_parameters(const struct select_method *method, const json_t *parameters,
+                                struct error *error)
+{
+    struct error found = {0};
+    if (method->check == NULL || method->check(parameters, &found)) {
+        return true;
+    }
+    char pointer[sizeof found.field];
+    (void)snprintf(pointer, sizeof pointer, "/method/%s%.80s", method->name, found.field);
+    return error_set_field(error, found.code, pointer, "%s", found.message);
+}
+
 bool selection_read_spec(struct recipe *recipe, struct error *error)
 {
     struct selection_job *selection = memory_create(1, sizeof *selection);
@@ -61,6 +74,9 @@ bool selection_read_spec(struct recipe *recipe, struct error *error)
     selection->max_tokens = (size_t)json_integer_value(json_object_get(dataset, "max_tokens"));
     selection_requests(recipe->spec, selection->method, &selection->original.request,
                        &selection->damaged.request);
+    if (!selection_check_parameters(selection->method, selection->parameters, error)) {
+        return false;
+    }
     if (strcmp(form, "custom") != 0) {
         selection->form = *instruction_template_find(form);
         return true;
@@ -91,23 +107,29 @@ static void close_pass(struct selection_pass *pass)
     pass->fd = -1;
 }
 
+static void finish_sets(struct selection_sets *sets)
+{
+    candidates_destroy(sets->candidates);
+    measure_order_finish(&sets->order);
+    for (size_t i = 0; i < sets->count; i++) {
+        instructions_destroy(sets->sets[i]);
+    }
+    free(sets->embeddings);
+}
+
 void selection_finish(struct selection_job *selection)
 {
     if (selection == NULL) {
         return;
     }
     selection_destroy(selection->selection);
-    candidates_destroy(selection->candidates);
-    measure_order_finish(&selection->order);
-    for (size_t i = 0; i < selection->set_count; i++) {
-        instructions_destroy(selection->sets[i]);
-    }
+    finish_sets(&selection->dataset);
+    finish_sets(&selection->targets);
     tokenizer_destroy(selection->encoder_tokenizer);
     inventory_destroy(selection->pruned.inventory);
     inventory_destroy(selection->encoder.inventory);
     close_pass(&selection->original);
     close_pass(&selection->damaged);
-    free(selection->embeddings);
     free(selection->damages);
     free(selection->entropies);
     free(selection->losses);
@@ -122,8 +144,11 @@ void selection_identify(const struct recipe *recipe, struct sha256 *hash)
     const struct selection_job *selection = recipe->selection;
     sha256_update(hash, selection->pruned.sha256, sizeof selection->pruned.sha256);
     sha256_update(hash, selection->encoder.sha256, sizeof selection->encoder.sha256);
-    for (size_t i = 0; i < selection->set_count; i++) {
-        sha256_update(hash, selection->sets[i]->sha256, 64);
+    for (size_t i = 0; i < selection->dataset.count; i++) {
+        sha256_update(hash, selection->dataset.sets[i]->sha256, 64);
+    }
+    for (size_t i = 0; i < selection->targets.count; i++) {
+        sha256_update(hash, selection->targets.sets[i]->sha256, 64);
     }
 }
 
@@ -219,18 +244,17 @@ static bool check_pruned(struct recipe *recipe, struct error *error)
     return true;
 }
 
-static bool load_sets(struct recipe *recipe, struct error *error)
+static bool load_sets(struct recipe *recipe, const json_t *sources, const char *pointer,
+                      struct selection_sets *ret_sets, struct error *error)
 {
-    struct selection_job *selection = recipe->selection;
-    const json_t *sources = json_object_get(json_object_get(recipe->spec, "dataset"), "sources");
     CHECK(json_array_size(sources) <= SELECTION_SOURCES_MAX);
     for (size_t i = 0; i < json_array_size(sources); i++) {
         const json_t *item = json_array_get(sources, i);
         const char *source = json_string_value(json_object_get(item, "source"));
         const char *name = json_string_value(json_object_get(item, "name"));
-        char pointer[64];
-        (void)snprintf(pointer, sizeof pointer, "/dataset/sources/%zu/source", i);
-        const char *path = recipe_find_input(recipe, source, pointer, error);
+        char place[128];
+        (void)snprintf(place, sizeof place, "%s/%zu/source", pointer, i);
+        const char *path = recipe_find_input(recipe, source, place, error);
         if (path == NULL) {
             return false;
         }
@@ -243,19 +267,30 @@ static bool load_sets(struct recipe *recipe, struct error *error)
                        json_string_value(json_object_get(item, "response"))},
             .cancel = recipe->job->cancel,
         };
-        selection->sets[i] = instructions_load(&options, error);
-        if (selection->sets[i] == NULL) {
+        ret_sets->sets[i] = instructions_load(&options, error);
+        if (ret_sets->sets[i] == NULL) {
             if (error != NULL && error->field[0] == '\0') {
-                (void)snprintf(error->field, sizeof error->field, "%s", pointer);
+                (void)snprintf(error->field, sizeof error->field, "%s", place);
             }
             return false;
         }
-        selection->limits[i] = (size_t)json_integer_value(json_object_get(item, "limit"));
-        selection->names[i] = selection->sets[i]->name;
-        selection->set_count = i + 1;
+        ret_sets->limits[i] = (size_t)json_integer_value(json_object_get(item, "limit"));
+        ret_sets->count = i + 1;
         recipe_touch();
     }
     return true;
+}
+
+static bool load_all_sets(struct recipe *recipe, struct error *error)
+{
+    struct selection_job *selection = recipe->selection;
+    const json_t *sources = json_object_get(json_object_get(recipe->spec, "dataset"), "sources");
+    char pointer[80];
+    (void)snprintf(pointer, sizeof pointer, "/method/%s/targets", selection->method->name);
+    return load_sets(recipe, sources, "/dataset/sources", &selection->dataset, error) &&
+           ((selection->method->needs & SELECT_NEED_TARGETS) == 0 ||
+            load_sets(recipe, json_object_get(selection->parameters, "targets"), pointer, &selection->targets,
+                      error));
 }
 
 static bool check_context(const struct recipe *recipe, struct error *error)
@@ -296,7 +331,7 @@ bool selection_inspect(struct recipe *recipe, struct error *error)
             return false;
         }
     }
-    return load_sets(recipe, error);
+    return load_all_sets(recipe, error);
 }
 
 /* ---- read -------------------------------------------------------------------------------------------------------- */
@@ -313,7 +348,7 @@ static void read_budget(struct recipe *recipe)
         selection->budget = (struct budget){BUDGET_TOKENS, (uint64_t)json_integer_value(tokens)};
     } else if (json_is_number(fraction)) {
         /* 0.29 of 100 are 29, whatever rounding made of the product. */
-        double share = json_number_value(fraction) * (double)selection->candidates->valid_count;
+        double share = json_number_value(fraction) * (double)selection->dataset.candidates->valid_count;
         selection->budget.limit = (uint64_t)floor(share + 1e-9 * fmax(1.0, share));
     }
 }
@@ -325,16 +360,88 @@ static bool check_vocabulary(const struct recipe *recipe, struct error *error)
         return true;
     }
     size_t vocab = selection->pruned.inventory->config.vocab_size;
-    for (size_t i = 0; i < selection->candidates->valid_count; i++) {
-        const struct candidate *item = &selection->candidates->items[selection->candidates->valid[i]];
+    for (size_t i = 0; i < selection->dataset.candidates->valid_count; i++) {
+        const struct candidate *item =
+            &selection->dataset.candidates->items[selection->dataset.candidates->valid[i]];
         for (size_t t = 0; t < (size_t)item->prompt_count + item->response_count; t++) {
             if ((size_t)item->tokens[t] >= vocab) {
                 return error_set_field(
                     error, ERROR_INVALID_ARGUMENT, "/pruned_model",
                     "%s, record %u has token %d; the pruned model's vocabulary ends at %zu",
-                    selection->names[item->source], item->record + 1, item->tokens[t], vocab);
+                    selection->dataset.sets[item->source]->name, item->record + 1, item->tokens[t], vocab);
             }
         }
+    }
+    return true;
+}
+
+static bool encode_sets(struct recipe *recipe, struct selection_sets *sets, struct error *error)
+{
+    const struct selection_job *selection = recipe->selection;
+    const struct candidates_options options = {.sets = sets->sets,
+                                               .set_count = sets->count,
+                                               .limits = sets->limits,
+                                               .form = &selection->form,
+                                               .tokenizer = recipe->tokenizer,
+                                               .config = &recipe->inventory->config,
+                                               .max_tokens = selection->max_tokens,
+                                               .pool = recipe->pool,
+                                               .cancel = recipe->job->cancel};
+    sets->candidates = candidates_create(&options, error);
+    return sets->candidates != NULL && measure_order_make(sets->candidates, &sets->order, error);
+}
+
+/* A group of targets without a record would be like nothing. */
+static bool read_targets(struct recipe *recipe, struct error *error)
+{
+    struct selection_job *selection = recipe->selection;
+    struct selection_sets *targets = &selection->targets;
+    bool is_there[SELECTION_SOURCES_MAX] = {false};
+    if ((selection->method->needs & SELECT_NEED_TARGETS) == 0) {
+        return true;
+    }
+    if (!encode_sets(recipe, targets, error)) {
+        return false;
+    }
+    for (size_t v = 0; v < targets->candidates->valid_count; v++) {
+        is_there[targets->candidates->items[targets->candidates->valid[v]].source] = true;
+    }
+    for (size_t i = 0; i < targets->count; i++) {
+        if (!is_there[i]) {
+            char pointer[96];
+            (void)snprintf(pointer, sizeof pointer, "/method/%s/targets/%zu", selection->method->name, i);
+            return error_set_field(error, ERROR_TEXT_TOO_SHORT, pointer,
+                                   "%s has no record that could be a target", targets->sets[i]->name);
+        }
+    }
+    /* Pools leave out the same tokens as those of the data set. */
+    targets->candidates->common_prompt_tokens = selection->dataset.candidates->common_prompt_tokens;
+    return true;
+}
+
+static bool read_numbers(struct recipe *recipe, struct error *error)
+{
+    struct selection_job *selection = recipe->selection;
+    const json_t *columns = json_object_get(selection->parameters, "columns");
+    const struct candidates *candidates = selection->dataset.candidates;
+    size_t count = json_array_size(columns);
+    if ((selection->method->needs & SELECT_NEED_FIELDS) == 0) {
+        return true;
+    }
+    OWNED_MEMORY const char **names = memory_create(count, sizeof *names);
+    selection->column_count = count;
+    selection->columns = memory_try_array(candidates->valid_count * count, sizeof *selection->columns,
+                                          "numbers of records", error);
+    if (selection->columns == NULL) {
+        return false;
+    }
+    for (size_t i = 0; i < count; i++) {
+        names[i] = json_string_value(json_array_get(columns, i));
+    }
+    for (size_t v = 0; v < candidates->valid_count; v++) {
+        const struct candidate *item = &candidates->items[candidates->valid[v]];
+        instructions_read_numbers(selection->dataset.sets[item->source], item->record, names, count,
+                                  selection->columns + v * count);
     }
     return true;
 }
@@ -342,31 +449,22 @@ static bool check_vocabulary(const struct recipe *recipe, struct error *error)
 bool selection_read(struct recipe *recipe, struct error *error)
 {
     struct selection_job *selection = recipe->selection;
-    const struct candidates_options options = {.sets = selection->sets,
-                                               .set_count = selection->set_count,
-                                               .limits = selection->limits,
-                                               .form = &selection->form,
-                                               .tokenizer = recipe->tokenizer,
-                                               .config = &recipe->inventory->config,
-                                               .max_tokens = selection->max_tokens,
-                                               .pool = recipe->pool,
-                                               .cancel = recipe->job->cancel};
-    selection->candidates = candidates_create(&options, error);
-    if (selection->candidates == NULL || !check_vocabulary(recipe, error) ||
-        !measure_order_make(selection->candidates, &selection->order, error)) {
+    if (!encode_sets(recipe, &selection->dataset, error) || !check_vocabulary(recipe, error) ||
+        !read_targets(recipe, error) || !read_numbers(recipe, error)) {
         return false;
     }
     read_budget(recipe);
-    size_t count = selection->candidates->valid_count;
+    size_t count = selection->dataset.candidates->valid_count;
     if (count == 0) {
         recipe_warn(recipe, "no record can be chosen: all are empty, copies or too long");
-    } else if (selection->budget.limit >
-               (selection->budget.unit == BUDGET_RECORDS ? count : selection->candidates->valid_tokens)) {
+    } else if (selection->budget.limit > (selection->budget.unit == BUDGET_RECORDS
+                                              ? count
+                                              : selection->dataset.candidates->valid_tokens)) {
         recipe_warn(recipe, "the budget pays for all %zu records that can be chosen", count);
     }
-    measure_lay_out(&selection->original.request, &selection->order, recipe->inventory->config.hidden_size,
-                    &selection->original.layout);
-    measure_lay_out(&selection->damaged.request, &selection->order,
+    measure_lay_out(&selection->original.request, &selection->dataset.order,
+                    recipe->inventory->config.hidden_size, &selection->original.layout);
+    measure_lay_out(&selection->damaged.request, &selection->dataset.order,
                     selection->pruned.inventory != NULL ? selection->pruned.inventory->config.hidden_size : 0,
                     &selection->damaged.layout);
     recipe_touch();

@@ -31,6 +31,16 @@ struct selection_model {
     char sha256[65];
 };
 
+/* Data sets, and the records they have. */
+struct selection_sets {
+    struct instructions *sets[SELECTION_SOURCES_MAX]; /* owned */
+    size_t limits[SELECTION_SOURCES_MAX];
+    size_t count;
+    struct candidates *candidates; /* owned; after read, as is order */
+    struct measure_order order;
+    float *embeddings; /* owned, [valid_count, embedding_size] */
+};
+
 /* One pass of a model: what it measures, where it lies. */
 struct selection_pass {
     struct measure_request request;
@@ -46,19 +56,15 @@ struct selection_job {
     struct instruction_template form;
     size_t max_tokens;
     struct selection_model pruned, encoder;
-    struct tokenizer *encoder_tokenizer; /* owned */
-    struct instructions *sets[SELECTION_SOURCES_MAX];
-    size_t limits[SELECTION_SOURCES_MAX];
-    const char *names[SELECTION_SOURCES_MAX]; /* borrowed of the spec or the set */
-    size_t set_count;
-    struct candidates *candidates;
-    struct measure_order order;
-    struct budget budget; /* after read */
+    struct tokenizer *encoder_tokenizer;    /* owned */
+    struct selection_sets dataset, targets; /* targets: what the method's parameter names */
+    struct budget budget;                   /* after read */
     struct selection_pass original, damaged;
-    float *embeddings; /* owned, [valid_count, embedding_size] */
     size_t embedding_size;
     struct selection *selection;
-    double *damages, *entropies, *losses, *alone_losses, *el2n, *columns; /* owned, [valid_count] */
+    double *damages, *entropies, *losses, *alone_losses, *el2n; /* owned, [valid_count] */
+    double *columns;                                            /* owned, [valid_count, column_count] */
+    size_t column_count;
 };
 
 /* Of the resolved spec: the method, the template; faults are those that the catalogue cannot say. */
@@ -93,6 +99,9 @@ json_t *selection_plan(const struct recipe_job *job, const json_t *spec, const s
 struct inventory *selection_find_model(const struct recipe_job *job, const json_t *spec, const char *member,
                                        const char **ret_folder, struct error_list *faults) MUST_USE;
 const struct select_method *selection_method(const json_t *spec, const json_t **ret_parameters);
+/* Whether the method's parameters agree; the error's field is a pointer into the spec. */
+bool selection_check_parameters(const struct select_method *method, const json_t *parameters,
+                                struct error *error) MUST_USE;
 
 /* The page of a report of type "selection", all but its head and foot. */
 void page_append_selection(struct text *page, const json_t *report);

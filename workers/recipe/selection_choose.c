@@ -35,6 +35,26 @@ static bool fill_arrays(const struct candidates *candidates, struct arrays *arra
     return true;
 }
 
+/* Targets have a group each and an embedding. */
+static bool fill_targets(const struct selection_job *selection, uint32_t **ret_sources,
+                         struct select_records *ret_targets, struct error *error)
+{
+    const struct candidates *candidates = selection->targets.candidates;
+    if (candidates == NULL) {
+        return true;
+    }
+    *ret_sources = memory_try_array(candidates->valid_count, sizeof **ret_sources, "targets", error);
+    for (size_t i = 0; i < candidates->valid_count && *ret_sources != NULL; i++) {
+        (*ret_sources)[i] = candidates->items[candidates->valid[i]].source;
+    }
+    *ret_targets = (struct select_records){.count = candidates->valid_count,
+                                           .sources = *ret_sources,
+                                           .source_count = selection->targets.count,
+                                           .embeddings = selection->targets.embeddings,
+                                           .embedding_size = selection->embedding_size};
+    return *ret_sources != NULL;
+}
+
 static void free_arrays(struct arrays *arrays)
 {
     free(arrays->prompts);
@@ -54,25 +74,31 @@ bool selection_choose(struct recipe *recipe, struct error *error)
 {
     struct selection_job *selection = recipe->selection;
     struct arrays arrays = {0};
-    size_t count = selection->candidates->valid_count;
+    size_t count = selection->dataset.candidates->valid_count;
     selection->selection = selection_create(count);
-    bool is_good = fill_arrays(selection->candidates, &arrays, error);
+    struct select_records targets = {0};
+    OWNED_MEMORY uint32_t *target_sources = NULL;
+    bool is_good = fill_arrays(selection->dataset.candidates, &arrays, error) &&
+                   fill_targets(selection, &target_sources, &targets, error);
     const struct select_records records = {.count = count,
                                            .prompt_tokens = arrays.prompts,
                                            .response_tokens = arrays.responses,
                                            .total_tokens = arrays.totals,
                                            .texts = arrays.texts,
                                            .sources = arrays.sources,
-                                           .source_count = selection->set_count,
-                                           .embeddings = selection->embeddings,
+                                           .source_count = selection->dataset.count,
+                                           .embeddings = selection->dataset.embeddings,
                                            .embedding_size = selection->embedding_size,
                                            .damages = selection->damages,
                                            .entropies = selection->entropies,
                                            .losses = selection->losses,
                                            .alone_losses = selection->alone_losses,
-                                           .el2n = selection->el2n};
+                                           .el2n = selection->el2n,
+                                           .columns = selection->columns,
+                                           .column_count = selection->column_count};
     const struct dense_threads threads = {recipe->pool, &recipe->local_cancel};
     const struct select_run run = {.records = &records,
+                                   .targets = selection->targets.candidates != NULL ? &targets : NULL,
                                    .parameters = selection->parameters,
                                    .budget = selection->budget,
                                    .seed = recipe->seed,

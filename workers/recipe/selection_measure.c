@@ -118,26 +118,27 @@ static bool encode_question(const struct selection_job *selection, const struct 
                                                 "its tokenizer makes no token of an empty text");
 }
 
-static bool run_encoder(struct recipe *recipe, int fd, struct error *error)
+static bool run_encoder(struct recipe *recipe, const struct candidates *candidates, int fd,
+                        const char *member, struct error *error)
 {
     struct selection_job *selection = recipe->selection;
-    size_t count = selection->candidates->valid_count;
+    size_t count = candidates->valid_count;
     size_t context = selection->encoder.inventory->config.context_tokens;
+    size_t limit = context < SELECTION_ENCODER_TOKENS ? context : SELECTION_ENCODER_TOKENS;
     OWNED_MEMORY struct token_sequence *sequences =
         memory_try_array(count, sizeof *sequences, "the tokens of records", error);
     OWNED_MEMORY struct tokens *tokens =
         memory_try_array(count, sizeof *tokens, "the tokens of records", error);
     bool is_good = sequences != NULL && tokens != NULL;
     for (size_t i = 0; i < count && is_good; i++) {
-        is_good = encode_question(
-            selection, candidates_record(selection->candidates, selection->candidates->valid[i]),
-            context < SELECTION_ENCODER_TOKENS ? context : SELECTION_ENCODER_TOKENS, &tokens[i], error);
+        is_good = encode_question(selection, candidates_record(candidates, candidates->valid[i]), limit,
+                                  &tokens[i], error);
         sequences[i] = (struct token_sequence){tokens[i].ids, tokens[i].count};
     }
     struct model *encoder = is_good ? recipe_open_model(recipe, selection->encoder.inventory,
                                                         selection->encoder.folder, MEMORY_SCORE, error)
                                     : NULL;
-    struct going going = {recipe, "vectors_done", fd};
+    struct going going = {recipe, member, fd};
     const struct measure_encoding encoding = {.encoder = encoder,
                                               .sequences = sequences,
                                               .count = count,
@@ -146,7 +147,7 @@ static bool run_encoder(struct recipe *recipe, int fd, struct error *error)
                                               .cancel = &recipe->local_cancel,
                                               .context = &going,
                                               .advanced = advance};
-    is_good = encoder != NULL && measure_encode(&encoding, done_before(recipe, "vectors_done"), error);
+    is_good = encoder != NULL && measure_encode(&encoding, done_before(recipe, member), error);
     recipe_close_model(recipe, encoder);
     for (size_t i = 0; i < count && tokens != NULL; i++) {
         tokens_finish(&tokens[i]);
@@ -154,33 +155,42 @@ static bool run_encoder(struct recipe *recipe, int fd, struct error *error)
     return is_good;
 }
 
-static bool read_vectors(struct recipe *recipe, int fd, uint64_t offset, size_t size, bool is_centred,
+static bool read_vectors(int fd, uint64_t offset, size_t size, struct selection_sets *sets,
                          struct error *error)
 {
-    struct selection_job *selection = recipe->selection;
-    size_t count = selection->candidates->valid_count;
-    selection->embedding_size = size;
-    selection->embeddings = memory_try_array(count * size, sizeof(float), "embeddings", error);
-    if (selection->embeddings == NULL ||
-        !file_read_at(fd, selection->embeddings, count * size * sizeof(float), offset, "embeddings", error)) {
+    size_t count = sets->candidates->valid_count;
+    sets->embeddings = memory_try_array(count * size, sizeof(float), "embeddings", error);
+    return sets->embeddings != NULL &&
+           file_read_at(fd, sets->embeddings, count * size * sizeof(float), offset, "embeddings", error);
+}
+
+static bool embed_sets(struct recipe *recipe, struct selection_sets *sets, const char *file,
+                       const char *member, struct error *error)
+{
+    size_t size = recipe->selection->encoder.inventory->config.hidden_size;
+    size_t count = sets->candidates != NULL ? sets->candidates->valid_count : 0;
+    if (count == 0) {
+        return true;
+    }
+    OWNED_FD int fd = open_work_file(recipe, file, count * size * sizeof(float), error);
+    if (fd < 0 ||
+        (done_before(recipe, member) < count && !run_encoder(recipe, sets->candidates, fd, member, error)) ||
+        !read_vectors(fd, 0, size, sets, error)) {
         return false;
     }
-    measure_embeddings(selection->embeddings, count, size, is_centred);
+    measure_embeddings(sets->embeddings, count, size, NULL);
+    recipe->selection->embedding_size = size;
     return true;
 }
 
 bool selection_embed(struct recipe *recipe, struct error *error)
 {
     struct selection_job *selection = recipe->selection;
-    size_t count = selection->candidates->valid_count;
-    if ((selection->method->needs & SELECT_NEED_EMBEDDINGS) == 0 || selection->encoder.inventory == NULL ||
-        count == 0) {
+    if ((selection->method->needs & SELECT_NEED_EMBEDDINGS) == 0 || selection->encoder.inventory == NULL) {
         return true;
     }
-    size_t size = selection->encoder.inventory->config.hidden_size;
-    OWNED_FD int fd = open_work_file(recipe, "vectors", count * size * sizeof(float), error);
-    return fd >= 0 && (done_before(recipe, "vectors_done") == count || run_encoder(recipe, fd, error)) &&
-           read_vectors(recipe, fd, 0, size, false, error);
+    return embed_sets(recipe, &selection->dataset, "vectors", "vectors_done", error) &&
+           embed_sets(recipe, &selection->targets, "target_vectors", "target_vectors_done", error);
 }
 
 /* ---- what is kept of the original -------------------------------------------------------------------------------- */
@@ -210,12 +220,13 @@ static char *cache_path(const struct recipe *recipe)
     JSON_OWNED key = json_object();
     json_put_i64(key, "version", SELECTION_VERSION);
     json_put_text(key, "model", recipe->model_sha256);
-    json_put_text(key, "records", selection->candidates->sha256);
+    json_put_text(key, "records", selection->dataset.candidates->sha256);
     json_put_text(key, "machine", recipe->machine.identity);
     json_put(key, "losses", json_boolean(request->losses));
     json_put_text(key, "alone", request->alone ? selection->form.full : NULL);
     json_put(key, "alone_chat", json_boolean(request->alone && selection->form.is_chat));
     json_put(key, "el2n", json_boolean(request->el2n));
+    json_put(key, "entropies", json_boolean(request->entropies));
     json_put(key, "pools", json_boolean(request->pools));
     json_put(key, "states", json_boolean(request->states));
     OWNED_MEMORY char *text = json_format(key, false);
@@ -297,8 +308,8 @@ static bool write_kept(const struct recipe *recipe, const char *path, struct err
 
 /* ---- score ------------------------------------------------------------------------------------------------------- */
 
-static bool run_pass(struct recipe *recipe, struct selection_pass *pass, struct model *model,
-                     struct model *original, const char *member, struct error *error)
+static bool run_pass(struct recipe *recipe, struct selection_pass *pass, const struct measure_order *order,
+                     struct model *model, struct model *original, const char *member, struct error *error)
 {
     struct selection_job *selection = recipe->selection;
     struct tokens lone = {0};
@@ -306,7 +317,7 @@ static bool run_pass(struct recipe *recipe, struct selection_pass *pass, struct 
     int64_t start_ns = clock_boot_ns(&clock_system);
     bool is_good = !pass->request.alone || make_lone_prompt(recipe, model, &lone, error);
     const struct measure_pass run = {.model = model,
-                                     .order = &selection->order,
+                                     .order = order,
                                      .request = pass->request,
                                      .fd = pass->fd,
                                      .original = original,
@@ -340,10 +351,11 @@ static bool measure_original(struct recipe *recipe, struct error *error)
     if (pass->fd < 0) {
         return false;
     }
-    if (done_before(recipe, "original_done") < selection->candidates->valid_count) {
+    if (done_before(recipe, "original_done") < selection->dataset.candidates->valid_count) {
         struct model *model =
             recipe_open_model(recipe, recipe->inventory, recipe->job->model_folder, MEMORY_SCORE, error);
-        bool is_good = model != NULL && run_pass(recipe, pass, model, NULL, "original_done", error);
+        bool is_good = model != NULL &&
+                       run_pass(recipe, pass, &selection->dataset.order, model, NULL, "original_done", error);
         recipe_close_model(recipe, model);
         if (!is_good) {
             return false;
@@ -364,7 +376,7 @@ static bool measure_pruned(struct recipe *recipe, struct error *error)
     if (pass->fd < 0) {
         return false;
     }
-    if (done_before(recipe, "pruned_done") >= selection->candidates->valid_count) {
+    if (done_before(recipe, "pruned_done") >= selection->dataset.candidates->valid_count) {
         return true;
     }
     struct model *model =
@@ -374,10 +386,59 @@ static bool measure_pruned(struct recipe *recipe, struct error *error)
             ? recipe_open_model(recipe, recipe->inventory, recipe->job->model_folder, MEMORY_CHECK, error)
             : NULL;
     bool is_good = model != NULL && (original != NULL || pass->request.damage == MEASURE_NO_DAMAGE) &&
-                   run_pass(recipe, pass, model, original, "pruned_done", error);
+                   run_pass(recipe, pass, &selection->dataset.order, model, original, "pruned_done", error);
     recipe_close_model(recipe, original);
     recipe_close_model(recipe, model);
     return is_good;
+}
+
+/* Without an encoder: pools of the original, less the mean of the data set's. */
+static bool measure_targets(struct recipe *recipe, const double *mean, struct error *error)
+{
+    struct selection_job *selection = recipe->selection;
+    struct selection_sets *targets = &selection->targets;
+    size_t size = recipe->inventory->config.hidden_size, count = targets->candidates->valid_count;
+    struct selection_pass pass = {.request = {.pools = true}};
+    measure_lay_out(&pass.request, &targets->order, size, &pass.layout);
+    OWNED_FD int fd = open_work_file(recipe, "targets.pass", pass.layout.bytes, error);
+    pass.fd = fd;
+    if (fd < 0) {
+        return false;
+    }
+    if (done_before(recipe, "targets_done") < count) {
+        struct model *model =
+            recipe_open_model(recipe, recipe->inventory, recipe->job->model_folder, MEMORY_SCORE, error);
+        bool is_good =
+            model != NULL && run_pass(recipe, &pass, &targets->order, model, NULL, "targets_done", error);
+        recipe_close_model(recipe, model);
+        if (!is_good) {
+            return false;
+        }
+    }
+    if (!read_vectors(fd, pass.layout.pools, size, targets, error)) {
+        return false;
+    }
+    measure_embeddings(targets->embeddings, count, size, mean);
+    return true;
+}
+
+static bool make_embeddings(struct recipe *recipe, struct error *error)
+{
+    struct selection_job *selection = recipe->selection;
+    size_t size = recipe->inventory->config.hidden_size;
+    size_t count = selection->dataset.candidates->valid_count;
+    if ((selection->method->needs & SELECT_NEED_EMBEDDINGS) == 0 || selection->encoder.inventory != NULL) {
+        return true;
+    }
+    OWNED_MEMORY double *mean = memory_create(size, sizeof *mean);
+    if (!read_vectors(selection->original.fd, selection->original.layout.pools, size, &selection->dataset,
+                      error)) {
+        return false;
+    }
+    measure_mean(selection->dataset.embeddings, count, size, mean);
+    measure_embeddings(selection->dataset.embeddings, count, size, mean);
+    selection->embedding_size = size;
+    return selection->targets.candidates == NULL || measure_targets(recipe, mean, error);
 }
 
 /* ---- columns ----------------------------------------------------------------------------------------------------- */
@@ -414,7 +475,7 @@ static bool read_columns(struct recipe *recipe, struct error *error)
     struct selection_job *selection = recipe->selection;
     const struct selection_pass *scorer =
         selection->method->is_loss_of_pruned ? &selection->damaged : &selection->original;
-    size_t count = selection->candidates->valid_count;
+    size_t count = selection->dataset.candidates->valid_count;
     const json_t *damage = json_object_get(selection->parameters, "damage");
     bool is_rise = (selection->method->needs & SELECT_NEED_DAMAGE) != 0 &&
                    measure_damage_parse(json_string_value(damage)) == MEASURE_DELTA_NLL;
@@ -422,15 +483,12 @@ static bool read_columns(struct recipe *recipe, struct error *error)
                        error) &&
            read_column(&selection->damaged, selection->damaged.layout.entropies, count, &selection->entropies,
                        error) &&
+           read_column(scorer, scorer->layout.entropies, count, &selection->entropies, error) &&
            ((selection->method->needs & SELECT_NEED_LOSSES) == 0 ||
             read_column(scorer, scorer->layout.losses, count, &selection->losses, error)) &&
            read_column(scorer, scorer->layout.alone, count, &selection->alone_losses, error) &&
            read_column(scorer, scorer->layout.el2n, count, &selection->el2n, error) &&
-           (!is_rise || make_rises(selection, count, error)) &&
-           (selection->original.layout.pools == UINT64_MAX || selection->encoder.inventory != NULL ||
-            (selection->method->needs & SELECT_NEED_EMBEDDINGS) == 0 ||
-            read_vectors(recipe, selection->original.fd, selection->original.layout.pools,
-                         recipe->inventory->config.hidden_size, true, error));
+           (!is_rise || make_rises(selection, count, error));
 }
 
 bool selection_score(struct recipe *recipe, struct error *error)
@@ -438,7 +496,7 @@ bool selection_score(struct recipe *recipe, struct error *error)
     struct selection_job *selection = recipe->selection;
     bool has_original = selection->original.layout.bytes > 0;
     bool has_pruned = selection->damaged.layout.bytes > 0;
-    if (selection->candidates->valid_count == 0) {
+    if (selection->dataset.candidates->valid_count == 0) {
         return true;
     }
     double border = has_original && has_pruned ? 0.5 : has_original ? 1 : 0;
@@ -447,5 +505,6 @@ bool selection_score(struct recipe *recipe, struct error *error)
         return false;
     }
     progress_part(recipe, border, 1);
-    return (!has_pruned || measure_pruned(recipe, error)) && read_columns(recipe, error);
+    return (!has_pruned || measure_pruned(recipe, error)) && read_columns(recipe, error) &&
+           make_embeddings(recipe, error);
 }

@@ -131,18 +131,18 @@ void selection_plan_memory(const struct selection_size *size, struct memory_plan
 
 /* ---- before the job ---------------------------------------------------------------------------------------------- */
 
-static uint64_t check_sources(const struct recipe_job *job, const json_t *spec, struct error_list *faults)
+static uint64_t check_sources(const struct recipe_job *job, const json_t *sources, const char *where,
+                              struct error_list *faults)
 {
-    const json_t *sources = json_object_get(json_object_get(spec, "dataset"), "sources");
     uint64_t total = 0;
     for (size_t i = 0; i < json_array_size(sources); i++) {
         const json_t *item = json_array_get(sources, i);
         const char *source = json_string_value(json_object_get(item, "source"));
         const char *path = json_string_value(json_object_get(job->inputs, source));
         struct error error = {0};
-        char pointer[64];
+        char pointer[128];
         uint64_t bytes = 0;
-        (void)snprintf(pointer, sizeof pointer, "/dataset/sources/%zu/source", i);
+        (void)snprintf(pointer, sizeof pointer, "%s/%zu/source", where, i);
         if (path == NULL) {
             error_list_add(faults, ERROR_NOT_FOUND, pointer, "source \"%s\" was not found", source);
             continue;
@@ -160,7 +160,7 @@ static uint64_t check_sources(const struct recipe_job *job, const json_t *spec, 
         bool has_input = json_is_string(json_object_get(item, "input"));
         if ((has_messages && (has_instruction || has_response || has_input)) ||
             has_instruction != has_response || (has_input && !has_instruction)) {
-            (void)snprintf(pointer, sizeof pointer, "/dataset/sources/%zu", i);
+            (void)snprintf(pointer, sizeof pointer, "%s/%zu", where, i);
             error_list_add(faults, ERROR_INVALID_ARGUMENT, pointer,
                            "say messages alone, or instruction and response (and perhaps input), or nothing");
         }
@@ -271,7 +271,14 @@ json_t *selection_plan(const struct recipe_job *job, const json_t *spec, const s
     struct machine machine;
     struct error error = {0};
     const struct select_method *method = selection_method(spec, &parameters);
-    uint64_t text_bytes = check_sources(job, spec, faults);
+    const json_t *sources = json_object_get(json_object_get(spec, "dataset"), "sources");
+    char targets[80];
+    (void)snprintf(targets, sizeof targets, "/method/%s/targets", method->name);
+    uint64_t text_bytes = check_sources(job, sources, "/dataset/sources", faults) +
+                          check_sources(job, json_object_get(parameters, "targets"), targets, faults);
+    if (!selection_check_parameters(method, parameters, &error)) {
+        error_list_add_error(faults, &error);
+    }
     check_template(spec, faults);
     OWNED(inventory) pruned = selection_find_model(job, spec, "pruned_model", &folder, faults);
     OWNED(inventory) encoder = selection_find_model(job, spec, "embedding_model", &encoder_folder, faults);

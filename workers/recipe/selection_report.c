@@ -43,16 +43,16 @@ static bool write_selected(const struct recipe *recipe, struct error *error)
     const struct selection_job *selection = recipe->selection;
     FINISHED(text) lines = {0};
     for (size_t i = 0; i < selection->selection->chosen_count; i++) {
-        size_t item = selection->candidates->valid[selection->selection->order[i]];
-        append_record(&lines, selection->sets[selection->candidates->items[item].source],
-                      candidates_record(selection->candidates, item));
+        size_t item = selection->dataset.candidates->valid[selection->selection->order[i]];
+        append_record(&lines, selection->dataset.sets[selection->dataset.candidates->items[item].source],
+                      candidates_record(selection->dataset.candidates, item));
     }
     return save_lines(recipe, "selected.jsonl", &lines, error);
 }
 
 static void put_place(json_t *object, const struct selection_job *selection, const struct candidate *item)
 {
-    json_put_text(object, "source", selection->names[item->source]);
+    json_put_text(object, "source", selection->dataset.sets[item->source]->name);
     json_put_i64(object, "record", (int64_t)item->record + 1);
 }
 
@@ -68,7 +68,7 @@ static bool write_scores(const struct recipe *recipe, struct error *error)
 {
     const struct selection_job *selection = recipe->selection;
     const struct selection *chosen = selection->selection;
-    const struct candidates *candidates = selection->candidates;
+    const struct candidates *candidates = selection->dataset.candidates;
     FINISHED(text) lines = {0};
     OWNED_MEMORY size_t *ranks = memory_try_array(chosen->count, sizeof *ranks, "ranks of records", error);
     if (ranks == NULL) {
@@ -129,12 +129,12 @@ static json_t *format_request(const struct recipe *recipe)
     }
     json_put_text(resolved, "backend", recipe->machine.backend);
     json_put_text(resolved, "tokenizer_sha256", tokenizer_sha256(recipe->tokenizer));
-    json_put_text(resolved, "records_sha256", selection->candidates->sha256);
-    for (size_t i = 0; i < selection->set_count; i++) {
-        const struct instruction_fields *fields = &selection->sets[i]->fields;
+    json_put_text(resolved, "records_sha256", selection->dataset.candidates->sha256);
+    for (size_t i = 0; i < selection->dataset.count; i++) {
+        const struct instruction_fields *fields = &selection->dataset.sets[i]->fields;
         json_t *source = json_object();
-        json_put_text(source, "name", selection->names[i]);
-        json_put_text(source, "sha256", selection->sets[i]->sha256);
+        json_put_text(source, "name", selection->dataset.sets[i]->name);
+        json_put_text(source, "sha256", selection->dataset.sets[i]->sha256);
         json_put_text(source, "messages", fields->messages);
         json_put_text(source, "instruction", fields->instruction);
         json_put_text(source, "input", fields->input);
@@ -150,7 +150,7 @@ static json_t *format_request(const struct recipe *recipe)
 
 static json_t *format_dataset(const struct selection_job *selection)
 {
-    const struct candidates *candidates = selection->candidates;
+    const struct candidates *candidates = selection->dataset.candidates;
     const struct selection *chosen = selection->selection;
     json_t *dataset = json_object(), *left_out = json_object(), *sources = json_array();
     size_t valid[SELECTION_SOURCES_MAX] = {0}, all[SELECTION_SOURCES_MAX] = {0};
@@ -167,10 +167,10 @@ static json_t *format_dataset(const struct selection_job *selection)
         taken[item->source]++;
         tokens[item->source] += (uint64_t)item->prompt_count + item->response_count;
     }
-    for (size_t i = 0; i < selection->set_count; i++) {
+    for (size_t i = 0; i < selection->dataset.count; i++) {
         json_t *source = json_object();
-        json_put_text(source, "name", selection->names[i]);
-        json_put_text(source, "sha256", selection->sets[i]->sha256);
+        json_put_text(source, "name", selection->dataset.sets[i]->name);
+        json_put_text(source, "sha256", selection->dataset.sets[i]->sha256);
         json_put_i64(source, "records", (int64_t)all[i]);
         json_put_i64(source, "valid", (int64_t)valid[i]);
         json_put_i64(source, "chosen", (int64_t)taken[i]);
@@ -219,10 +219,10 @@ static json_t *format_clusters(const struct selection_job *selection)
         json_array_foreach(json_object_get(cluster, "examples"), e, example)
         {
             size_t v = (size_t)json_integer_value(example);
-            size_t item = selection->candidates->valid[v];
-            const struct instruction_record *record = candidates_record(selection->candidates, item);
+            size_t item = selection->dataset.candidates->valid[v];
+            const struct instruction_record *record = candidates_record(selection->dataset.candidates, item);
             json_t *shown = json_object();
-            put_place(shown, selection, &selection->candidates->items[item]);
+            put_place(shown, selection, &selection->dataset.candidates->items[item]);
             json_put(shown, "instruction", cut_text(record->instruction));
             json_put(shown, "input", cut_text(record->input));
             json_put(shown, "response", cut_text(record->response));
@@ -272,8 +272,8 @@ static json_t *format_pass(const struct recipe *recipe, const struct selection_p
     }
     json_t *object = json_object();
     json_put_text(object, "cache", cache);
-    json_put_i64(object, "records", (int64_t)recipe->selection->candidates->valid_count);
-    json_put_i64(object, "tokens", (int64_t)recipe->selection->candidates->valid_tokens);
+    json_put_i64(object, "records", (int64_t)recipe->selection->dataset.candidates->valid_count);
+    json_put_i64(object, "tokens", (int64_t)recipe->selection->dataset.candidates->valid_tokens);
     json_put_i64(object, "bytes", (int64_t)pass->layout.bytes);
     json_put_double(object, "seconds", pass->seconds);
     return object;
@@ -300,7 +300,8 @@ static json_t *format_budget(const struct recipe *recipe)
     uint64_t tokens = 0;
     for (size_t i = 0; i < selection->selection->chosen_count; i++) {
         const struct candidate *item =
-            &selection->candidates->items[selection->candidates->valid[selection->selection->order[i]]];
+            &selection->dataset.candidates
+                 ->items[selection->dataset.candidates->valid[selection->selection->order[i]]];
         tokens += (uint64_t)item->prompt_count + item->response_count;
     }
     json_put(budget, "requested", json_incref(json_object_get(recipe->spec, "budget")));
@@ -325,7 +326,7 @@ static json_t *format_method(const struct recipe *recipe)
 static json_t *format_embedding(const struct recipe *recipe)
 {
     const struct selection_job *selection = recipe->selection;
-    if (selection->embeddings == NULL) {
+    if (selection->dataset.embeddings == NULL) {
         return NULL;
     }
     bool is_encoder = selection->encoder.inventory != NULL;

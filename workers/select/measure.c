@@ -92,7 +92,7 @@ void measure_lay_out(const struct measure_request *request, const struct measure
         {request->alone, column, &ret_layout->alone},
         {request->el2n, column, &ret_layout->el2n},
         {compares(request), column, &ret_layout->damages},
-        {compares(request), column, &ret_layout->entropies},
+        {compares(request) || request->entropies, column, &ret_layout->entropies},
         {request->pools, count * hidden_size * sizeof(float), &ret_layout->pools},
         {request->states, order->first_rows[count] * hidden_size * sizeof(float), &ret_layout->states},
     };
@@ -109,7 +109,8 @@ uint64_t measure_bytes(const struct model_config *config, const struct measure_r
     uint64_t rows = batch_tokens > longest_tokens ? batch_tokens : longest_tokens;
     uint64_t states = rows * config->hidden_size * sizeof(float) * (config->is_parallel ? 2 : 1);
     uint64_t sets = 2u + (request->states ? 1u : 0u) + (compares(request) ? 2u : 0u);
-    return sets * states + 64 * rows + (request->el2n ? LOGITS_TOGETHER * sizeof(float) : 0) +
+    return sets * states + 64 * rows +
+           (request->el2n || request->entropies ? LOGITS_TOGETHER * sizeof(float) : 0) +
            (compares(request) ? 4 * (uint64_t)config->vocab_size * sizeof(float) : 0);
 }
 
@@ -307,13 +308,13 @@ static bool measure_damages(const struct batch *batch, const struct hidden *resp
            write_means(batch, batch->layout.entropies, responses, entropies, error);
 }
 
-/* ---- el2n: logits on the host, a few rows at a time -------------------------------------------------------------- */
+/* ---- el2n and entropies: logits on the host, a few rows at a time -------------------------------------------------------------- */
 
 struct token_run {
     const float *logits;
     const int32_t *targets;
     size_t vocab_size;
-    double *values;
+    double *errors, *entropies;
     pthread_mutex_t lock;
     bool has_failed;    /* guarded by lock */
     struct error error; /* guarded by lock */
@@ -327,7 +328,8 @@ static void token_task(void *context, size_t index, size_t thread)
     struct error error = {0};
     if (token_measure(run->logits + index * run->vocab_size, run->vocab_size, (size_t)run->targets[index],
                       &measures, &error)) {
-        run->values[index] = measures.el2n;
+        run->errors[index] = measures.el2n;
+        run->entropies[index] = measures.entropy;
         return;
     }
     pthread_mutex_lock(&run->lock);
@@ -336,14 +338,16 @@ static void token_task(void *context, size_t index, size_t thread)
     pthread_mutex_unlock(&run->lock);
 }
 
-static bool measure_el2n(const struct batch *batch, const struct hidden *responses, struct error *error)
+static bool measure_tokens(const struct batch *batch, const struct hidden *responses, struct error *error)
 {
     struct model *model = batch->pass->model;
     size_t vocab = model_get_config(model)->vocab_size;
     size_t together = LOGITS_TOGETHER / vocab > 0 ? LOGITS_TOGETHER / vocab : 1;
     OWNED_MEMORY float *logits = memory_try_array(together * vocab, sizeof *logits, "logits", error);
-    OWNED_MEMORY double *values = memory_try_array(batch->row_count, sizeof *values, "errors", error);
-    if (logits == NULL || values == NULL) {
+    OWNED_MEMORY double *errors = memory_try_array(batch->row_count, sizeof *errors, "errors", error);
+    OWNED_MEMORY double *entropies =
+        memory_try_array(batch->row_count, sizeof *entropies, "entropies", error);
+    if (logits == NULL || errors == NULL || entropies == NULL) {
         return false;
     }
     for (size_t i = 0; i < batch->count; i++) {
@@ -353,7 +357,8 @@ static bool measure_el2n(const struct batch *batch, const struct hidden *respons
             struct token_run run = {.logits = logits,
                                     .targets = item->tokens + item->prompt_count + done,
                                     .vocab_size = vocab,
-                                    .values = values + responses->segments[i].first_row + done,
+                                    .errors = errors + responses->segments[i].first_row + done,
+                                    .entropies = entropies + responses->segments[i].first_row + done,
                                     .lock = PTHREAD_MUTEX_INITIALIZER};
             if (!model_logits(model, responses, i, done, count, logits, error) ||
                 !pool_run(model_get_pool(model), count, token_task, &run, batch->pass->cancel, error)) {
@@ -367,7 +372,10 @@ static bool measure_el2n(const struct batch *batch, const struct hidden *respons
             }
         }
     }
-    return write_means(batch, batch->layout.el2n, responses, values, error);
+    const struct measure_request *request = &batch->pass->request;
+    return (!request->el2n || write_means(batch, batch->layout.el2n, responses, errors, error)) &&
+           (!request->entropies || compares(request) ||
+            write_means(batch, batch->layout.entropies, responses, entropies, error));
 }
 
 /* ---- the pass ---------------------------------------------------------------------------------------------------- */
@@ -417,7 +425,7 @@ static bool measure_batch(struct batch *batch, struct error *error)
     OWNED(hidden) responses = take_responses(batch, hidden, true, error);
     return responses != NULL && (!request->states || write_states(batch, responses, error)) &&
            (!request->losses || measure_losses(batch, responses, batch->layout.losses, error)) &&
-           (!request->el2n || measure_el2n(batch, responses, error)) &&
+           (!(request->el2n || request->entropies) || measure_tokens(batch, responses, error)) &&
            (!compares(request) || measure_damages(batch, responses, error)) &&
            (!request->alone || measure_alone(batch, error));
 }
@@ -477,26 +485,30 @@ bool measure_run(const struct measure_pass *pass, size_t done, struct error *err
 
 /* ---- embeddings -------------------------------------------------------------------------------------------------- */
 
-void measure_embeddings(float *vectors, size_t count, size_t size, bool is_centred)
+void measure_mean(const float *vectors, size_t count, size_t size, double *ret_mean)
 {
-    OWNED_MEMORY double *means = memory_create(size, sizeof *means);
-    for (size_t i = 0; i < count && is_centred; i++) {
+    memset(ret_mean, 0, size * sizeof *ret_mean);
+    for (size_t i = 0; i < count; i++) {
         for (size_t c = 0; c < size; c++) {
-            means[c] += (double)vectors[i * size + c] / (double)count;
+            ret_mean[c] += (double)vectors[i * size + c] / (double)count;
         }
     }
+}
+
+void measure_embeddings(float *vectors, size_t count, size_t size, const double *mean)
+{
     for (size_t i = 0; i < count; i++) {
         float *vector = vectors + i * size;
         double square = 0.0, before = 0.0;
         for (size_t c = 0; c < size; c++) {
-            double value = (double)vector[c] - means[c];
+            double value = (double)vector[c] - (mean != NULL ? mean[c] : 0.0);
             before += (double)vector[c] * (double)vector[c];
             square += value * value;
         }
         /* What rounding leaves of a vector that is the mean is no direction. */
         double factor = square > 1e-12 * before && square > 0.0 ? 1.0 / sqrt(square) : 0.0;
         for (size_t c = 0; c < size; c++) {
-            vector[c] = (float)(((double)vector[c] - means[c]) * factor);
+            vector[c] = (float)(((double)vector[c] - (mean != NULL ? mean[c] : 0.0)) * factor);
         }
     }
 }

@@ -12,7 +12,7 @@
  *                original's head makes the same logits of them again, bit by bit
  *     damages    mean over the response's tokens of the divergence of this model's predictions from the original's (whose states are
  *                read from its file, and of which only the head is needed)
- *     entropies  mean over the response's tokens of the entropy of the original's predictions
+ *     entropies  mean over the response's tokens of the entropy of the original's predictions; without damages, of this model's
  *
  * Everything else is double [valid]. A record's figures depend on its own tokens alone, not on batches, threads or what was measured beside
  * them.
@@ -50,7 +50,7 @@ bool measure_order_make(const struct candidates *candidates, struct measure_orde
 void measure_order_finish(struct measure_order *order);
 
 struct measure_request {
-    bool pools, losses, alone, el2n, states;
+    bool pools, losses, alone, el2n, entropies, states;
     enum measure_damage damage; /* JSD, KL: damages and entropies are measured */
 };
 /* Where in the file each begins; UINT64_MAX: not there. */
@@ -85,9 +85,10 @@ uint64_t measure_bytes(const struct model_config *config, const struct measure_r
 
 /* A column of doubles, or NULL with an error. Owned. */
 double *measure_read_column(int fd, uint64_t offset, size_t count, struct error *error) MUST_USE;
-/* Vectors [count, size] become embeddings in place: their mean is taken away where is_centred (states of language models share most of
- * their direction), then each is made of length 1, or 0 where nothing is left. */
-void measure_embeddings(float *vectors, size_t count, size_t size, bool is_centred);
+/* The mean of vectors [count, size]: states of language models share most of their direction. */
+void measure_mean(const float *vectors, size_t count, size_t size, double *ret_mean);
+/* Vectors become embeddings in place: less `mean` (NULL: nothing), and of length 1, or 0 where nothing is left. */
+void measure_embeddings(float *vectors, size_t count, size_t size, const double *mean);
 /* Sentence embeddings of an encoder: the mean of the last states over all tokens, of length 1, float [count, hidden_size] in the file. The
  * longest go first; from number `done` of that order on. */
 struct measure_encoding {

@@ -21,7 +21,7 @@ const struct select_method *const *select_methods(void)
     {                                                                                                        \
         .name = id, .type = PARAM_TEXT, .flags = PARAM_NULLABLE, .min = 1, .max = 256, .help = text          \
     }
-static const struct param_spec target_members[] = {
+static const struct param_spec source_members[] = {
     {.name = "source",
      .type = PARAM_TEXT,
      .flags = PARAM_REQUIRED,
@@ -48,10 +48,10 @@ static const struct param_spec target_members[] = {
      .unit = "records",
      .help = "Only the first records of the file; all unless given."},
 };
-const struct param_spec select_target_item = {.type = PARAM_OBJECT,
-                                              .members = target_members,
+const struct param_spec select_source_item = {.type = PARAM_OBJECT,
+                                              .members = source_members,
                                               .member_count =
-                                                  sizeof target_members / sizeof target_members[0],
+                                                  sizeof source_members / sizeof source_members[0],
                                               .help = "One data set."};
 
 const struct select_method *select_method_find(const char *name)

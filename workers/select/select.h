@@ -63,10 +63,10 @@ struct select_records {
 #define SELECT_TARGETS_PARAM                                                                                 \
     {                                                                                                        \
         .name = "targets", .type = PARAM_ARRAY, .flags = PARAM_REQUIRED, .min = 1, .max = 64,                \
-        .members = &select_target_item, .member_count = 1,                                                   \
+        .members = &select_source_item, .member_count = 1,                                                   \
         .help = "Data sets of what the model shall be good at; those that are chosen are like them.",        \
     }
-extern const struct param_spec select_target_item;
+extern const struct param_spec select_source_item;
 
 struct select_run {
     const struct select_records *records;
