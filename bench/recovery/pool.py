@@ -34,7 +34,7 @@ def unit_shares(kind, damaged):
     intact = [unit for unit in UNITS if unit not in damaged]
     groups = [(damaged, 0.12), (intact, 0.88)]
     if kind == "common":
-        groups = [(damaged, 0.6), (intact[::2], 0.04), (intact[1::2], 0.36)]
+        groups = [(damaged, 0.3), (intact[::2], 0.04), (intact[1::2], 0.66)]
     return {unit: share / len(units) for units, share in groups for unit in units}
 
 

@@ -126,18 +126,19 @@ class Form(nn.Module):
 
 
 class Texts:
-    """Items as rows of (ids, goals): the response and the end are goals, the rest is -100."""
+    """Items as rows of (ids, goals, tokens): the response and the end are goals, the rest is -100."""
 
     def __init__(self, folder):
         self.tokenizer = Tokenizer.from_file(os.path.join(folder, "tokenizer.json"))
         self.bos, self.end = self.tokenizer.token_to_id("<s>"), self.tokenizer.token_to_id("</s>")
 
     def count(self, instruction, response):
-        return sum(len(self.tokenizer.encode(text, add_special_tokens=False).ids) for text in (instruction, response))
+        """BOS, prompt and response, as selection jobs count."""
+        return self.row(instruction, response)[2]
 
     def row(self, instruction, response):
         p, r = (self.tokenizer.encode(text, add_special_tokens=False).ids for text in (instruction, response))
-        return [self.bos] + p + r, [-100] * len(p) + r + [self.end], len(p) + len(r)
+        return [self.bos] + p + r, [-100] * len(p) + r + [self.end], 1 + len(p) + len(r)
 
     def batch(self, rows):
         width = max(len(row[0]) for row in rows)
