@@ -53,7 +53,7 @@ def print_pilot(results):
 
 def final_entries(results, cell, budget, method):
     """One entry a seed; None if the cell is not complete."""
-    rate = 0 if method == "none" else x.chosen_rate(results, method, budget)
+    rate = 0 if method == "none" else x.chosen_rate(results, method, cell, budget)
     if rate is None:
         return None
     entries = [results["runs"].get(key("final", cell, budget, seed, method, rate)) for seed in x.SEEDS]
@@ -80,7 +80,7 @@ def print_cells(results):
                     average = lambda pick: "%.0f" % statistics.mean(pick(entry) for entry in entries)
                     counts = [average(lambda e: e["records"]), average(lambda e: e["damaged_right"]), average(lambda e: e["what"]["noise"]),
                               average(lambda e: e["what"]["irrelevant"]), average(lambda e: e["what"]["copy"] + e["what"]["near"])]
-                rate = "" if method == "none" else "%g" % x.chosen_rate(results, method, budget)
+                rate = "" if method == "none" else "%g" % x.chosen_rate(results, method, cell, budget)
                 row(budget + " %" if budget in x.BUDGETS else budget, method, rate, *columns, *(counts or [""] * 5))
 
 
