@@ -72,6 +72,13 @@ def check_waits(service, job, parent, name):
     return job
 
 
+def wait_for_reason(service, job, old, seconds=20):
+    """Until the job's status_reason is no longer `old`, or the time is over."""
+    deadline = time.monotonic() + seconds
+    while get(service, job)["status_reason"] == old and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
 def check_ends(service, job, name):
     job = service.wait(job["id"])
     return tap.ok(job["status"] == "succeeded" and job["status_reason"] is None and job["plan"], name + " succeeds", job["error"]) and job
@@ -162,8 +169,7 @@ def check_failures(service):
         service.post("/v1/jobs/%s/retry" % parent["id"])
         again = service.post("/v1/jobs/%s/retry" % child["id"])
         tap.equal(again.status, 200, "a child can be tried again")
-        while get(service, child)["status_reason"] is None:
-            time.sleep(0.01)
+        wait_for_reason(service, child, None)
         check_waits(service, child, parent, "it")
         cancel(service, child)
     check_ends(service, parent, "a parent whose child was cancelled")
@@ -241,7 +247,8 @@ def check_models(service):
     answer = service.post("/v1/models", {"name": "tiny", "source": "file://" + model})
     tap.equal(answer.status, 201, "registered")
     held = submit(service, stub_job(steps=100000))
-    first, second = submit(service, stub_job()), submit(service, stub_job(steps=40))
+    service.wait(held["id"], states=("running",))
+    first, between, second = submit(service, stub_job()), submit(service, stub_job(steps=100000)), submit(service, stub_job())
     one = submit(service, stub_job("selection", pruned_model=result_of(first), embedding_model=result_of(second)))
     same = submit(service, stub_job("selection", result_of(first), pruned_model=result_of(first), embedding_model="file://" + model))
     file = submit(service, stub_job("selection", "tiny", pruned_model="tiny", source=result_of(first) + "/report.json"))
@@ -251,12 +258,13 @@ def check_models(service):
     quick = submit(service, stub_job("selection", "tiny", pruned_model="tiny"))
     slow = submit(service, stub_job("selection", "tiny", pruned_model="file://" + model))
     tap.equal((quick["status"], slow["status"]), ("queued", "validating"), "the plan comes before the 201 where all are registered")
+    for job in (first, between, second):
+        service.wait(job["id"], states=("queued",))
     cancel(service, held)
     service.wait(first["id"])
-    deadline = time.monotonic() + 20
-    while get(service, one)["status_reason"] == "waiting for " + first["id"] and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_for_reason(service, one, "waiting for " + first["id"])
     check_waits(service, one, second, "then for the second")
+    cancel(service, between)
     for uri in (result_of(first), result_of(second)):
         tap.equal(service.wait(uri[4:])["status"], "succeeded", "a parent")
     files = ["model.gguf", "report.json"]
