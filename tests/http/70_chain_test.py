@@ -1,4 +1,5 @@
 """Jobs that use the results of others: waiting, every way it ends, and several models in one request."""
+import json
 import os
 import shutil
 import sys
@@ -16,6 +17,10 @@ deep = write_model(os.path.join(folder, "deep"), layers=24)
 text = write_text(os.path.join(folder, "text.txt"))
 other = write_text(os.path.join(folder, "other.txt"), words=600, seed=8)
 long_text = write_text(os.path.join(folder, "long.txt"), words=60000, seed=9)
+records = os.path.join(folder, "records.jsonl")
+with open(records, "w", encoding="ascii") as lines:
+    for number in range(24):
+        lines.write(json.dumps({"instruction": "%d" % number, "input": "", "output": "the dog ran on a hill %d" % (number * number)}) + "\n")
 UNKNOWN = "job:job_" + "0" * 26
 
 
@@ -28,6 +33,11 @@ def pruning(name="file://" + model, **more):
 def evaluation(name, **more):
     return "/v1/evaluation/jobs", {"model": name, "evaluation": {
         "text": {"source": "file://" + other}, "window_tokens": 64, "protocols": ["gptq"], "speed": False}, **more}
+
+
+def selection(name, **more):
+    return "/v1/selection/jobs", {"model": name, "dataset": {"sources": [{"source": "file://" + records}], "max_tokens": 128, "template": "plain"},
+                                  "method": {"type": "paser"}, "budget": {"samples": 5}, **more}
 
 
 def submit(service, request):
@@ -99,7 +109,9 @@ def check_chain(service):
         tap.equal((child["status"], child["status_reason"]), ("validating", "waiting for " + parent["id"]), "the answer says so")
         middle = submit(service, pruning(result_of(parent), target={"sublayers_removed": 1}))
         last = submit(service, evaluation(result_of(middle)))
+        chosen = submit(service, selection("file://" + model, pruned_model=result_of(parent)))
         before = check_waits(service, child, parent, "an evaluation")
+        check_waits(service, chosen, parent, "a selection job")
         check_waits(service, middle, parent, "a pruning job")
         check_waits(service, last, middle, "what waits for one that waits")
         dry = service.post("/v1/evaluation/jobs?dry_run=true", evaluation(result_of(parent))[1])
@@ -109,10 +121,16 @@ def check_chain(service):
         tap.ok(answer.status == 422 and answer.codes == ["not_found"] and answer.fields == ["/model"], "an unknown job is refused", answer)
         time.sleep(1)
         tap.equal(get(service, child), before, "waiting changes nothing")
-        tap.equal(service.get("/v1/selection/jobs").json["data"], [], "selection jobs have a list")
+        listed = [job["id"] for job in service.get("/v1/selection/jobs").json["data"]]
+        tap.equal(listed, [chosen["id"]], "selection jobs have a list")
     parent = check_ends(service, parent, "the parent")
     child = check_ends(service, child, "the child")
     last = check_ends(service, last, "the last of three")
+    chosen = check_ends(service, chosen, "the selection")
+    if chosen:
+        lines = service.get("/v1/jobs/%s/artifacts/selected.jsonl" % chosen["id"])
+        tap.ok(lines.status == 200 and len(lines.body.splitlines()) == 5 and lines.headers["Content-Type"] == "application/x-ndjson",
+               "it chose for the pruned model", lines)
     if parent and child and last:
         tap.ok(child["started_at"] >= parent["finished_at"], "one after the other")
         first, second = (item["result"]["size"] for item in (parent, get(service, middle)))
