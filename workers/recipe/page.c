@@ -2,7 +2,7 @@
  * workers/recipe/page.c: report.html from report.json: one file, no script, no link to anywhere, figures as inline SVG in the page's own
  * colours, light and dark. Every text that comes from outside goes through text_append_html.
  *
- * page_figures.c, page_layers.c and page_measures.c draw and list the parts (page.h).
+ * page_figures.c, page_layers.c and page_measures.c draw and list the parts, page_selection.c those of a selection (page.h).
  */
 #include "workers/recipe/page.h"
 
@@ -40,15 +40,24 @@ double page_number(const json_t *object, const char *name)
     return json_is_number(value) ? json_number_value(value) : (double)NAN;
 }
 
-static const char *get_text(const json_t *object, const char *name)
+const char *page_text(const json_t *object, const char *name)
 {
     const char *text = json_string_value(json_object_get(object, name));
     return text != NULL ? text : "";
 }
 
+static bool is_selection(const json_t *report)
+{
+    return strcmp(page_text(report, "type"), "selection") == 0;
+}
+
 void page_append_count(struct text *page, double value)
 {
     static const char *const suffixes[] = {"", " k", " M", " G", " T"};
+    if (isnan(value)) {
+        text_append(page, "–");
+        return;
+    }
     size_t suffix = 0;
     while (fabs(value) >= 10000 && suffix < 4) {
         value /= 1000;
@@ -60,6 +69,10 @@ void page_append_count(struct text *page, double value)
 void page_append_bytes(struct text *page, double value)
 {
     static const char *const suffixes[] = {"B", "KB", "MB", "GB", "TB"};
+    if (isnan(value)) {
+        text_append(page, "–");
+        return;
+    }
     size_t suffix = 0;
     while (fabs(value) >= 1000 && suffix < 4) {
         value /= 1000;
@@ -295,7 +308,7 @@ static void append_check(struct text *page, const json_t *report)
     if (json_is_true(json_object_get(check, "is_rounded"))) {
         text_append(page, " Its weights were rounded");
         for (size_t i = 0; i < sizeof roundings / sizeof roundings[0]; i++) {
-            if (strcmp(get_text(options, "dtype"), roundings[i].dtype) == 0) {
+            if (strcmp(page_text(options, "dtype"), roundings[i].dtype) == 0) {
                 text_append_format(page, " (%s)", roundings[i].what);
             }
         }
@@ -328,19 +341,19 @@ static void append_opening(struct text *page, const json_t *report)
     json_array_foreach(json_object_get(output, "loaders"), index, loader)
     {
         text_append(page, "<tr><td>");
-        text_append_html(page, get_text(loader, "loader"));
+        text_append_html(page, page_text(loader, "loader"));
         text_append(page, "</td><td>");
-        text_append_html(page, get_text(loader, "verdict"));
+        text_append_html(page, page_text(loader, "verdict"));
         text_append(page, " (");
-        text_append_html(page, get_text(loader, "basis"));
+        text_append_html(page, page_text(loader, "basis"));
         text_append(page, ")</td><td style=\"text-align:left;white-space:normal\">");
-        text_append_html(page, get_text(loader, "reason"));
+        text_append_html(page, page_text(loader, "reason"));
         text_append(page, " <code>");
-        text_append_html(page, get_text(loader, "line"));
+        text_append_html(page, page_text(loader, "line"));
         text_append(page, "</code></td></tr>");
     }
     text_append(page, "</table></div><p class=\"note\">Layout ");
-    text_append_html(page, get_text(output, "layout"));
+    text_append_html(page, page_text(output, "layout"));
     text_append(page, ". ");
     append_check(page, report);
     text_append(page, "</p></section>");
@@ -361,29 +374,17 @@ static void append_dataset(struct text *page, const char *label, const json_t *d
         return;
     }
     struct text line = {0};
-    text_append_format(&line, "%s, %s, window %.0f tokens, sha256 %.12s…", get_text(data, "name"),
-                       get_text(data, "half"), page_number(data, "window_tokens"), get_text(data, "sha256"));
+    text_append_format(&line, "%s, %s, window %.0f tokens, sha256 %.12s…", page_text(data, "name"),
+                       page_text(data, "half"), page_number(data, "window_tokens"),
+                       page_text(data, "sha256"));
     append_fact(page, label, line.bytes);
     text_finish(&line);
 }
 
-static void append_provenance(struct text *page, const json_t *report)
+static void append_memory(struct text *page, const json_t *report)
 {
     const json_t *resources = json_object_get(report, "resources");
     const json_t *evaluation = json_object_get(report, "evaluation");
-    const json_t *measured = json_object_get(evaluation, "after");
-    measured = measured != NULL ? measured : json_object_get(evaluation, "model");
-    text_append(page, "<section><h2>How these figures were made</h2><div class=\"scroll\"><table>");
-    append_fact(page, "Model sha256", get_text(json_object_get(report, "model"), "sha256"));
-    append_dataset(page, "Calibration", json_object_get(report, "calibration"));
-    append_dataset(page, "Evaluation", json_object_get(measured, "dataset"));
-    const json_t *overlap = json_object_get(report, "overlap");
-    if (overlap != NULL) {
-        char line[128];
-        (void)snprintf(line, sizeof line, "%.3f %% of evaluation %.0f-grams also occur in calibration",
-                       page_number(overlap, "ngram_ratio") * 100, page_number(overlap, "ngram_tokens"));
-        append_fact(page, "Overlap", line);
-    }
     struct text memory = {0};
     text_append(&memory, "planned ");
     page_append_bytes(&memory, page_number(resources, "planned_memory_bytes"));
@@ -414,15 +415,63 @@ static void append_provenance(struct text *page, const json_t *report)
     }
     append_fact(page, "Weights", weights.bytes);
     text_finish(&weights);
+}
+
+/* Seconds of the stages that took any; of the other jobs, those that their pages always name. */
+static void append_seconds(struct text *page, const json_t *report)
+{
+    const json_t *seconds = json_object_get(json_object_get(report, "resources"), "stage_seconds"), *value;
+    const char *stage;
+    struct text line = {0};
+    if (is_selection(report)) {
+        json_object_foreach((json_t *)(uintptr_t)seconds, stage, value)
+        {
+            if (json_number_value(value) > 0) {
+                text_append_format(&line, "%s%s %.1f s", line.length > 0 ? ", " : "", stage,
+                                   json_number_value(value));
+            }
+        }
+    } else {
+        text_append_format(&line, "search %.1f s, export %.1f s, evaluate %.1f s",
+                           page_number(seconds, "search"), page_number(seconds, "export"),
+                           page_number(seconds, "evaluate"));
+    }
+    append_fact(page, "Time", line.length > 0 ? line.bytes : "");
+    text_finish(&line);
+}
+
+static void append_machine(struct text *page, const json_t *report)
+{
+    const json_t *resources = json_object_get(report, "resources");
     char line[256];
-    (void)snprintf(line, sizeof line, "%s, %.0f threads, pruned %s", get_text(resources, "machine"),
-                   page_number(resources, "threads"), get_text(resources, "version"));
+    double threads = page_number(resources, "threads");
+    (void)snprintf(line, sizeof line, "%s, %.0f threads, pruned %s", page_text(resources, "machine"),
+                   isnan(threads) ? 0 : threads, page_text(resources, "version"));
     append_fact(page, "Machine", line);
-    const json_t *seconds = json_object_get(resources, "stage_seconds");
-    (void)snprintf(line, sizeof line, "search %.1f s, export %.1f s, evaluate %.1f s",
-                   page_number(seconds, "search"), page_number(seconds, "export"),
-                   page_number(seconds, "evaluate"));
-    append_fact(page, "Time", line);
+    append_seconds(page, report);
+}
+
+static void append_provenance(struct text *page, const json_t *report)
+{
+    const json_t *evaluation = json_object_get(report, "evaluation");
+    const json_t *measured = json_object_get(evaluation, "after");
+    measured = measured != NULL ? measured : json_object_get(evaluation, "model");
+    text_append(page, "<section><h2>How these figures were made</h2><div class=\"scroll\"><table>");
+    append_fact(page, "Model sha256", page_text(json_object_get(report, "model"), "sha256"));
+    append_dataset(page, "Calibration", json_object_get(report, "calibration"));
+    append_dataset(page, "Evaluation", json_object_get(measured, "dataset"));
+    const json_t *overlap = json_object_get(report, "overlap");
+    if (overlap != NULL) {
+        char line[128];
+        (void)snprintf(line, sizeof line, "%.3f %% of evaluation %.0f-grams also occur in calibration",
+                       page_number(overlap, "ngram_ratio") * 100, page_number(overlap, "ngram_tokens"));
+        append_fact(page, "Overlap", line);
+    }
+    append_fact(page, "Pruned model sha256", page_text(json_object_get(report, "pruned_model"), "sha256"));
+    if (json_is_object(json_object_get(report, "resources"))) {
+        append_memory(page, report);
+        append_machine(page, report);
+    }
     text_append(page, "</table></div></section>");
 }
 
@@ -451,53 +500,94 @@ static void append_what_went(struct text *page, const json_t *report, double rem
                        page_number(json_object_get(json_object_get(report, "size"), "before"), "sublayers"));
 }
 
+/* "paser chose 1000 of 19000 records to recover NAME with. Budget: 1000 samples." */
+static void append_choice(struct text *page, const json_t *report)
+{
+    const json_t *budget = json_object_get(report, "budget"), *value;
+    const char *pruned = page_text(json_object_get(report, "pruned_model"), "name"), *unit;
+    double chosen = page_number(budget, "records"),
+           valid = page_number(json_object_get(report, "dataset"), "valid");
+    if (!isfinite(chosen) || !isfinite(valid)) {
+        return;
+    }
+    text_append_html(page, page_text(json_object_get(report, "method"), "name"));
+    text_append_format(page, " chose %.0f of %.0f records", chosen, valid);
+    if (pruned[0] != '\0') {
+        text_append(page, " to recover ");
+        text_append_html(page, pruned);
+        text_append(page, " with");
+    }
+    text_append(page, ".");
+    json_object_foreach((json_t *)(uintptr_t)json_object_get(budget, "requested"), unit, value)
+    {
+        if (json_is_number(value)) {
+            text_append_format(page, " Budget: %.10g ", json_number_value(value));
+            text_append_html(page, strcmp(unit, "fraction") == 0 ? "of the whole" : unit);
+            text_append(page, ".");
+        }
+    }
+}
+
 static void append_head(struct text *page, const json_t *report)
 {
-    bool is_pruning = strcmp(get_text(report, "type"), "pruning") == 0;
-    const char *name = get_text(json_object_get(report, "model"), "name");
+    bool is_pruning = strcmp(page_text(report, "type"), "pruning") == 0, is_choice = is_selection(report);
+    const char *name = page_text(json_object_get(report, "model"), "name");
+    const char *what = is_pruning ? ", pruned" : is_choice ? ", data for its recovery" : ", measured";
     text_append(page,
                 "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" "
                 "content=\"width=device-width,initial-scale=1\"><title>");
     text_append_html(page, name);
-    text_append_format(page, "%s</title><style>%s</style></head>\n<body><main><h1>",
-                       is_pruning ? ", pruned" : ", measured", page_style);
+    text_append_format(page, "%s</title><style>%s%s%s</style></head>\n<body><main><h1>", what, page_style,
+                       is_choice ? page_selection_style : "", is_choice ? page_cluster_style : "");
     text_append_html(page, name);
-    text_append(page, is_pruning ? ", pruned" : ", measured");
+    text_append(page, what);
     text_append(page, "</h1><p class=\"lead\">");
     if (is_pruning) {
         const json_t *target = json_object_get(report, "target");
-        text_append_html(page, get_text(json_object_get(report, "method"), "name"));
+        text_append_html(page, page_text(json_object_get(report, "method"), "name"));
         append_what_went(page, report, page_number(target, "sublayers_removed"));
-        text_append_format(page, ". Target %s: %.6g asked for, %.6g reached.", get_text(target, "kind"),
+        text_append_format(page, ". Target %s: %.6g asked for, %.6g reached.", page_text(target, "kind"),
                            page_number(target, "requested"), page_number(target, "achieved"));
+    } else if (is_choice) {
+        append_choice(page, report);
     } else {
         text_append(page, "An evaluation of the model as it is.");
     }
     text_append(page, "</p>");
 }
 
+static void append_models(struct text *page, const json_t *report)
+{
+    append_tiles(page, report);
+    append_warnings(page, report);
+    if (json_object_get(report, "plan") != NULL) {
+        page_append_sweep(page, report);
+        (page_count_narrowed(report) > 0 ? page_append_widths : page_append_strip)(page, report);
+        page_append_scores(page, report);
+        page_append_curve(page, report);
+        page_append_bars(page, report);
+        append_comparison(page, report);
+    } else {
+        append_measured(page, report);
+    }
+    page_append_divergence(page, report);
+    page_append_positions(page, report);
+    page_append_accuracy(page, report);
+    page_append_speed(page, report);
+    page_append_continuations(page, report);
+    append_opening(page, report);
+}
+
 char *page_format(const json_t *report)
 {
     struct text page = {0};
     append_head(&page, report);
-    append_tiles(&page, report);
-    append_warnings(&page, report);
-    if (json_object_get(report, "plan") != NULL) {
-        page_append_sweep(&page, report);
-        (page_count_narrowed(report) > 0 ? page_append_widths : page_append_strip)(&page, report);
-        page_append_scores(&page, report);
-        page_append_curve(&page, report);
-        page_append_bars(&page, report);
-        append_comparison(&page, report);
+    if (is_selection(report)) {
+        append_warnings(&page, report);
+        page_append_selection(&page, report);
     } else {
-        append_measured(&page, report);
+        append_models(&page, report);
     }
-    page_append_divergence(&page, report);
-    page_append_positions(&page, report);
-    page_append_accuracy(&page, report);
-    page_append_speed(&page, report);
-    page_append_continuations(&page, report);
-    append_opening(&page, report);
     append_provenance(&page, report);
     text_append(&page, "</main></body></html>\n");
     return text_take(&page);
