@@ -11,6 +11,7 @@
 #include "base/memory.h"
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 enum { SCALE_STEPS = 9, EXAMPLES_SHOWN = 3, CONCEPTS_BRIEF = 6, CONCEPTS_SHOWN = 24 };
 
@@ -55,7 +56,8 @@ const char page_cluster_style[] =
 
 struct cluster {
     const json_t *item;
-    double number, damage, records, chosen;
+    double number, damage, records;
+    double chosen;      /* all that were, for whatever reason */
     double share;       /* of the budget; of the chosen records where the report has no share */
     double record_part; /* of all records that can be chosen */
 };
@@ -94,7 +96,7 @@ static struct clusters clusters_read(const json_t *report)
     const json_t *list = json_object_get(report, "clusters"), *item;
     struct clusters clusters = {.count = json_array_size(list), .low = (double)NAN, .high = (double)NAN};
     clusters.items = memory_create(clusters.count, sizeof *clusters.items);
-    double records = 0, chosen = 0;
+    double records = 0, chosen = 0, shares = 0; /* shares: as parts of one, or in the budget's unit */
     size_t index;
     json_array_foreach(list, index, item)
     {
@@ -103,20 +105,20 @@ static struct clusters clusters_read(const json_t *report)
                                     .number = page_number(item, "cluster"),
                                     .damage = page_number(item, "damage"),
                                     .records = page_number(item, "records"),
-                                    .chosen = page_number(item, "chosen"),
+                                    .chosen = page_number(item, "taken"),
                                     .share = page_number(item, "share")};
+        cluster->chosen = isfinite(cluster->chosen) ? cluster->chosen : page_number(item, "chosen");
         cluster->number = isfinite(cluster->number) ? cluster->number : (double)index;
         records += zero_if_unknown(cluster->records);
         chosen += zero_if_unknown(cluster->chosen);
+        shares += zero_if_unknown(cluster->share);
         clusters.low = fmin(clusters.low, cluster->damage); /* fmin and fmax pass over NAN */
         clusters.high = fmax(clusters.high, cluster->damage);
     }
     for (size_t i = 0; i < clusters.count; i++) {
         struct cluster *cluster = &clusters.items[i];
         cluster->record_part = cluster->records / records;
-        if (!isfinite(cluster->share)) {
-            cluster->share = cluster->chosen / chosen;
-        }
+        cluster->share = isfinite(cluster->share) ? cluster->share / shares : cluster->chosen / chosen;
         clusters.share_most = fmax(clusters.share_most, fmax(zero_if_unknown(cluster->share),
                                                              zero_if_unknown(cluster->record_part)));
     }
@@ -429,6 +431,8 @@ static void append_example(struct text *page, const json_t *example, const char 
     }
     text_append(page, "</p><div class=\"pair\"><div class=\"quote\" dir=\"auto\">");
     append_excerpt(page, page_text(example, "instruction"), 360);
+    text_append(page, page_text(example, "input")[0] != '\0' ? "\n\n" : "");
+    append_excerpt(page, page_text(example, "input"), 360);
     text_append(page, "</div><div class=\"quote answer\" dir=\"auto\">");
     append_excerpt(page, page_text(example, "response"), 360);
     text_append(page, "</div></div></div>");
@@ -441,20 +445,22 @@ static void append_counts(struct text *page, const json_t *item)
     } counts[] = {
         {"records", " records"},
         {"tokens", " tokens"},
-        {"chosen", " chosen"},
-        {"chosen_tokens", " tokens chosen"},
+        {"taken", " records chosen"},
+        {"taken_tokens", " tokens chosen"},
+        {"chosen", " chosen by their own merit"},
         {"refilled", " with budget that other clusters left"},
-        {"despite", " chosen although their concepts conflict"},
-        {"rejected", " rejected for their concepts"},
+        {"despite", " chosen despite a conflict"},
+        {"rejected", " rejected for a conflict"},
     };
-    bool is_any = false;
+    bool is_any = false, is_plain = !isfinite(page_number(item, "taken")); /* chosen: all that were */
     text_append(page, "<p class=\"note\">");
     for (size_t i = 0; i < sizeof counts / sizeof counts[0]; i++) {
         double value = page_number(item, counts[i].name);
-        if (isfinite(value) && (value > 0 || i < 4)) {
+        if (isfinite(value) && (value > 0 || i < 3)) {
             text_append(page, is_any ? " &middot; " : "");
             page_append_count(page, value);
-            text_append(page, counts[i].after);
+            text_append(page,
+                        is_plain && strcmp(counts[i].name, "chosen") == 0 ? " chosen" : counts[i].after);
             is_any = true;
         }
     }

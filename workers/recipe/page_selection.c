@@ -19,7 +19,7 @@ const char page_selection_style[] =
     ".passes td:last-child,.passes th,.shares th{white-space:normal}.spectrum{max-width:760px}.facts td:last-child{white-space:normal;overflow-wrap:anywhere;min-width:110px}"
     ".facts td:first-child{min-width:190px}"
     ".facts td:first-child::first-letter{text-transform:uppercase}"
-    "@media(max-width:640px){th,td{padding:6px}.stack{min-width:90px}.facts td:first-child{min-width:90px}.spectrum text{font-size:24px}.sources{grid-template-columns:1fr;gap:4px}.sources .head{display:none}"
+    "@media(max-width:640px){table{font-size:13.5px}th,td{padding:6px 4px}.stack{min-width:90px}.facts td:first-child{min-width:90px}.spectrum text{font-size:24px}.sources{grid-template-columns:1fr;gap:4px}.sources .head{display:none}"
     ".sources .name{margin-top:8px}.sources .cell em{min-width:72px}}";
 
 /* ---- tiles and what was left out ---------------------------------------------------------------------------------- */
@@ -274,30 +274,31 @@ static int compare_falling(const void *left, const void *right)
     return *a > *b ? -1 : *a < *b ? 1 : 0;
 }
 
-/* A row of the table of allocations: shares of the budget in falling order, as one bar. */
-static void append_allocation(struct text *page, size_t clusters, const json_t *shares, bool is_chosen)
+/* A row of the table of allocations: shares of the budget in falling order, as one bar. other: NULL, as chosen. */
+static void append_allocation(struct text *page, size_t clusters, const json_t *shares, const json_t *other)
 {
-    size_t count = json_array_size(shares), index, half = 0;
+    size_t count = json_array_size(shares), index;
     const json_t *share;
     OWNED_MEMORY double *values = memory_create(count, sizeof *values);
-    double sum = 0, reached = 0;
+    double sum = 0;
     json_array_foreach(shares, index, share)
     {
-        values[index] =
-            fmax(json_number_value(json_is_object(share) ? json_object_get(share, "share") : share), 0);
+        const json_t *value = json_is_object(share) ? json_object_get(share, "share") : share;
+        values[index] = fmax(json_number_value(value), 0);
         sum += values[index];
     }
     qsort(values, count, sizeof *values, compare_falling);
-    text_append_format(page, "<tr><td>%s%zu clusters%s</td><td><div class=\"stack\">", is_chosen ? "<b>" : "",
-                       clusters, is_chosen ? "</b>, as chosen" : "");
-    for (size_t i = 0; i < count; i++) {
+    text_append_format(page, "<tr><td>%s%zu clusters%s</td><td><div class=\"stack\">",
+                       other == NULL ? "<b>" : "", clusters, other == NULL ? "</b>, as chosen" : "");
+    for (size_t i = 0; i < count && sum > 0; i++) {
         text_append_format(page, "<i class=\"%s\" style=\"flex:%.5f 1 0\" title=\"%.1f %%\"></i>",
-                           is_chosen ? "budget" : "rest", sum > 0 ? values[i] / sum : 0, values[i] * 100);
-        half += reached < sum / 2 ? 1 : 0;
-        reached += values[i];
+                           other == NULL ? "budget" : "rest", values[i] / sum, values[i] / sum * 100);
     }
-    text_append_format(page, "</div></td><td>%.1f %%</td><td>%zu</td></tr>", count > 0 ? values[0] * 100 : 0,
-                       half);
+    text_append_format(page, "</div></td><td>%.1f %%</td><td>",
+                       count > 0 && sum > 0 ? values[0] / sum * 100 : 0);
+    double moved = page_number(other, "moved_ratio"), agreement = page_number(other, "agreement");
+    text_append_format(page, isfinite(moved) ? "%.1f %%</td><td>" : "&ndash;</td><td>", moved * 100);
+    text_append_format(page, isfinite(agreement) ? "%.3f</td></tr>" : "&ndash;</td></tr>", agreement);
 }
 
 static void append_sensitivity(struct text *page, const json_t *report)
@@ -309,35 +310,40 @@ static void append_sensitivity(struct text *page, const json_t *report)
     if (json_array_size(others) == 0) {
         return;
     }
-    text_append(
-        page,
-        "<section><h2>With other numbers of clusters</h2><div class=\"scroll\"><table class=\"shares\"><tr><th>were there</th><th style=\"text-align:left\">shares of the "
-        "budget, falling</th><th>largest</th><th>half goes to the first</th></tr>");
+    text_append(page,
+                "<section><h2>With other numbers of clusters</h2><div class=\"scroll\"><table "
+                "class=\"shares\"><tr><th>were there</th><th style=\"text-align:left\">shares of the budget, "
+                "falling</th><th>largest</th><th>budget moved</th><th>agreement</th></tr>");
     json_array_foreach(others, index, other)
     {
         double count = page_number(other, "clusters");
         if (!is_done && count > (double)chosen) {
-            append_allocation(page, chosen, clusters, true);
+            append_allocation(page, chosen, clusters, NULL);
             is_done = true;
         }
-        append_allocation(page, count > 0 ? (size_t)count : 0, json_object_get(other, "shares"), false);
+        append_allocation(page, count > 0 ? (size_t)count : 0, json_object_get(other, "shares"), other);
     }
     if (!is_done) {
-        append_allocation(page, chosen, clusters, true);
+        append_allocation(page, chosen, clusters, NULL);
     }
     text_append(
         page,
-        "</table></div><p class=\"note\">How the budget would be shared with more and with fewer clusters. Rows "
-        "alike: the choice hangs little on their number.</p></section>");
+        "</table></div><p class=\"note\">How the budget would be shared with more and with fewer clusters. Budget "
+        "moved: what part of it other records would get; agreement: of the clusters with the chosen ones "
+        "(adjusted Rand index). Little moved: the choice hangs little on the number.</p></section>");
 }
 
+/* What said how many clusters there are: `clustering` of the details, or the spectrum by itself. */
 static void append_spectrum(struct text *page, const json_t *report)
 {
-    const json_t *details = json_object_get(report, "details");
-    const json_t *spectrum = json_object_get(details, "spectrum");
+    const json_t *details = json_object_get(report, "details"),
+                 *clustering = json_object_get(details, "clustering");
+    const json_t *spectrum = json_object_get(clustering != NULL ? clustering : details, "spectrum");
+    const json_t *choice = clustering != NULL ? json_object_get(clustering, "clusters") : spectrum;
     const json_t *values = json_object_get(spectrum, "eigenvalues");
-    double clusters = page_number(spectrum, "cluster_count"), gap = page_number(spectrum, "gap");
-    const char *how = page_text(spectrum, "how");
+    double clusters = page_number(choice, clustering != NULL ? "wanted" : "cluster_count");
+    const char *how = page_text(choice, clustering != NULL ? "chosen_by" : "how");
+    double gap = page_number(choice, "gap");
     bool is_figure = json_array_size(values) > 1;
     if (!is_figure && how[0] == '\0') {
         return;
@@ -379,6 +385,7 @@ static void append_correlations(struct text *page, const json_t *report)
     static const struct {
         const char *name, *label;
     } columns[] = {{"tokens", "tokens of the response"},
+                   {"response_tokens", "tokens of the response"},
                    {"entropy", "entropy of the original's predictions"}};
     const json_t *correlations = json_object_get(json_object_get(report, "details"), "correlations"), *pair;
     const char *name;
@@ -430,7 +437,7 @@ static void append_passes(struct text *page, const json_t *report)
         text_append(page, "<tr><td>");
         text_append_html(page, name);
         for (size_t i = 0; i < 3; i++) {
-            text_append_format(page, isfinite(figures[i]) ? "</td><td>" : "</td><td>&ndash;");
+            text_append(page, isfinite(figures[i]) ? "</td><td>" : "</td><td>&ndash;");
             if (isfinite(figures[i]) && i < 2) {
                 page_append_count(page, figures[i]);
             } else if (isfinite(figures[i])) {
@@ -438,19 +445,27 @@ static void append_passes(struct text *page, const json_t *report)
             }
         }
         text_append(page, "</td><td>");
-        text_append_html(page, strcmp(cache, "hit") == 0    ? "reused from an earlier job"
-                               : strcmp(cache, "miss") == 0 ? "computed, kept for later jobs"
+        text_append_html(page, strcmp(cache, "hit") == 0    ? "reused"
+                               : strcmp(cache, "miss") == 0 ? "computed, kept"
                                : strcmp(cache, "off") == 0  ? "computed"
                                                             : cache);
         text_append(page, "</td></tr>");
     }
-    text_append(page, "</table></div></section>");
+    text_append(
+        page,
+        "</table></div><p class=\"note\">Reused: an earlier job had measured the same records. Kept: for later jobs.</p></section>");
 }
 
 static void append_figure(struct text *page, const char *name, const json_t *value)
 {
     double number = json_number_value(value);
-    if (json_is_string(value)) {
+    if (json_is_array(value)) { /* of texts */
+        for (size_t i = 0; i < json_array_size(value); i++) {
+            const char *text = json_string_value(json_array_get(value, i));
+            text_append(page, i > 0 ? "; " : "");
+            text_append_html(page, text != NULL ? text : "");
+        }
+    } else if (json_is_string(value)) {
         text_append_html(page, json_string_value(value));
     } else if (json_is_boolean(value)) {
         text_append(page, json_is_true(value) ? "yes" : "no");
@@ -470,11 +485,21 @@ static void append_figures(struct text *page, const json_t *object, const char *
     static const struct {
         const char *name, *label; /* label NULL: passed over */
     } known[] = {
-        {"spectrum", NULL},
         {"correlations", NULL},
+        {"spectrum cluster_count", NULL},
+        {"spectrum gap", NULL},
+        {"spectrum how", NULL},
+        {"clusters count", NULL},
+        {"clusters wanted", NULL},
+        {"clusters chosen_by", NULL},
+        {"clusters gap", NULL},
         {"agreement_with_sources", "Agreement of clusters with sources (adjusted Rand index; 1: the same)"},
-        {"rejection_ratio", "Rejected for conflicting concepts"},
+        {"source_agreement", "Agreement of clusters with sources (adjusted Rand index; 1: the same)"},
+        {"rejection_ratio", "Rejected for a conflict"},
+        {"conflicts asked", "Records asked whether they conflict with the chosen ones"},
+        {"conflicts rejected", "Rejected for a conflict"},
         {"graph recall", "Nearest neighbours found, of the true ones"},
+        {"neighbours recall", "Nearest neighbours found, of the true ones"},
     };
     const char *name;
     const json_t *value;
@@ -489,8 +514,9 @@ static void append_figures(struct text *page, const json_t *object, const char *
             label = strcmp(path.bytes, known[i].name) == 0 ? known[i].label : label;
         }
         if (json_is_object(value) && label != NULL) {
-            append_figures(page, value, path.bytes);
-        } else if (label != NULL && !json_is_array(value) && !json_is_null(value)) {
+            append_figures(page, value, strcmp(path.bytes, "clustering") == 0 ? "" : path.bytes);
+        } else if (label != NULL && !json_is_null(value) &&
+                   (!json_is_array(value) || json_is_string(json_array_get(value, 0)))) {
             if (label == path.bytes) {
                 for (size_t i = 0; i < path.length; i++) {
                     path.bytes[i] = path.bytes[i] == '_' ? ' ' : path.bytes[i];

@@ -211,7 +211,7 @@ static void every_piece_of_a_selection_has_its_place(void **state)
         "<i class=\"budget\" style=\"width:100.00%\"></i><s style=\"left:27.78%\"></s>", /* 200 / 1200 of 0.6 */
         "60.0 % <small>60</small>",
         "<span class=\"about\">verb tense</span>",
-        "4 chosen although their concepts conflict",
+        "60 chosen &middot; 4 chosen despite a conflict",
         "source 1, record 3",
         "efficiency 0.9",
         "damage 0.8 nats",
@@ -241,17 +241,17 @@ static void every_piece_of_a_selection_has_its_place(void **state)
         "entropy of the original&#39;s predictions</td><td>+0.125</td><td>&ndash;</td>",
         "adjusted Rand index; 1: the same)</td><td>0.1875",
         "concept graph vertices</td><td>321",
-        "Rejected for conflicting concepts</td><td>6.25 %",
+        "Rejected for a conflict</td><td>6.25 %",
         "Nearest neighbours found, of the true ones</td><td>98.75 %",
         "graph linked components</td><td>3",
-        "original</td><td>1200</td><td>9000</td><td>0.5</td><td>reused from an earlier job",
-        "pruned</td><td>1200</td><td>9000</td><td>70.2</td><td>computed, kept for later jobs",
+        "original</td><td>1200</td><td>9000</td><td>0.5</td><td>reused<",
+        "pruned</td><td>1200</td><td>9000</td><td>70.2</td><td>computed, kept<",
         "2 clusters</td>",
-        "75.0 %</td><td>1</td>",
+        "75.0 %</td><td>&ndash;</td><td>&ndash;</td>",
         "<b>3 clusters</b>, as chosen</td>",
-        "60.0 %</td><td>1</td>",
+        "60.0 %</td><td>&ndash;</td><td>&ndash;</td>",
         "5 clusters</td>",
-        "40.0 %</td><td>2</td>",
+        "40.0 %</td><td>&ndash;</td><td>&ndash;</td>",
         "How the records were chosen",
         "The summary.",
         "The reference.",
@@ -275,6 +275,67 @@ static void every_piece_of_a_selection_has_its_place(void **state)
     assert_int_equal(count_text(figure, "<text"), 3);
     assert_int_equal(count_text(gap, "<circle"), 5);
     assert_null(strstr(page, "ask-4")); /* three examples are enough */
+}
+
+/* As the methods write it: shares in the budget's unit, what was taken beside what was chosen by merit, and all of the clustering in one
+ * member. */
+static void the_words_of_the_methods_are_understood(void **state)
+{
+    (void)state;
+    static const double shares[] = {1500, 500, 3000};
+    JSON_OWNED report = make_selection();
+    json_t *details = json_pack(
+        "{s:{s:{s:s, s:[f, f, f, f], s:i}, s:{s:i, s:i, s:s, s:f}, s:{s:f, s:i}, s:i, s:[s, s]}, s:{s:{s:f, s:f}, s:n}, "
+        "s:f, s:{s:i, s:i}, s:[{s:i, s:f, s:f, s:[i, i]}]}",
+        "clustering", "spectrum", "solver", "lanczos", "eigenvalues", 1.0, 0.9, 0.85, 0.25, "products", 77,
+        "clusters", "count", 3, "wanted", 3, "chosen_by", "eigengap", "gap", 0.6, "neighbours", "recall",
+        0.75, "cells", 40, "zero_rows", 6, "notes", "first note", "second note", "correlations",
+        "response_tokens", "pearson", 0.5, "spearman", 0.25, "entropy", "source_agreement", 0.125,
+        "conflicts", "asked", 90, "rejected", 8, "sensitivity", "clusters", 2, "agreement", 0.75,
+        "moved_ratio", 0.0625, "shares", 1000, 4000);
+    assert_non_null(details);
+    json_put(report, "details", details);
+    json_put(report, "map", json_null());
+    for (size_t i = 0; i < 3; i++) {
+        json_t *cluster = json_array_get(json_object_get(report, "clusters"), i);
+        (void)json_object_del(cluster, "cluster");
+        json_put(cluster, "share", json_integer((json_int_t)shares[i]));
+        json_put_i64(cluster, "taken", 100 + (int64_t)i);
+        json_put_i64(cluster, "taken_tokens", 2000 + (int64_t)i);
+    }
+    json_t *cluster = json_array_get(json_object_get(report, "clusters"), 2);
+    json_put_text(json_array_get(json_object_get(cluster, "examples"), 0), "input", "given");
+    OWNED_MEMORY char *page = page_format(report);
+    static const char *const texts[] = {
+        "<details open><summary><i class=\"disc d8\"></i><b>2</b>",
+        "60.0 % <small>102</small>",
+        "102 records chosen &middot; 2002 tokens chosen &middot; 60 chosen by their own merit",
+        "9 rejected for a conflict",
+        "ask-5\n\ngiven</div>",
+        "30.0 % <small>100</small>",
+        "10.0 % <small>101</small>",
+        "the gap after 3 eigenvalues",
+        "The gap is 0.6. Chosen by: eigengap",
+        "tokens of the response</td><td>+0.500</td><td>+0.250",
+        "entropy of the original&#39;s predictions</td><td>&ndash;</td><td>&ndash;",
+        "spectrum solver</td><td>lanczos",
+        "spectrum products</td><td>77",
+        "Nearest neighbours found, of the true ones</td><td>75.00 %",
+        "neighbours cells</td><td>40",
+        "zero rows</td><td>6",
+        "notes</td><td>first note; second note",
+        "adjusted Rand index; 1: the same)</td><td>0.125",
+        "conflict with the chosen ones</td><td>90",
+        "Rejected for a conflict</td><td>8",
+        "2 clusters</td>",
+        "title=\"80.0 %\"",
+        "80.0 %</td><td>6.2 %</td><td>0.750</td>",
+        "<b>3 clusters</b>, as chosen",
+        "60.0 %</td><td>&ndash;",
+    };
+    assert_in_order(page, texts, sizeof texts / sizeof texts[0]);
+    assert_null(strstr(page, "clusters gap"));
+    assert_sound(page, "the methods' words");
 }
 
 /* Every text of a report, names of members that are the report's own words too. */
@@ -495,6 +556,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_page_says_what_went_however_it_went),
         cmocka_unit_test(every_piece_of_a_selection_has_its_place),
+        cmocka_unit_test(the_words_of_the_methods_are_understood),
         cmocka_unit_test(foreign_text_stays_text),
         cmocka_unit_test(long_texts_are_cut_between_characters),
         cmocka_unit_test(any_member_of_a_selection_may_be_missing),
