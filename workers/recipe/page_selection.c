@@ -19,7 +19,7 @@ const char page_selection_style[] =
     ".passes td:last-child,.passes th,.shares th{white-space:normal}.spectrum{max-width:760px}.facts td:last-child{white-space:normal;overflow-wrap:anywhere;min-width:110px}"
     ".facts td:first-child{min-width:190px}"
     ".facts td:first-child::first-letter{text-transform:uppercase}"
-    "@media(max-width:640px){table{font-size:13.5px}th,td{padding:6px 4px}.stack{min-width:90px}.facts td:first-child{min-width:90px}.spectrum text{font-size:24px}.sources{grid-template-columns:1fr;gap:4px}.sources .head{display:none}"
+    "@media(max-width:640px){table{font-size:13.5px}th,td{padding:6px 4px}.stack{min-width:80px}.facts td:first-child{min-width:90px}.spectrum text{font-size:24px}.sources{grid-template-columns:1fr;gap:4px}.sources .head{display:none}"
     ".sources .name{margin-top:8px}.sources .cell em{min-width:72px}}";
 
 /* ---- tiles and what was left out ---------------------------------------------------------------------------------- */
@@ -288,8 +288,8 @@ static void append_allocation(struct text *page, size_t clusters, const json_t *
         sum += values[index];
     }
     qsort(values, count, sizeof *values, compare_falling);
-    text_append_format(page, "<tr><td>%s%zu clusters%s</td><td><div class=\"stack\">",
-                       other == NULL ? "<b>" : "", clusters, other == NULL ? "</b>, as chosen" : "");
+    text_append_format(page, "<tr><td>%s%zu%s</td><td><div class=\"stack\">", other == NULL ? "<b>" : "",
+                       clusters, other == NULL ? "</b>, as chosen" : "");
     for (size_t i = 0; i < count && sum > 0; i++) {
         text_append_format(page, "<i class=\"%s\" style=\"flex:%.5f 1 0\" title=\"%.1f %%\"></i>",
                            other == NULL ? "budget" : "rest", values[i] / sum, values[i] / sum * 100);
@@ -312,7 +312,7 @@ static void append_sensitivity(struct text *page, const json_t *report)
     }
     text_append(page,
                 "<section><h2>With other numbers of clusters</h2><div class=\"scroll\"><table "
-                "class=\"shares\"><tr><th>were there</th><th style=\"text-align:left\">shares of the budget, "
+                "class=\"shares\"><tr><th>clusters</th><th style=\"text-align:left\">shares of the budget, "
                 "falling</th><th>largest</th><th>budget moved</th><th>agreement</th></tr>");
     json_array_foreach(others, index, other)
     {
