@@ -103,8 +103,6 @@ const struct select_method *selection_method(const json_t *spec, const json_t **
 bool selection_check_parameters(const struct select_method *method, const json_t *parameters,
                                 struct error *error) MUST_USE;
 
-/* The page of a report of type "selection", all but its head and foot. */
-void page_append_selection(struct text *page, const json_t *report);
 /* catalogue_selection.c */
 const struct param_spec *catalogue_selection_body(const struct param_spec *common, size_t common_count);
 
