@@ -13,9 +13,9 @@
 
 enum { STEPS = 9 };
 
-/* The least of a column, of samples that have a place, and 1 / its range, 0 where it is constant. */
+/* The least of a column, of samples that have a place, and its range. */
 static void scale_of(const double *values, const enum q_tuning_label *labels, size_t count, double *ret_least,
-                     double *ret_factor)
+                     double *ret_range)
 {
     double least = INFINITY, most = -INFINITY;
     for (size_t i = 0; i < count; i++) {
@@ -24,7 +24,7 @@ static void scale_of(const double *values, const enum q_tuning_label *labels, si
         most = has_place ? fmax(most, values[i]) : most;
     }
     *ret_least = least;
-    *ret_factor = most > least ? 1 / (most - least) : 0;
+    *ret_range = most - least;
 }
 
 /* Scores: contrast, and NaN of samples that have no place. */
@@ -32,14 +32,13 @@ static void find_contrasts(const struct select_run *run, const enum q_tuning_lab
                            double *ret_scores)
 {
     const struct select_records *records = run->records;
-    double loss = 0, loss_factor = 0, entropy = 0, entropy_factor = 0;
-    scale_of(records->losses, labels, records->count, &loss, &loss_factor);
-    scale_of(records->entropies, labels, records->count, &entropy, &entropy_factor);
+    double loss = 0, losses = 0, entropy = 0, entropies = 0;
+    scale_of(records->losses, labels, records->count, &loss, &losses);
+    scale_of(records->entropies, labels, records->count, &entropy, &entropies);
     for (size_t i = 0; i < records->count; i++) {
-        ret_scores[i] = labels[i] == Q_TUNING_UNDEFINED
-                            ? (double)NAN
-                            : fabs((records->losses[i] - loss) * loss_factor -
-                                   (records->entropies[i] - entropy) * entropy_factor);
+        double high_loss = losses > 0 ? (records->losses[i] - loss) / losses : 0;
+        double high_entropy = entropies > 0 ? (records->entropies[i] - entropy) / entropies : 0;
+        ret_scores[i] = labels[i] == Q_TUNING_UNDEFINED ? (double)NAN : fabs(high_loss - high_entropy);
     }
 }
 

@@ -4,8 +4,6 @@
 #include "workers/select/damage.h"
 #include "workers/select/share.h"
 
-#include "base/text.h"
-
 enum { MOST = 60, MOST_CLUSTERS = 7, WORDS = 50, MOST_WORDS = 4 };
 
 /* A made-up data set. A record's concepts are words[], of which only those that exactly two records have are left by concepts_limit. */

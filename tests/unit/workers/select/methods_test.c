@@ -3,10 +3,7 @@
  * records, takes none twice, gives the same order again, and says why each record is where it is; with few records, with none, with records that
  * are all alike, with budgets of nothing and of more than there is, and with every value of its parameters that are a choice.
  */
-#include "tests/unit/workers/select/plain.h"
-#include "workers/select/select.h"
-
-#include "base/text.h"
+#include "tests/unit/workers/select/parameters.h"
 
 enum { SIZE = 16, TARGETS = 12, COLUMNS = 2 };
 
@@ -131,14 +128,7 @@ static const char *required_parameters(const char *name)
 /* Owned: the defaults. */
 static json_t *parameters_of(const struct select_method *method)
 {
-    const struct param_spec spec = {
-        .type = PARAM_OBJECT, .members = method->params, .member_count = method->param_count};
-    struct error error = {0};
-    const char *text = required_parameters(method->name);
-    JSON_OWNED given = json_parse(text, strlen(text), JSON_LIMIT_BYTES, &error);
-    struct error_list faults = {0};
-    assert_true(param_validate(&spec, given, "", &faults));
-    return param_resolve(&spec, given);
+    return parameters_resolve(method, required_parameters(method->name));
 }
 
 /* ---- one selection ------------------------------------------------------------------------------- */

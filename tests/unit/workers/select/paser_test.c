@@ -1,6 +1,6 @@
 /* PASER as a whole: on blobs that pruning hurt differently it gives each what its damage asks for, in any order of the records. */
 #include "tests/unit/workers/select/blobs.h"
-#include "workers/select/select.h"
+#include "tests/unit/workers/select/parameters.h"
 #include "workers/select/share.h"
 
 enum { SIZE = 8, COUNT = 300, BLOBS = 5 };
@@ -49,10 +49,7 @@ static struct selection *choose(const struct data *data, const char *parameters,
                                 struct error *error)
 {
     const struct select_method *method = select_method_find("paser");
-    const struct param_spec spec = {
-        .type = PARAM_OBJECT, .members = method->params, .member_count = method->param_count};
-    JSON_OWNED given = json_parse(parameters, strlen(parameters), JSON_LIMIT_BYTES, error);
-    JSON_OWNED resolved = param_resolve(&spec, given);
+    JSON_OWNED resolved = parameters_resolve(method, parameters);
     const struct select_records records = {.count = COUNT,
                                            .prompt_tokens = data->prompts,
                                            .response_tokens = data->responses,
