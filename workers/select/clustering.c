@@ -28,6 +28,7 @@ struct clustering_request clustering_request_of(const struct select_run *run)
         .count = run->records->count,
         .size = run->records->embedding_size,
         .neighbour_count = select_count(run, "neighbours"),
+        .exact_limit = CLUSTERING_EXACT_LIMIT,
         .is_by_landmarks = strcmp(select_text(run, "spectrum"), "landmarks") == 0,
         .alpha = select_number(run, "alpha"),
         .cluster_count = select_count(run, "clusters"),
@@ -65,7 +66,7 @@ static bool find_neighbours(struct clustering *clustering, const struct dense_th
 {
     const struct clustering_request *request = &clustering->request;
     struct neighbours_cells_report cells = {.recall = 1};
-    bool is_exact = request->count <= CLUSTERING_EXACT_LIMIT;
+    bool is_exact = request->count <= request->exact_limit;
     if (is_exact) {
         clustering->neighbours = neighbours_find_exact(threads, request->rows, request->count, request->size,
                                                        request->neighbour_count, error);

@@ -2,7 +2,7 @@
  * workers/select/clustering.h: records into clusters by what they ask, from embeddings to labels (data_selection 1.6 steps 1-7, 1.6b), and all
  * that a report says of it.
  *
- *     neighbours   the nearest few of each record: exact up to CLUSTERING_EXACT_LIMIT records, by cells above (neighbours.h)
+ *     neighbours   the nearest few of each record: exact up to exact_limit records, by cells above (neighbours.h)
  *     graph        self-tuning weights; small components are linked, density is taken out by alpha (graph.h)
  *     spectrum     the leading eigenvectors (spectrum.h). Where the solver does not converge, and where that is asked for, those of the
  *                  landmark form (landmarks.h), and the report says so
@@ -26,8 +26,8 @@
 #include "workers/select/spectrum.h"
 #include <stdint.h>
 
-#define CLUSTERING_EXACT_LIMIT    32768
-#define CLUSTERING_MOST           256 /* clusters that may be asked for */
+#define CLUSTERING_EXACT_LIMIT    100000 /* a minute or two of 384 numbers each */
+#define CLUSTERING_MOST           256    /* clusters that may be asked for */
 #define CLUSTERING_LANDMARK_LIMIT 2000
 /* By cells: what is aimed at, and below what the report warns. */
 #define CLUSTERING_RECALL         0.97
@@ -40,6 +40,7 @@ struct clustering_request {
     const float *rows; /* [count, size], each of length 1 or 0 */
     size_t count, size;
     size_t neighbour_count; /* >= 1 */
+    size_t exact_limit;     /* CLUSTERING_EXACT_LIMIT */
     bool keeps_neighbours;
     bool is_by_landmarks;
     double alpha;

@@ -17,7 +17,7 @@ enum { STEPS = 9 };
 static void scale_of(const double *values, const enum q_tuning_label *labels, size_t count, double *ret_least,
                      double *ret_range)
 {
-    double least = INFINITY, most = -INFINITY;
+    double least = (double)INFINITY, most = -(double)INFINITY;
     for (size_t i = 0; i < count; i++) {
         bool has_place = labels[i] != Q_TUNING_UNDEFINED;
         least = has_place ? fmin(least, values[i]) : least;

@@ -80,6 +80,7 @@ static const char *const published_notes[] = {
     "The factorisation starts from other random numbers than numpy's.",
     "A record's cost counts the tokens of the whole prompt, with its template; the code counts the instruction's alone.",
     "Concepts are put in a canonical form, and rare and common ones are left out; the code takes phrases as they are.",
+    "The concept of a record that has but one is met, too; in the code edges alone make concepts met.",
 };
 
 /* Characters of UTF-8. */

@@ -5,7 +5,8 @@
  *     methods.def          one line per selector: the registry
  *     method_<name>.c      one file per selector; what it computes lies beside it in a file without "method_" where it is more than a line
  *     clustering.h         records into clusters by what they ask: neighbours, graph, spectrum, labels
- *     assembly.h           PASER's walk: clusters share the budget by their damage, records come by efficiency, concepts may conflict
+ *     assembly.h           PASER's walk: clusters share the budget by their damage, records come by efficiency
+ *     admission.h          whether a record may join those before it: concepts that conflict, near duplicates
  *     measure.h            what a model says of records: damage, losses, embeddings (the only file here that runs models)
  *
  * Records are those that can be chosen: each has a response, and copies are gone. Everything is in double where it is compared, ties go to

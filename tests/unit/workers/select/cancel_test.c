@@ -3,6 +3,7 @@
  * is CANCELLED, and nothing is left behind (under ASan).
  */
 #include "tests/unit/workers/select/blobs.h"
+#include "workers/select/clustering.h"
 #include "workers/select/deita.h"
 #include "workers/select/k_center.h"
 #include "workers/select/kmeans.h"
@@ -68,6 +69,21 @@ static bool search(const struct dense_threads *threads, struct error *error)
 {
     OWNED(neighbours) lists = neighbours_find_exact(threads, rows, COUNT, SIZE, 8, error);
     return lists != NULL;
+}
+
+static bool cluster(const struct dense_threads *threads, struct error *error)
+{
+    const struct clustering_request request = {.rows = rows,
+                                               .count = COUNT,
+                                               .size = SIZE,
+                                               .neighbour_count = 8,
+                                               .exact_limit = COUNT,
+                                               .alpha = 1,
+                                               .form = CLUSTERING_KMEANS,
+                                               .diffusion_time = 1,
+                                               .most_products = SPECTRUM_MOST_PRODUCTS};
+    OWNED(clustering) clustering = clustering_create(threads, &request, error);
+    return clustering != NULL;
 }
 
 static bool search_cells(const struct dense_threads *threads, struct error *error)
@@ -150,6 +166,7 @@ static void all_can_be_cancelled_at_any_time(void **state)
     (void)state;
     cancel_often(search);
     cancel_often(search_cells);
+    cancel_often(cluster);
     cancel_often(fit);
     cancel_often(choose_centres);
     cancel_often(cut_graph);

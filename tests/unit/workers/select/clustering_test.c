@@ -27,6 +27,7 @@ static struct clustering_request request_of(const float *rows, size_t count)
                                        .count = count,
                                        .size = SIZE,
                                        .neighbour_count = 32,
+                                       .exact_limit = CLUSTERING_EXACT_LIMIT,
                                        .alpha = 1,
                                        .diffusion_time = 1,
                                        .most_products = SPECTRUM_MOST_PRODUCTS,
@@ -89,6 +90,22 @@ static void every_form_finds_blobs_by_the_gap(void **state)
         assert_true(form >= 2 ? neighbours == NULL
                               : json_number_value(json_object_get(neighbours, "recall")) >= 1);
     }
+}
+
+static void many_records_are_searched_by_cells(void **state)
+{
+    (void)state;
+    enum { COUNT = 3000, BLOBS = 5 };
+    OWNED_MEMORY float *rows = unit_blobs(COUNT, BLOBS, 0.1);
+    struct clustering_request request = request_of(rows, COUNT);
+    request.exact_limit = COUNT - 1;
+    OWNED(clustering) clustering = cluster(&request);
+    assert_are_blobs(clustering, BLOBS);
+    const json_t *neighbours = json_object_get(clustering->report, "neighbours");
+    assert_string_equal(text_of(clustering, "neighbours", "search"), "cells");
+    assert_true(json_number_value(json_object_get(neighbours, "recall")) >= CLUSTERING_LEAST_RECALL);
+    assert_true(json_integer_value(json_object_get(neighbours, "cells_searched")) > 0);
+    assert_int_equal(json_array_size(json_object_get(clustering->report, "notes")), 0);
 }
 
 static void what_does_not_converge_falls_back_to_landmarks_and_says_so(void **state)
@@ -227,7 +244,7 @@ static void clusters_lie_apart_in_the_picture(void **state)
         OWNED_MEMORY uint32_t *labels = memory_create(COUNT, sizeof *labels);
         OWNED_MEMORY float *map = memory_create((size_t)COUNT * 2, sizeof *map);
         OWNED_MEMORY float *again = memory_create((size_t)COUNT * 2, sizeof *again);
-        double centres[3][2] = {{0}}, widest = 0, nearest = INFINITY;
+        double centres[3][2] = {{0}}, widest = 0, nearest = (double)INFINITY;
         for (size_t i = 0; i < COUNT; i++) {
             labels[i] = (uint32_t)(i % blobs);
         }
@@ -281,6 +298,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_form_finds_blobs_by_the_gap),
+        cmocka_unit_test(many_records_are_searched_by_cells),
         cmocka_unit_test(what_does_not_converge_falls_back_to_landmarks_and_says_so),
         cmocka_unit_test(as_many_clusters_as_asked_for_and_any_other_number_later),
         cmocka_unit_test(few_records_and_records_without_shape_have_clusters_too),

@@ -117,6 +117,46 @@ static void clusters_get_what_their_damage_asks_for(void **state)
     }
 }
 
+static void parameters_reach_what_they_are_of(void **state)
+{
+    (void)state;
+    struct error error = {0};
+    const struct budget budget = {BUDGET_RECORDS, 90};
+    const struct {
+        const char *parameters, *weight, *labels, *solver;
+        size_t clusters;
+    } cases[] = {
+        {"{\"clusters\": 7}", "damage_shrunk", "qr", "dense", 7},
+        {"{\"clusters\": 7, \"shrinks\": false}", "damage", "qr", "dense", 7},
+        {"{\"labels\": \"kmeans\", \"spectrum\": \"landmarks\"}", "damage_shrunk", "kmeans", "landmarks",
+         BLOBS},
+    };
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        OWNED(selection) selection = choose(&data, cases[i].parameters, budget, &error);
+        assert_non_null(selection);
+        const json_t *clustering = json_object_get(selection->details, "clustering");
+        assert_string_equal(json_string_value(at(clustering, "clusters", "labels")), cases[i].labels);
+        assert_string_equal(json_string_value(at(clustering, "spectrum", "solver")), cases[i].solver);
+        assert_int_equal(selection->cluster_count, cases[i].clusters);
+        for (size_t k = 0; k < selection->cluster_count; k++) {
+            const json_t *cluster = json_array_get(selection->clusters, k);
+            assert_close(json_number_value(json_object_get(cluster, "weight")),
+                         json_number_value(json_object_get(cluster, cases[i].weight)), 0);
+            assert_true(fabs(json_number_value(json_object_get(cluster, "damage")) -
+                             json_number_value(json_object_get(cluster, "damage_shrunk"))) > 0);
+        }
+    }
+    OWNED(selection) plain = choose(&data, "{\"shrinks\": false, \"trim_ratio\": 0}", budget, &error);
+    OWNED(selection) trimmed = choose(&data, "{\"shrinks\": false, \"trim_ratio\": 0.3}", budget, &error);
+    double mean = 0;
+    for (size_t i = 0; i < COUNT; i++) {
+        mean += plain->labels[i] == 0 ? data.damages[i] / (COUNT / BLOBS) : 0;
+    }
+    const json_t *first = json_array_get(plain->clusters, 0), *other = json_array_get(trimmed->clusters, 0);
+    assert_close(json_number_value(json_object_get(first, "damage")), mean, 1e-12);
+    assert_true(fabs(json_number_value(json_object_get(other, "damage")) - mean) > 1e-9);
+}
+
 static void the_report_says_what_the_selection_rests_on(void **state)
 {
     (void)state;
@@ -254,6 +294,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(clusters_get_what_their_damage_asks_for),
+        cmocka_unit_test(parameters_reach_what_they_are_of),
         cmocka_unit_test(the_report_says_what_the_selection_rests_on),
         cmocka_unit_test(records_in_another_order_are_the_same_selection),
         cmocka_unit_test(without_damage_all_clusters_count_alike),
