@@ -192,7 +192,6 @@ bool admission_may_join(struct admission *admission, size_t record, bool *ret_ma
         if (!is_refused && !compare_neighbours(admission, record, false, &is_refused, error)) {
             return false;
         }
-        admission->is_refused[record] = is_refused;
         *ret_may = !is_refused;
     }
     return true;

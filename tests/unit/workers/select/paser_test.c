@@ -175,11 +175,12 @@ static void the_report_says_what_the_selection_rests_on(void **state)
         const json_t *other = json_array_get(sensitivity, i), *shares = json_object_get(other, "shares");
         double agreement = json_number_value(json_object_get(other, "agreement"));
         double moved = json_number_value(json_object_get(other, "moved_ratio"));
-        int64_t sum = 0;
+        /* What a request for that many clusters would share out. */
+        const char *const asked = i == 0 ? "{\"clusters\": 3}" : "{\"clusters\": 7}";
+        OWNED(selection) asked_for = choose(&data, asked, (struct budget){BUDGET_RECORDS, 90}, &error);
         for (size_t k = 0; k < json_array_size(shares); k++) {
-            sum += json_integer_value(json_array_get(shares, k));
+            assert_int_equal(json_integer_value(json_array_get(shares, k)), number_of(asked_for, k, "share"));
         }
-        assert_int_equal(sum, 90);
         assert_int_equal(json_array_size(shares), i == 0 ? BLOBS - 2 : BLOBS + 2);
         assert_true(agreement > 0.2 && agreement < 1);
         assert_true(moved > 0 && moved < 0.5);
