@@ -114,16 +114,21 @@ static void el2n_leaves_out_the_very_top(void **state)
     ASSERT_ORDER(&scene, 3, 2);
 }
 
+static void degrees_to_rows(const double *degrees, size_t count, float *ret_rows)
+{
+    for (size_t i = 0; i < count; i++) {
+        ret_rows[2 * i] = (float)cos(degrees[i] * 0.017453292519943295);
+        ret_rows[2 * i + 1] = (float)sin(degrees[i] * 0.017453292519943295);
+    }
+}
+
 /* Two fans of three directions: 0, 10 and -20 degrees, and the same turned by 90. */
 static void prototypes_are_near_the_middle_of_their_fan(void **state)
 {
     (void)state;
     const double degrees[] = {0, 10, -20, 90, 100, 70};
     float rows[12];
-    for (size_t i = 0; i < 6; i++) {
-        rows[2 * i] = (float)cos(degrees[i] * 0.017453292519943295);
-        rows[2 * i + 1] = (float)sin(degrees[i] * 0.017453292519943295);
-    }
+    degrees_to_rows(degrees, 6, rows);
     struct scene scene = {.method = "prototypes",
                           .parameters = "{\"side\": \"easy\", \"centroids\": 2, \"balance_ratio\": 1}",
                           .budget = {BUDGET_RECORDS, 2},
@@ -133,6 +138,14 @@ static void prototypes_are_near_the_middle_of_their_fan(void **state)
     scene.parameters = "{\"side\": \"hard\", \"centroids\": 2, \"balance_ratio\": 1}";
     OWNED(selection) hard = choose(&scene, 1);
     assert_int_equal(hard->order[0] + hard->order[1], 2 + 5);
+    degrees_to_rows((const double[]){0, 1, -2, 90, 110, 60}, 6,
+                    rows); /* the second fan is wide: by distance alone both are its */
+    OWNED(selection) even = choose(&scene, 1);
+    assert_int_equal(even->order[0] + even->order[1], 5 + 2);
+    scene.parameters = "{\"side\": \"hard\", \"centroids\": 2, \"balance_ratio\": 0}";
+    OWNED(selection) wide = choose(&scene, 1);
+    assert_int_equal(wide->order[0] + wide->order[1], 5 + 4);
+    degrees_to_rows(degrees, 6, rows);
     scene.budget = (struct budget){BUDGET_TOKENS, 20};
     OWNED(selection) more = choose(&scene, 1);
     assert_int_equal(more->chosen_count, 4);
