@@ -1,0 +1,429 @@
+#!/usr/bin/env python3
+"""Selection jobs by `pruned run`: budgets, files, what is kept of the original, kills, faults, and the damage against PyTorch's."""
+import atexit
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+
+from command import ROOT, load, main, run, run_disturbed, sums
+from tiny_model import write_model
+
+HELPERS = ("main", "pruned_by", "skills_records", "write_lines", "selection", "scores_of", "chosen_of", "faults_of", "state_of", "same_files")
+SKILLS = os.path.join(ROOT, "tests", "skills")
+MODEL = os.path.join(SKILLS, "model")
+GOLDEN = os.path.join(ROOT, "tests", "golden", "selection")
+FILES = {"selected.jsonl", "scores.jsonl", "request.json"}
+_pruned = {}
+
+
+def pruned_by(method="finercut", removed=4, **more):
+    """The skills model without some sublayers, made once."""
+    key = (method, removed, tuple(sorted(more.items())))
+    if key not in _pruned:
+        folder = tempfile.mkdtemp(prefix="pruned-cli-")
+        atexit.register(shutil.rmtree, folder, True)
+        spec = {"type": "pruning", "model": MODEL, "method": {"type": method}, "target": {"sublayers_removed": removed},
+                "evaluation": {"speed": False}, **more}
+        if method == "finercut":
+            spec["calibration"] = {"source": os.path.join(SKILLS, "data", "calibration.txt"), "num_samples": 2, "window_tokens": 64}
+        _pruned[key] = os.path.join(folder, "pruned")
+        run(spec, _pruned[key])
+    return _pruned[key]
+
+
+def skills_records(count, skip=0):
+    """{"instruction", "output"}, the skills by turns."""
+    lists = []
+    for name in sorted(os.listdir(os.path.join(SKILLS, "data"))):
+        if name.endswith(".jsonl"):
+            with open(os.path.join(SKILLS, "data", name)) as file:
+                lists.append([json.loads(line) for line in file])
+    items = [item for row in zip(*lists) for item in row][skip:skip + count]
+    return [{"instruction": item["prompt"], "output": item["answer"]} for item in items]
+
+
+def write_lines(path, records):
+    with open(path, "w", encoding="utf-8") as file:
+        for record in records:
+            file.write((record if isinstance(record, str) else json.dumps(record)) + "\n")
+    return path
+
+
+def selection(source, method="top_damage", parameters=None, budget=None, pruned="finercut", **more):
+    sources = source if isinstance(source, list) else [source]
+    dataset = {"sources": [item if isinstance(item, dict) else {"source": item} for item in sources], "template": "plain", "max_tokens": 128}
+    spec = {"type": "selection", "model": MODEL, "dataset": {**dataset, **more.pop("dataset", {})},
+            "method": {"type": method, method: parameters or {}}, "budget": budget or {"samples": 10}}
+    if pruned == "finercut" and method == "top_damage":
+        pruned = pruned_by()
+    if pruned not in ("finercut", None):
+        spec["pruned_model"] = pruned
+    return {**spec, **more}
+
+
+def scores_of(out):
+    with open(os.path.join(out, "scores.jsonl"), encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def chosen_of(out):
+    """The lines of selected.jsonl, without their ends."""
+    with open(os.path.join(out, "selected.jsonl"), encoding="utf-8", newline="") as file:
+        text = file.read()
+    assert text == "" or text.endswith("\n")
+    return text.split("\n")[:-1]
+
+
+def same_files(first, second):
+    one, two = sums(first), sums(second)
+    assert set(one) == FILES and one == two, (one, two)
+
+
+def state_of(out):
+    return load(out, "report.json")["passes"]["original"]["cache"]
+
+
+def faults_of(spec, out):
+    """{pointer: code} of a spec that is refused."""
+    _, errors = run(spec, out, expect=2)
+    found = {}
+    for line in errors.splitlines():
+        if line.startswith("pruned run: /"):
+            found[line.split(": ")[1]] = line.rsplit("(", 1)[1].rstrip(")")
+    assert found, errors
+    return found
+
+
+# ---- budgets and files ---------------------------------------------------------------------------------------------------
+
+
+def every_budget_is_kept_and_the_files_agree(folder):
+    records = skills_records(50)
+    source = write_lines(os.path.join(folder, "d.jsonl"), records)
+    with open(source) as file:
+        lines = file.read().split("\n")[:-1]
+    for method in ("random", "longest", "top_damage"):
+        for budget, wanted in (({"samples": 7}, 7), ({"tokens": 300}, None), ({"fraction": 0.29}, 14), ({"fraction": 1}, 50)):
+            out = os.path.join(folder, "%s-%s" % (method, "-".join("%s%s" % item for item in budget.items())))
+            result, _ = run(selection(source, method, budget=budget), out)
+            assert set(sums(out)) == FILES
+            scores, chosen, report = scores_of(out), chosen_of(out), load(out, "report.json")
+            assert [line["record"] for line in scores] == list(range(1, 51)) and {line["source"] for line in scores} == {"d.jsonl"}
+            taken = sorted((line for line in scores if line["status"] == "chosen"), key=lambda line: line["rank"])
+            assert [line["rank"] for line in taken] == list(range(1, len(taken) + 1))
+            assert chosen == [lines[line["record"] - 1] for line in taken]
+            tokens = [line["prompt_tokens"] + line["response_tokens"] for line in taken]
+            assert wanted is None or len(taken) == wanted, (method, budget)
+            rest = [line for line in scores if line["status"] != "chosen"]
+            assert all(line["status"] == "not_chosen" and "rank" not in line for line in rest)
+            if "tokens" in budget:
+                assert sum(tokens) <= 300
+                assert all(line["prompt_tokens"] + line["response_tokens"] > 300 - sum(tokens) for line in rest)
+            if method != "random":
+                values = [line["response_tokens" if method == "longest" else "damage"] for line in taken]
+                assert values == [line["score"] for line in taken] == sorted(values, reverse=True)
+                best = max((line["score"] for line in rest), default=-1)
+                assert "tokens" in budget or best <= values[-1]
+                for before, after in zip(taken, taken[1:]):  # ties go to the earlier record
+                    assert before["score"] > after["score"] or before["record"] < after["record"]
+            assert ("damage" in scores[0]) == (method == "top_damage") == ("entropy" in scores[0])
+            said = report["budget"]
+            assert (said["records"], said["tokens"], said["requested"]) == (len(taken), sum(tokens), budget)
+            assert said["unit"] == ("tokens" if "tokens" in budget else "samples")
+            assert report["dataset"]["sources"][0]["chosen"] == len(taken) and result["budget"] == said
+            assert (report["pruned_model"] is not None if method == "top_damage" else report.get("pruned_model") is None)
+
+
+def chosen_records_stand_in_their_own_words(folder):
+    """Members that nobody asked for, spacing, escapes and order stay; only line breaks between the parts of a record become spaces."""
+    texts = ['{"output":"b","instruction" : "Copy b:",  "more": [1.50, 1e3, "\\u00e9\\n"]}',
+             '{ "instruction": "Copy a c:",\n  "input": "",\r\n\t"output": "a c" , "id":7}',
+             '{"instruction": "Sort \\"c\\" a:", "output": "a c", "nested": {"x": [{}, [], "}]"]}}']
+    array = os.path.join(folder, "array.json")
+    with open(array, "w", newline="") as file:
+        file.write("[\n  " + ",\n\n  ".join(texts) + "\n]\n")
+    lines = os.path.join(folder, "lines.jsonl")  # blank lines, and ends as Windows writes them
+    with open(lines, "w", newline="") as file:
+        file.write('\r\n{"question": "Copy x:", "answer": "x", "more": null}\r\n\n  {"question": "Copy y:", "answer": "y"}\t\r\n')
+    out = os.path.join(folder, "out")
+    run(selection([array, {"source": lines, "name": "second"}], "random", budget={"fraction": 1}), out)
+    flat = [text.replace("\n", " ").replace("\r", " ") for text in texts]
+    chosen = chosen_of(out)
+    assert chosen[:3] == flat, chosen
+    assert [json.loads(line) for line in chosen[:3]] == [json.loads(text) for text in texts]
+    assert chosen[3:] == ['{"question": "Copy x:", "answer": "x", "more": null}', '  {"question": "Copy y:", "answer": "y"}\t'], chosen[3:]
+    assert all("\r" not in line for line in chosen)
+    assert [(line["source"], line["record"]) for line in scores_of(out)] == [("array.json", 1), ("array.json", 2), ("array.json", 3),
+                                                                             ("second", 1), ("second", 2)]
+    fields = load(out, "request.json")["_resolved"]["sources"]
+    assert [item["response"] for item in fields] == ["output", "answer"], fields
+
+
+def a_request_of_a_result_can_be_run_again(folder):
+    source = write_lines(os.path.join(folder, "d.jsonl"), skills_records(20))
+    first, second = os.path.join(folder, "first"), os.path.join(folder, "second")
+    run(selection(source, parameters={"damage": "kl"}), first)
+    with open(os.path.join(first, "request.json")) as file:
+        run(file.read(), second)
+    same_files(first, second)
+
+
+def a_seed_decides_what_random_takes(folder):
+    source = write_lines(os.path.join(folder, "d.jsonl"), skills_records(40))
+    seen = []
+    for seed in (1, 2, 1):
+        out = os.path.join(folder, "s%d" % len(seen))
+        run(selection(source, "random", seed=seed), out)
+        seen.append(chosen_of(out))
+    assert seen[0] == seen[2] != seen[1] and len(set(seen[0])) == 10
+
+
+def threads_change_no_byte(folder):
+    source = write_lines(os.path.join(folder, "d.jsonl"), skills_records(40))
+    outs = []
+    for threads in ("1", "2", "7"):
+        outs.append(os.path.join(folder, "t" + threads))
+        run(selection(source), outs[-1], "--threads", threads)
+    same_files(outs[0], outs[1])
+    same_files(outs[0], outs[2])
+
+
+# ---- what is kept of the original ----------------------------------------------------------------------------------------
+
+
+def the_original_is_measured_once_for_several_pruned_models(folder):
+    source = write_lines(os.path.join(folder, "d.jsonl"), skills_records(40))
+    cache = os.path.join(folder, "cache")
+    specs = [selection(source), selection(source, pruned=pruned_by("last_blocks", 6)),
+             selection(source, parameters={"damage": "kl"}, budget={"tokens": 200}, seed=3), selection(source, pruned=pruned_by("random", 5, seed=11))]
+    for index, spec in enumerate(specs):
+        cached, fresh = os.path.join(folder, "c%d" % index), os.path.join(folder, "f%d" % index)
+        run(spec, cached, "--cache", cache)
+        run(spec, fresh)
+        assert state_of(cached) == ("miss" if index == 0 else "hit") and state_of(fresh) == "off", (index, state_of(cached))
+        same_files(cached, fresh)
+        assert [name.endswith(".original") for name in os.listdir(cache)] == [True]
+    # What changes what the original says is another entry.
+    for index, more in enumerate(({"dataset": {"max_tokens": 18}}, {"dataset": {"template": "chatml"}}, {"compute": {"backend": "reference"}})):
+        out = os.path.join(folder, "o%d" % index)
+        run(selection(source, **more), out, "--cache", cache)
+        assert state_of(out) == "miss" and len(os.listdir(cache)) == 2 + index, more
+    out = os.path.join(folder, "copies")  # the same records after copies and empty ones, under another name, are the same
+    records = skills_records(40)
+    other = write_lines(os.path.join(folder, "other.jsonl"), records[:1] + records[:1] + [{"instruction": "x", "output": ""}] + records[1:])
+    run(selection(other), out, "--cache", cache)
+    assert state_of(out) == "hit" and chosen_of(out) == chosen_of(os.path.join(folder, "c0"))
+
+
+def a_damaged_entry_is_passed_over_and_written_anew(folder):
+    source = write_lines(os.path.join(folder, "d.jsonl"), skills_records(25))
+    cache, fresh = os.path.join(folder, "cache"), os.path.join(folder, "fresh")
+    run(selection(source), fresh, "--cache", cache)
+    entry = os.path.join(cache, os.listdir(cache)[0])
+    with open(entry, "rb") as file:
+        whole = file.read()
+    spoilt = {"flipped": whole[:1000] + bytes([whole[1000] ^ 1]) + whole[1001:], "cut": whole[:-1], "half": whole[:len(whole) // 2], "empty": b"",
+              "foot": whole[:-60] + b"0" * 59 + b"\n", "longer": whole + b"\n", "zeros": bytes(len(whole))}
+    for name, content in spoilt.items():
+        with open(entry, "wb") as file:
+            file.write(content)
+        out = os.path.join(folder, name)
+        run(selection(source), out, "--cache", cache)
+        assert state_of(out) == "miss", name
+        same_files(out, fresh)
+        with open(entry, "rb") as file:
+            assert file.read() == whole, name
+    run(selection(source), os.path.join(folder, "hit"), "--cache", cache)
+    assert state_of(os.path.join(folder, "hit")) == "hit"
+    # A cache that cannot be written is a warning.
+    blocked = write_lines(os.path.join(folder, "file"), ["no folder"])
+    _, errors = run(selection(source), os.path.join(folder, "blocked"), "--cache", os.path.join(blocked, "cache"))
+    assert "could not be kept" in errors, errors
+    same_files(os.path.join(folder, "blocked"), fresh)
+
+
+def killed_and_resumed_gives_the_same_bytes(folder):
+    """SIGKILL goes on at what was saved last; SIGINT behind the batch at hand."""
+    source = write_lines(os.path.join(folder, "d.jsonl"), skills_records(220))
+    where = random.Random(5)
+    for damage, numbers in (("jsd", (signal.SIGKILL, signal.SIGINT)), ("delta_nll", (signal.SIGKILL,))):
+        spec = selection(source, parameters={"damage": damage}, budget={"fraction": 0.2}, dataset={"template": "alpaca"})
+        whole = os.path.join(folder, damage)
+        started = time.monotonic()
+        run(spec, whole)
+        seconds = time.monotonic() - started
+        for number in numbers:
+            out = os.path.join(folder, "%s-%d" % (damage, number))
+            run_disturbed(spec, out, where, seconds, number)
+            same_files(out, whole)
+
+
+# ---- what is measured ----------------------------------------------------------------------------------------------------
+
+
+def damages_are_those_of_pytorch(folder):
+    with open(os.path.join(GOLDEN, "expected.json")) as file:
+        expected = json.load(file)
+    pruned = pruned_by("random", len(expected["removed"]), seed=11)
+    kept = load(pruned, "plan.json")["kept"]
+    assert [2 * i + k for i, block in enumerate(kept) for k, name in enumerate(("attention", "ffn")) if not block[name]] == expected["removed"]
+    worst = {}
+    for damage in ("jsd", "kl", "delta_nll"):
+        out = os.path.join(folder, damage)
+        source = {"source": os.path.join(GOLDEN, "records.jsonl"), "instruction": "instruction", "input": "input", "response": "output"}
+        run(selection(source, parameters={"damage": damage}, pruned=pruned, dataset={"template": "alpaca", "max_tokens": 256}), out)
+        scores = scores_of(out)
+        assert len(scores) == len(expected["records"]) == 20
+        for got, wanted in zip(scores, expected["records"]):
+            assert (got["prompt_tokens"], got["response_tokens"]) == (wanted["prompt_tokens"], wanted["response_tokens"])
+            for name, value in ((damage, got["damage"]), ("entropy", got["entropy"])):
+                worst[name] = max(worst.get(name, 0), abs(value - wanted[name]))
+        order = sorted(range(20), key=lambda i: -expected["records"][i][damage])[:10]
+        assert [line["record"] - 1 for line in sorted((s for s in scores if "rank" in s), key=lambda s: s["rank"])] == order
+    print("# farthest from PyTorch: %s" % ", ".join("%s %.1e" % item for item in sorted(worst.items())))
+    assert all(value < 2e-5 for value in worst.values()), worst
+
+
+def identical_models_have_no_damage(folder):
+    source = write_lines(os.path.join(folder, "d.jsonl"), skills_records(30))
+    copy = os.path.join(folder, "copy")
+    shutil.copytree(MODEL, copy)
+    for damage in ("jsd", "kl", "delta_nll"):
+        for name, pruned in (("same", MODEL), ("copy", copy)):
+            out = os.path.join(folder, damage + name)
+            run(selection(source, parameters={"damage": damage}, pruned=pruned), out)
+            scores = scores_of(out)
+            assert [line["damage"] for line in scores] == [0] * 30, (damage, name)
+            assert [line["record"] for line in scores if "rank" in line] == list(range(1, 11))  # all equal: the first ones
+
+
+def records_that_cannot_be_chosen_say_why(folder):
+    first = [{"instruction": "Copy a:", "output": "a"}, {"instruction": "Copy b:", "output": ""}, {"instruction": "Copy a:", "output": "a"},
+             {"instruction": "Copy " + "a " * 200 + ":", "output": "a"}, {"instruction": "Copy c:", "output": "</s>"},
+             {"instruction": "Copy d:", "output": "d " * 100}]
+    second = [{"instruction": "Copy a:", "output": "a"}, {"instruction": "Copy e:", "output": "e</s>"}, {"instruction": "Copy e:", "output": "e"}]
+    sources = [write_lines(os.path.join(folder, "one.jsonl"), first), write_lines(os.path.join(folder, "two.jsonl"), second)]
+    out = os.path.join(folder, "out")
+    run(selection(sources, dataset={"max_tokens": 40}), out)
+    scores = scores_of(out)
+    assert [line["status"] for line in scores] == ["chosen", "empty_response", "duplicate", "long_prompt", "empty_response", "chosen", "duplicate",
+                                                   "chosen", "chosen"], scores
+    assert scores[2]["copy_of"] == scores[6]["copy_of"] == {"source": "one.jsonl", "record": 1}
+    assert scores[5]["is_truncated"] and scores[5]["prompt_tokens"] + scores[5]["response_tokens"] == 40 and not scores[0]["is_truncated"]
+    assert all(("score" in line) == (line["status"] == "chosen") == ("damage" in line) for line in scores)
+    # With and without the end of text they are the same to the models.
+    assert scores[7]["damage"] == scores[8]["damage"] and scores[7]["response_tokens"] == scores[8]["response_tokens"]
+    dataset = load(out, "report.json")["dataset"]
+    assert dataset["left_out"] == {"duplicate": 2, "empty_response": 2, "long_prompt": 1} and dataset["valid"] == 4 and dataset["truncated"] == 1
+    limited = os.path.join(folder, "limited")
+    run(selection([{"source": sources[0], "limit": 2}, {"source": sources[1], "limit": 1}]), limited)
+    assert [line["status"] for line in scores_of(limited)] == ["chosen", "empty_response", "duplicate"]
+
+
+def budgets_and_sets_at_their_edges(folder):
+    some = write_lines(os.path.join(folder, "some.jsonl"), skills_records(12))
+    one = write_lines(os.path.join(folder, "one.jsonl"), skills_records(1))
+    none = write_lines(os.path.join(folder, "none.jsonl"), [{"instruction": "Copy a:", "output": ""}] * 3)
+    for method in ("random", "longest", "top_damage"):
+        cases = (("zero", some, {"samples": 0}, 0, None), ("zero_tokens", some, {"tokens": 0}, 0, None), ("zero_share", some, {"fraction": 0}, 0, None),
+                 ("all", some, {"samples": 12}, 12, None), ("above", some, {"samples": 4000000000}, 12, "pays for all 12"),
+                 ("tokens_above", some, {"tokens": 9007199254740991}, 12, "pays for all 12"), ("one", one, {"samples": 1}, 1, None),
+                 ("little_of_one", one, {"fraction": 0.99}, 0, None), ("none", none, {"samples": 5}, 0, "no record can be chosen"))
+        for name, source, budget, count, warning in cases:
+            out = os.path.join(folder, "%s-%s" % (method, name))
+            run(selection(source, method, budget=budget), out)
+            assert len(chosen_of(out)) == count and set(sums(out)) == FILES, (method, name)
+            warnings = load(out, "report.json")["warnings"]
+            assert any(warning in item for item in warnings) if warning else warnings == [], (method, name, warnings)
+
+
+# ---- faults --------------------------------------------------------------------------------------------------------------
+
+
+def every_fault_of_a_request_at_once(folder):
+    spec = {"type": "selection", "model": MODEL, "dataset": {"sources": [{"source": 3}, {"sauce": "x"}], "template": "alpacca", "max_tokens": 1},
+            "method": {"type": "top_damage", "top_damage": {"damage": "none"}}, "budget": {"samples": 3, "fraction": 2}, "target": {}}
+    assert faults_of(spec, os.path.join(folder, "a")) == {
+        "/dataset/sources/0/source": "wrong_type", "/dataset/sources/1/source": "missing_field", "/dataset/sources/1/sauce": "unknown_field",
+        "/dataset/template": "unknown_value", "/dataset/max_tokens": "out_of_range", "/method/top_damage/damage": "unknown_value",
+        "/budget": "invalid_argument", "/budget/fraction": "out_of_range", "/target": "unknown_field"}
+    nowhere = os.path.join(folder, "nowhere")
+    assert faults_of(selection([nowhere + "1", nowhere + "2"], pruned=nowhere, embedding_model=nowhere, model=nowhere), os.path.join(folder, "b")) == {
+        "/model": "not_found", "/pruned_model": "not_found", "/embedding_model": "not_found", "/dataset/sources/0/source": "not_found",
+        "/dataset/sources/1/source": "not_found"}
+
+
+def every_fault_of_a_plan_at_once(folder):
+    empty = write_lines(os.path.join(folder, "empty.jsonl"), [])
+    some = write_lines(os.path.join(folder, "some.jsonl"), skills_records(3))
+    encoder = os.path.join(ROOT, "tests", "golden", "families", "bert")
+    sources = [empty, {"source": some, "messages": "m", "input": "i"}, {"source": some, "instruction": "i"}, some]
+    spec = selection(sources, pruned=None, dataset={"template": "custom", "max_tokens": 5000}, limits={"max_memory_bytes": 16777216})
+    assert faults_of(spec, os.path.join(folder, "a")) == {
+        "/dataset/sources/0/source": "text_too_short", "/dataset/sources/1": "invalid_argument", "/dataset/sources/2": "invalid_argument",
+        "/dataset/template_full": "missing_field", "/dataset/template_lone": "missing_field", "/dataset/max_tokens": "out_of_range",
+        "/pruned_model": "missing_field", "/limits/max_memory_bytes": "out_of_memory"}
+    spec = selection(some, pruned=encoder, embedding_model=folder, dataset={"template": "plain", "template_full": "{instruction}"})
+    faults = faults_of(spec, os.path.join(folder, "b"))
+    assert faults["/pruned_model"] == "unsupported" and faults["/dataset/template_full"] == "invalid_argument" and "/embedding_model" in faults
+    spec = selection(some, dataset={"template": "custom", "template_full": "{instruction} {inputs}", "template_lone": "{instruction}"})
+    assert faults_of(spec, os.path.join(folder, "c")) == {"/dataset/template": "invalid_argument"}
+    assert faults_of({**selection(some), "model": encoder}, os.path.join(folder, "d")) == {"/model": "unsupported"}
+    short = write_model(os.path.join(folder, "short"), config={"max_position_embeddings": 64})
+    assert faults_of(selection(some, pruned=short), os.path.join(folder, "e")) == {"/dataset/max_tokens": "out_of_range"}
+
+
+def what_a_data_set_cannot_be_names_file_and_place(folder):
+    good = json.dumps({"instruction": "Copy a:", "output": "a"})
+    cases = (("json", [good, '{"instruction": "x", "output": }'], "json.jsonl, line 2"), ("member", [good, '{"instruction": "x"}'], "member.jsonl, line 2"),
+             ("unknown", ['{"a": "x"}'], "the first record has: a"), ("blank", ["", " "], "blank.jsonl"), ("list", [good, "[]"], "list.jsonl, line 2"))
+    for name, lines, wanted in cases:
+        path = write_lines(os.path.join(folder, name + ".jsonl"), lines)
+        _, errors = run(selection([write_lines(os.path.join(folder, "good.jsonl"), [good]), path], "random"), os.path.join(folder, name), expect=1)
+        assert wanted in errors, (name, errors)
+        assert not os.path.exists(os.path.join(folder, name, "selected.jsonl"))
+    path = os.path.join(folder, "latin.jsonl")
+    with open(path, "wb") as file:
+        file.write(good.encode() + b'\n{"instruction": "caf\xe9", "output": "a"}\n')
+    _, errors = run(selection(path, "random"), os.path.join(folder, "latin"), expect=1)
+    assert "latin.jsonl" in errors and "UTF-8" in errors, errors
+
+
+def a_pruned_model_of_another_kind_is_refused(folder):
+    source = write_lines(os.path.join(folder, "d.jsonl"), skills_records(5))
+    tiny = write_model(os.path.join(folder, "tiny"))
+    _, errors = run(selection(source, pruned=tiny), os.path.join(folder, "a"), expect=1)
+    assert "/pruned_model" in errors and "265 tokens" in errors and "675" in errors, errors
+    # The same words in another order, of as many tokens: only a warning, and the original's are used.
+    other = os.path.join(folder, "other")
+    shutil.copytree(pruned_by(), other)
+    with open(os.path.join(other, "tokenizer.json")) as file:
+        tokenizer = json.load(file)
+    with open(os.path.join(other, "tokenizer.json"), "w") as file:
+        json.dump({**tokenizer, "truncation": None}, file, indent=3)
+    run(selection(source, pruned=other), os.path.join(folder, "b"))
+    run(selection(source), os.path.join(folder, "c"))
+    assert "tokenizer file differs" in " ".join(load(os.path.join(folder, "b"), "report.json")["warnings"])
+    assert chosen_of(os.path.join(folder, "b")) == chosen_of(os.path.join(folder, "c"))
+    os.unlink(os.path.join(other, "tokenizer.json"))
+    run(selection(source, pruned=other), os.path.join(folder, "d"))
+    assert "no tokenizer of its own" in " ".join(load(os.path.join(folder, "d"), "report.json")["warnings"])
+    assert chosen_of(os.path.join(folder, "d")) == chosen_of(os.path.join(folder, "c"))
+
+
+def a_token_beyond_the_pruned_vocabulary_names_the_record(folder):
+    """A model without a tokenizer of its own, whose vocabulary ends before the original's."""
+    source = write_lines(os.path.join(folder, "d.jsonl"), [{"instruction": "\t", "output": "\t"}] + skills_records(2))
+    tiny = write_model(os.path.join(folder, "tiny"))
+    os.unlink(os.path.join(tiny, "tokenizer.json"))
+    _, errors = run(selection(source, pruned=tiny), os.path.join(folder, "out"), expect=1)
+    assert "/pruned_model" in errors and "d.jsonl, record 2 has token" in errors and "265" in errors, errors
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.modules[__name__]))
