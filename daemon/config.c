@@ -53,7 +53,7 @@ static const struct config_key keys[CONFIG_COUNT] = {
                                              CONFIG_BYTES, 0, 16 * TIB, NULL, "0",
                                              "largest size of the database; 0: none"},
     [CONFIG_STORAGE_SCORE_CACHE_BYTES] = {"storage", "score_cache_bytes", "score-cache-bytes", CONFIG_BYTES,
-                                          0, 16 * TIB, NULL, "1G",
+                                          0, 16 * TIB, NULL, "8G",
                                           "scores kept for later jobs on the same data; 0: none"},
     [CONFIG_MODELS_ROOTS] = {"models", "roots", "root", CONFIG_LIST, 0, 0, NULL, "",
                              "folders that models and texts may be read from"},

@@ -55,7 +55,7 @@ static void defaults_are_complete_and_valid(void **state)
     assert_int_equal(config.slots, 1);
     assert_int_equal(config.lease_ms, 30000);
     assert_int_equal(config.reserve_bytes, 256u << 20);
-    assert_int_equal(config.score_cache_bytes, 1u << 30);
+    assert_int_equal(config.score_cache_bytes, 8ull << 30);
     assert_true(config.threads >= 1);
     assert_true(config.memory_bytes > 0);
     assert_null(config.token);
