@@ -2,15 +2,14 @@
 #include "workers/select/measure.h"
 #include "workers/select/select.h"
 
-#include <string.h>
-
 static const struct param_spec params[] = {MEASURE_DAMAGE_PARAM};
 
 static bool top_damage_select(const struct select_run *run, struct selection *ret_selection,
                               struct error *error)
 {
-    memcpy(ret_selection->scores, run->records->damages,
-           ret_selection->count * sizeof *ret_selection->scores);
+    for (size_t i = 0; i < ret_selection->count; i++) { /* of no record there is no column */
+        ret_selection->scores[i] = run->records->damages[i];
+    }
     ret_selection->score_name = "damage";
     return selection_take_best(ret_selection, run, RANKING_FALLING, error);
 }

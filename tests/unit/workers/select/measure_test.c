@@ -129,6 +129,7 @@ static void check_of_one(const char *backend)
     OWNED_MEMORY double *losses = read_column(&pass, pass.layout.losses, count);
     OWNED_MEMORY double *alone = read_column(&pass, pass.layout.alone, count);
     OWNED_MEMORY double *el2n = read_column(&pass, pass.layout.el2n, count);
+    OWNED_MEMORY double *entropies = read_column(&pass, pass.layout.entropies, count);
     const float *pools = (const float *)(const void *)(bytes + pass.layout.pools);
     const float *states = (const float *)(const void *)(bytes + pass.layout.states);
     for (size_t at = 0; at < count; at++) {
@@ -139,6 +140,7 @@ static void check_of_one(const char *backend)
             take_logs(fixture.model, item->tokens, item->prompt_count, item->response_count, VOCAB);
         assert_close(losses[v], plain_loss(logs, response, item->response_count, VOCAB), 1e-5);
         assert_close(el2n[v], plain_el2n(logs, response, item->response_count, VOCAB), 1e-5);
+        assert_close(entropies[v], plain_entropy(logs, item->response_count, VOCAB), 1e-5);
         int32_t after_lone[LONGEST + COUNT_OF(lone)] = {lone[0], lone[1]};
         memcpy(after_lone + COUNT_OF(lone), response, item->response_count * sizeof *response);
         OWNED_MEMORY double *lone_logs =
@@ -271,10 +273,10 @@ static void each_figure_by_itself_is_the_same(void **state)
     fixture_open(&deep, "native", 2, &fixture);
     run_pass(records, fixture.model, &all_of_one, (struct setting){64, false}, NULL, NULL, &whole);
     OWNED_MEMORY char *bytes = read_bytes(&whole);
-    const struct measure_request requests[] = {
-        {.pools = true}, {.losses = true}, {.alone = true}, {.el2n = true}, {.states = true}};
-    const uint64_t offsets[] = {whole.layout.pools, whole.layout.losses, whole.layout.alone,
-                                whole.layout.el2n, whole.layout.states};
+    const struct measure_request requests[] = {{.pools = true}, {.losses = true},    {.alone = true},
+                                               {.el2n = true},  {.entropies = true}, {.states = true}};
+    const uint64_t offsets[] = {whole.layout.pools, whole.layout.losses,    whole.layout.alone,
+                                whole.layout.el2n,  whole.layout.entropies, whole.layout.states};
     for (size_t r = 0; r < COUNT_OF(requests); r++) {
         struct pass one;
         run_pass(records, fixture.model, &requests[r], (struct setting){64, false}, NULL, NULL, &one);
@@ -357,8 +359,9 @@ static int32_t mark_record(struct records *records, bool is_in_response)
 static void a_record_that_gives_no_numbers_is_named(void **state)
 {
     (void)state;
-    const struct measure_request requests[] = {
-        {.losses = true}, {.el2n = true}, {.alone = true}, {.damage = MEASURE_JSD}, {.damage = MEASURE_KL}};
+    const struct measure_request requests[] = {{.losses = true},        {.el2n = true},
+                                               {.entropies = true},     {.alone = true},
+                                               {.damage = MEASURE_JSD}, {.damage = MEASURE_KL}};
     static const size_t batches[] = {1, 64, ALL};
     OWNED_MEMORY struct records *records = memory_create(1, sizeof *records);
     make_records(records, VOCAB);
@@ -502,6 +505,14 @@ static double length_of(const float *vector, size_t size)
     return sqrt(square);
 }
 
+static void centre(float *vectors, size_t count, size_t size)
+{
+    double means[2];
+    assert_true(size <= COUNT_OF(means));
+    measure_mean(vectors, count, size, means);
+    measure_embeddings(vectors, count, size, means);
+}
+
 static void vectors_become_embeddings(void **state)
 {
     (void)state;
@@ -510,7 +521,9 @@ static void vectors_become_embeddings(void **state)
         OWNED_MEMORY float *raw = plain_rows((size_t)COUNT * SIZE, 9);
         OWNED_MEMORY float *vectors = memory_create((size_t)COUNT * SIZE, sizeof *vectors);
         memcpy(vectors, raw, (size_t)COUNT * SIZE * sizeof *raw);
-        measure_embeddings(vectors, COUNT, SIZE, is_centred == 1);
+        double means[SIZE];
+        measure_mean(raw, COUNT, SIZE, means);
+        measure_embeddings(vectors, COUNT, SIZE, is_centred == 1 ? means : NULL);
         for (size_t i = 0; i < COUNT; i++) {
             double expected[SIZE], square = 0;
             for (size_t c = 0; c < SIZE; c++) {
@@ -533,29 +546,29 @@ static void vectors_without_direction_become_zero(void **state)
 {
     (void)state;
     float one[] = {3, -4}, same[] = {0.1F, 0.7F, 0.1F, 0.7F, 0.1F, 0.7F}, zeros[] = {0, 0, 3, 4};
-    measure_embeddings(one, 1, 2, false);
+    measure_embeddings(one, 1, 2, NULL);
     assert_close((double)one[0], 0.6, 1e-7);
     assert_close((double)one[1], -0.8, 1e-7);
-    measure_embeddings(one, 1, 2, true); /* one record is its own mean */
+    centre(one, 1, 2); /* one record is its own mean */
     assert_true(one[0] == 0.0F && one[1] == 0.0F);
-    measure_embeddings(same, 3, 2, true);
+    centre(same, 3, 2);
     for (size_t i = 0; i < COUNT_OF(same); i++) {
         assert_true(same[i] == 0.0F);
     }
-    measure_embeddings(zeros, 2, 2, false);
+    measure_embeddings(zeros, 2, 2, NULL);
     assert_true(zeros[0] == 0.0F && zeros[1] == 0.0F);
     assert_close((double)zeros[3], 0.8, 1e-7);
     /* Far from one, and beside a direction that all share. */
     float large[] = {1e30F, 1e30F, -1e30F, 1e30F}, small[] = {1e-30F, 0, 0, -1e-30F};
     float shared[] = {100, 0.001F, 100, -0.001F};
-    measure_embeddings(large, 2, 2, false);
-    measure_embeddings(small, 2, 2, false);
-    measure_embeddings(shared, 2, 2, true);
+    measure_embeddings(large, 2, 2, NULL);
+    measure_embeddings(small, 2, 2, NULL);
+    centre(shared, 2, 2);
     assert_close((double)large[2], -sqrt(0.5), 1e-6);
     assert_close((double)small[3], -1, 1e-6);
     assert_close((double)shared[1], 1, 1e-6);
     assert_close((double)shared[3], -1, 1e-6);
-    measure_embeddings(NULL, 0, 5, true);
+    measure_embeddings(NULL, 0, 5, NULL);
 }
 
 int main(void)

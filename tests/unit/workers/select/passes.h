@@ -15,7 +15,7 @@
 
 enum { RECORDS = 23, LONGEST = 40, COMMON = 3, ALL = 1000000 };
 static const struct measure_request all_of_one = {
-    .pools = true, .losses = true, .alone = true, .el2n = true, .states = true};
+    .pools = true, .losses = true, .alone = true, .el2n = true, .entropies = true, .states = true};
 
 /* ---- records ----------------------------------------------------------------------------------------------------- */
 
