@@ -106,30 +106,73 @@ const struct api_job_type *catalogue_find_type(const struct api *api, const char
     return NULL;
 }
 
-void handle_methods(struct request *request)
+/* The job type that the query names; *ret_type NULL where it names none. */
+static bool find_wanted_type(struct request *request, const char **ret_type, struct error *error)
 {
-    request_answer_json(request, 200, json_incref(request->api->methods));
+    const char *type = target_find_query(&request->target, "job_type");
+    if (type != NULL && catalogue_find_type(request->api, type) == NULL) {
+        FINISHED(text) known = {0};
+        for (size_t i = 0; i < request->api->job_type_count; i++) {
+            text_append_format(&known, "%s%s", i > 0 ? ", " : "", request->api->job_types[i].name);
+        }
+        return error_set_field(error, ERROR_UNKNOWN_VALUE, "job_type",
+                               "there is no job type \"%.60s\"; there are %s", type, known.bytes);
+    }
+    *ret_type = type;
+    return true;
 }
 
+static bool is_of_type(const json_t *method, const char *type)
+{
+    const char *own = json_string_value(json_object_get(method, "job_type"));
+    return type == NULL || (own != NULL && strcmp(own, type) == 0);
+}
+
+void handle_methods(struct request *request)
+{
+    const char *type = NULL;
+    struct error error = {0};
+    if (!find_wanted_type(request, &type, &error)) {
+        request_answer_error(request, 0, &error);
+        return;
+    }
+    json_t *answer = json_copy(request->api->methods), *data = json_array(), *method = NULL;
+    size_t index = 0;
+    json_array_foreach(json_object_get(answer, "data"), index, method)
+    {
+        if (is_of_type(method, type)) {
+            (void)json_array_append(data, method);
+        }
+    }
+    json_put(answer, "data", data);
+    request_answer_json(request, 200, answer);
+}
+
+/* Methods of two job types may share a name: the first of the list answers, unless the query says which. */
 void handle_method(struct request *request)
 {
-    const char *wanted = request_variable(request, 0);
+    const char *wanted = request_variable(request, 0), *type = NULL;
     json_t *data = json_object_get(request->api->methods, "data"), *method = NULL;
-    struct text known = {0};
+    FINISHED(text) known = {0};
+    struct error error = {0};
     size_t index = 0;
+    if (!find_wanted_type(request, &type, &error)) {
+        request_answer_error(request, 0, &error);
+        return;
+    }
     json_array_foreach(data, index, method)
     {
         const char *name = json_string_value(json_object_get(method, "id"));
+        if (!is_of_type(method, type)) {
+            continue;
+        }
         if (strcmp(name, wanted) == 0) {
-            text_finish(&known);
             request_answer_json(request, 200, json_incref(method));
             return;
         }
-        text_append_format(&known, "%s%s", index > 0 ? ", " : "", name);
+        text_append_format(&known, "%s%s", known.length > 0 ? ", " : "", name);
     }
-    struct error error = {0};
     (void)error_set_field(&error, ERROR_NOT_FOUND, "name", "there is no method \"%.60s\"; there are %.250s",
                           wanted, known.bytes != NULL ? known.bytes : "none");
-    text_finish(&known);
     request_answer_error(request, 0, &error);
 }

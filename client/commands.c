@@ -296,9 +296,17 @@ static void print_named(const struct client *client, const json_t *item)
                  *text_of(item, "summary") != '\0' ? text_of(item, "summary") : id);
 }
 
+/* Methods of two job types may share a name. */
+static void print_method(const struct client *client, const json_t *item)
+{
+    (void)client;
+    (void)printf("%-10s %-20s %s\n", text_of(item, "job_type"), text_of(item, "name"),
+                 text_of(item, "summary"));
+}
+
 static enum client_exit methods(struct client *client)
 {
-    return list(client, "/v1/methods", print_named);
+    return list(client, "/v1/methods", print_method);
 }
 
 static enum client_exit models(struct client *client)
