@@ -219,25 +219,16 @@ static void check_pruned(const json_t *spec, const struct select_method *method,
     }
 }
 
-static json_t *list_stages(const struct select_method *method, const json_t *spec)
+/* What the job goes through, whether or not its method has anything to do there. */
+static json_t *list_stages(void)
 {
-    struct measure_request original, pruned;
-    selection_requests(spec, method, &original, &pruned);
-    bool has_encoder = (method->needs & SELECT_NEED_EMBEDDINGS) != 0 &&
-                       json_is_string(json_object_get(spec, "embedding_model"));
-    bool has_pass = method->needs != 0 && (method->needs != SELECT_NEED_EMBEDDINGS || !has_encoder);
-    json_t *stages = json_array();
-    const struct {
-        enum recipe_stage stage;
-        bool is_there;
-    } rows[] = {{STAGE_INSPECT, true},   {STAGE_READ, true},   {STAGE_EMBED, has_encoder},
-                {STAGE_SCORE, has_pass}, {STAGE_SELECT, true}, {STAGE_EXPORT, true}};
-    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
-        if (rows[i].is_there) {
-            CHECK(json_array_append_new(stages, json_string(recipe_stage_names[rows[i].stage])) == 0);
-        }
+    static const enum recipe_stage stages[] = {STAGE_INSPECT, STAGE_READ,   STAGE_EMBED,
+                                               STAGE_SCORE,   STAGE_SELECT, STAGE_EXPORT};
+    json_t *names = json_array();
+    for (size_t i = 0; i < sizeof stages / sizeof stages[0]; i++) {
+        CHECK(json_array_append_new(names, json_string(recipe_stage_names[stages[i]])) == 0);
     }
-    return stages;
+    return names;
 }
 
 static void put_resources(json_t *plan, const struct selection_size *size, struct error_list *faults)
@@ -259,7 +250,7 @@ static void put_resources(json_t *plan, const struct selection_size *size, struc
     json_put_i64(plan, "memory_bytes_least", (int64_t)memory.least_bytes);
     json_put(plan, "weights_streamed", json_boolean(memory.is_streamed));
     json_put_i64(plan, "disk_bytes", (int64_t)disk);
-    json_put_i64(plan, "records_at_most", (int64_t)size->records);
+    json_put_i64(plan, "records_estimated", (int64_t)size->records);
 }
 
 json_t *selection_plan(const struct recipe_job *job, const json_t *spec, const struct inventory *inventory,
@@ -307,7 +298,7 @@ json_t *selection_plan(const struct recipe_job *job, const json_t *spec, const s
                                         .limit_bytes = limit};
     json_t *plan = json_object();
     put_resources(plan, &size, faults);
-    json_put(plan, "stages", list_stages(method, spec));
+    json_put(plan, "stages", list_stages());
     json_put(plan, "warnings", json_array());
     return plan;
 }
