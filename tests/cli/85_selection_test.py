@@ -6,11 +6,12 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
 
-from command import ROOT, load, main, run, run_disturbed, sums
+from command import PROGRAM, ROOT, load, main, run, run_disturbed, sums
 from tiny_model import write_model
 
 HELPERS = ("main", "pruned_by", "skills_records", "write_lines", "selection", "scores_of", "chosen_of", "faults_of", "state_of", "same_files")
@@ -191,6 +192,28 @@ def threads_change_no_byte(folder):
         run(selection(source), outs[-1], "--threads", threads)
     same_files(outs[0], outs[1])
     same_files(outs[0], outs[2])
+
+
+def every_selector_gives_the_same_bytes_with_any_threads(folder):
+    """All that the catalogue has, by their defaults; what has none is given. Each keeps the budget, and takes nothing twice."""
+    records = [{**item, "complexity": i % 7, "quality": (i * i) % 11} for i, item in enumerate(skills_records(60))]
+    source = write_lines(os.path.join(folder, "d.jsonl"), records)
+    targets = write_lines(os.path.join(folder, "t.jsonl"), skills_records(9, skip=500))
+    given = {"rds": {"targets": [{"source": targets}]}, "gotd": {"targets": [{"source": targets}]},
+             "instruction_mining": {"columns": ["complexity", "quality"], "coefficients": [1, -0.5]}}
+    described = json.loads(subprocess.run([PROGRAM + "-worker", "--describe"], stdout=subprocess.PIPE, check=True).stdout)
+    methods = [item["name"] for item in described["methods"] if item["job_type"] == "selection"]
+    assert {"random", "longest", "top_damage"} <= set(methods)
+    for method in methods:
+        outs = [os.path.join(folder, "%s-%s" % (method, threads)) for threads in ("1", "7")]
+        for out, threads in zip(outs, ("1", "7")):
+            run(selection(source, method, given.get(method), budget={"tokens": 400}, pruned=pruned_by()), out, "--threads", threads)
+        same_files(*outs)
+        taken = [line for line in scores_of(outs[0]) if "rank" in line]
+        chosen = chosen_of(outs[0])
+        assert len(chosen) == len(set(chosen)) == len(taken) > 0, method
+        assert sum(line["prompt_tokens"] + line["response_tokens"] for line in taken) <= 400, method
+        assert [json.loads(line) for line in chosen] == [records[line["record"] - 1] for line in sorted(taken, key=lambda line: line["rank"])], method
 
 
 # ---- what is kept of the original ----------------------------------------------------------------------------------------
