@@ -15,6 +15,7 @@
 #include "base/hash.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "base/text.h"
 #include "daemon/attempt_internal.h"
 #include <signal.h>
 #include <stdlib.h>
@@ -128,8 +129,27 @@ static void run(struct attempt *attempt)
 
 /* ---- prepare ------------------------------------------------------------------------------------------- */
 
+/* Whether a model beside the job's own is what an earlier pruning job made of that very model: our exporter wrote its files, so that it can
+ * take nobody over whom the model itself could not. */
+static bool is_made_of_model(const struct attempt *attempt, size_t index)
+{
+    const struct sources *sources = &attempt->sources;
+    const char *uri = sources->models[index].uri;
+    if (index == 0 || uri == NULL || !text_starts_with(uri, "job:") || sources->models[0].uri == NULL) {
+        return false;
+    }
+    struct job *parent =
+        storage_peek_job(attempt->daemon->storage, attempt->job->tenant_id, uri + strlen("job:"));
+    const char *model = parent != NULL ? spec_model(parent->spec, 0) : NULL;
+    bool is_made =
+        model != NULL && strcmp(parent->type, "pruning") == 0 && strcmp(model, sources->models[0].uri) == 0;
+    job_release(parent);
+    return is_made;
+}
+
 /* Scores are kept in a folder of the models that they came from: a worker that one of its models has taken over can forge what later
- * jobs find for those very models, and nothing else. Without a folder the job does without; here the cache is also cut to its size. */
+ * jobs find for those very models, and nothing else. What was made of the job's own model needs no folder of its own, so that all its pruned
+ * forms find what was measured of it. Without a folder the job does without; here the cache is also cut to its size. */
 static void prepare_cache(struct attempt *attempt)
 {
     const struct config *config = attempt->daemon->config;
@@ -140,6 +160,9 @@ static void prepare_cache(struct attempt *attempt)
     json_put_text(owner, "tenant", attempt->job->tenant_id);
     for (size_t i = 0; i < SPEC_MODEL_COUNT; i++) {
         const struct model_source *model = &attempt->sources.models[i];
+        if (is_made_of_model(attempt, i)) {
+            continue;
+        }
         if (model->inventory != NULL) {
             json_put(owner, spec_models[i], json_incref(model->inventory));
         } else if (model->uri != NULL) {

@@ -172,6 +172,10 @@ def check_jobs(service):
                          (selection("job:" + parent["id"], dataset={"max_tokens": 20}), "miss")):
         job = finish(service, submit(service, body), "another one of the same models")
         tap.equal(service.get("/v1/jobs/%s/report" % job["id"]).json["passes"]["original"]["cache"], wanted, "it was a " + wanted)
+    other = finish(service, submit(service, dict(pruning(), target={"sublayers_removed": 1}), "pruning"), "another pruning of the same model")
+    job = finish(service, submit(service, selection("job:" + other["id"])), "a selection for it")
+    tap.equal(service.get("/v1/jobs/%s/report" % job["id"]).json["passes"]["original"]["cache"], "hit",
+              "another pruned form of the model reuses what was measured of it")
     same = finish(service, submit(service, selection("tiny")), "the original against itself")
     tap.equal({line["damage"] for line in jsonl(artifact(service, same, "scores.jsonl")) if "score" in line}, {0}, "has no damage")
 
