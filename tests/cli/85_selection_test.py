@@ -335,14 +335,14 @@ def records_that_cannot_be_chosen_say_why(folder):
     run(selection(sources, dataset={"max_tokens": 40}), out)
     scores = scores_of(out)
     assert [line["status"] for line in scores] == ["chosen", "empty_response", "duplicate", "long_prompt", "empty_response", "chosen", "duplicate",
-                                                   "chosen", "chosen"], scores
+                                                   "chosen", "duplicate"], scores
     assert scores[2]["copy_of"] == scores[6]["copy_of"] == {"source": "one.jsonl", "record": 1}
     assert scores[5]["is_truncated"] and scores[5]["prompt_tokens"] + scores[5]["response_tokens"] == 40 and not scores[0]["is_truncated"]
     assert all(("score" in line) == (line["status"] == "chosen") == ("damage" in line) for line in scores)
     # With and without the end of text they are the same to the models.
-    assert scores[7]["damage"] == scores[8]["damage"] and scores[7]["response_tokens"] == scores[8]["response_tokens"]
+    assert scores[8]["copy_of"] == {"source": "two.jsonl", "record": 2}
     dataset = load(out, "report.json")["dataset"]
-    assert dataset["left_out"] == {"duplicate": 2, "empty_response": 2, "long_prompt": 1} and dataset["valid"] == 4 and dataset["truncated"] == 1
+    assert dataset["left_out"] == {"duplicate": 3, "empty_response": 2, "long_prompt": 1} and dataset["valid"] == 3 and dataset["truncated"] == 1
     limited = os.path.join(folder, "limited")
     run(selection([{"source": sources[0], "limit": 2}, {"source": sources[1], "limit": 1}]), limited)
     assert [line["status"] for line in scores_of(limited)] == ["chosen", "empty_response", "duplicate"]

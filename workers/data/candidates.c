@@ -18,7 +18,7 @@ struct digest {
 struct encoding {
     const struct candidates_options *options;
     struct candidates *candidates;
-    struct digest *digests; /* [item_count] of prompt and response */
+    struct digest *digests; /* [item_count] of the tokens of prompt and response */
     pthread_mutex_t lock;
     size_t failed_item; /* guarded by lock: the first that failed; SIZE_MAX: none */
     struct error error; /* guarded by lock */
@@ -69,14 +69,15 @@ static bool encode_item(struct encoding *run, size_t index, struct tokens *token
         !check_tokens(tokens, options->config->vocab_size, error)) {
         return false;
     }
-    struct sha256 hash;
-    sha256_start(&hash);
-    sha256_update(&hash, prompt->bytes, prompt->length + 1); /* with its NUL, which neither text holds */
-    sha256_update(&hash, record->response, response_bytes);
-    sha256_end(&hash, run->digests[index].bytes);
     while (tokens->count > prompt_count && is_end(options->config, tokens->ids[tokens->count - 1])) {
         tokens->count--;
     }
+    struct sha256 hash;
+    uint64_t border = prompt_count;
+    sha256_start(&hash);
+    sha256_update(&hash, &border, sizeof border);
+    sha256_update(&hash, tokens->ids, tokens->count * sizeof *tokens->ids);
+    sha256_end(&hash, run->digests[index].bytes);
     if (tokens->count == prompt_count) {
         item->status = CANDIDATE_EMPTY_RESPONSE;
     } else if (prompt_count >= options->max_tokens) {

@@ -21,7 +21,7 @@ enum candidate_status {
     CANDIDATE_VALID,
     CANDIDATE_EMPTY_RESPONSE, /* nothing is left to learn */
     CANDIDATE_LONG_PROMPT,    /* the prompt alone reaches max_tokens */
-    CANDIDATE_DUPLICATE,      /* the same prompt and response stood before */
+    CANDIDATE_DUPLICATE,      /* the same tokens of prompt and response, before any cut, stood before */
     CANDIDATE_STATUS_COUNT,
 };
 extern const char *const candidate_status_names[CANDIDATE_STATUS_COUNT];
