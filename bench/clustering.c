@@ -2,10 +2,10 @@
  * bench/clustering.c: how long the clustering of records takes, and the searches that it and other selectors are made of, on made-up
  * embeddings. One line of JSON:
  *
- *     clustering clusters|exact|cells|k_means|k_center [--rows N] [--size N] [--threads N] [--count N] [--probes N] [--write FILE]
+ *     clustering clusters|exact|cells|k_means|k_center [--rows N] [--size N] [--threads N] [--count N] [--probes N] [--write FILE] [--labels FILE]
  *
  * clusters: from rows to labels, as PASER does it. count: neighbours, centroids or centres. --write: the rows as they are measured, float
- * [rows, size], for peers/published_clustering.py. Rows are of length 1: topics (one for 200 rows) and what varies within one live in
+ * [rows, size], for peers/published_clustering.py. --labels: uint32 [rows] of the clusters. Rows are of length 1: topics (one for 200 rows) and what varies within one live in
  * LATENT dimensions, which a random map takes to `size`, with a little noise in all of these; that is what a sentence
  * encoder's output looks like to a search.
  */
@@ -26,7 +26,7 @@
 enum { LATENT = 24, TOPIC_ROWS = 200, TASK_ROWS = 64 };
 
 struct bench {
-    const char *what, *path; /* path: where rows are written; NULL: nowhere */
+    const char *what, *path, *labels_path; /* where rows, and labels, are written; NULL: nowhere */
     size_t rows, size, threads, count, probes;
     float *values; /* [rows, size] */
     float *map;    /* [LATENT, size] */
@@ -40,6 +40,8 @@ static bool parse(int argc, char **argv, struct bench *bench)
         size_t value = (size_t)strtoull(argv[i + 1], NULL, 10);
         if (strcmp(argv[i], "--write") == 0) {
             bench->path = argv[i + 1];
+        } else if (strcmp(argv[i], "--labels") == 0) {
+            bench->labels_path = argv[i + 1];
         } else if (strcmp(argv[i], "--rows") == 0) {
             bench->rows = value;
         } else if (strcmp(argv[i], "--size") == 0) {
@@ -111,6 +113,7 @@ static bool run(const struct bench *bench, const struct dense_threads *threads, 
                                                    .count = bench->rows,
                                                    .size = bench->size,
                                                    .neighbour_count = bench->count,
+                                                   .exact_limit = CLUSTERING_EXACT_LIMIT,
                                                    .alpha = 1,
                                                    .form = CLUSTERING_QR,
                                                    .diffusion_time = 1,
@@ -122,7 +125,9 @@ static bool run(const struct bench *bench, const struct dense_threads *threads, 
             (void)snprintf(text, text_bytes, ", \"clusters\": %zu, \"report\": %s", clustering->cluster_count,
                            report);
         }
-        return clustering != NULL;
+        return clustering != NULL && (bench->labels_path == NULL ||
+                                      file_save(bench->labels_path, clustering->labels,
+                                                bench->rows * sizeof *clustering->labels, 0644, error));
     }
     if (strcmp(bench->what, "exact") == 0) {
         OWNED(neighbours)
@@ -169,7 +174,7 @@ int main(int argc, char **argv)
         (void)fprintf(
             stderr,
             "usage: clustering clusters|exact|cells|k_means|k_center [--rows N] [--size N] [--threads N] "
-            "[--count N] [--probes N] [--write FILE]\n");
+            "[--count N] [--probes N] [--write FILE] [--labels FILE]\n");
         return 2;
     }
     struct error error = {0};

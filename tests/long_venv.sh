@@ -3,9 +3,9 @@
 set -eu
 cd "$(dirname "$0")/.."
 [ -x venv/bin/python ] || python3 -m venv venv
-if ! venv/bin/python -c 'import torch, transformers, safetensors, tokenizers, numpy, sentencepiece, regex' 2>/dev/null; then
+if ! venv/bin/python -c 'import torch, transformers, safetensors, tokenizers, numpy, sentencepiece, regex, sklearn' 2>/dev/null; then
     venv/bin/pip install --quiet torch
-    venv/bin/pip install --quiet transformers safetensors tokenizers numpy sentencepiece regex
+    venv/bin/pip install --quiet transformers safetensors tokenizers numpy sentencepiece regex scikit-learn
 fi
 # llama.cpp and its own reader; llama-cpp-python compiles llama.cpp, which takes minutes once.
 venv/bin/python -c 'import gguf' 2>/dev/null || venv/bin/pip install --quiet gguf
