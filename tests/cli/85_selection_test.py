@@ -448,5 +448,56 @@ def a_token_beyond_the_pruned_vocabulary_names_the_record(folder):
     assert "/pruned_model" in errors and "d.jsonl, record 2 has token" in errors and "265" in errors, errors
 
 
+# ---- golden scores -------------------------------------------------------------------------------------------------------
+
+
+def golden_scores_say_what_was_asked(folder):
+    source = write_lines(os.path.join(folder, "d.jsonl"), skills_records(48))
+    targets = write_lines(os.path.join(folder, "t.jsonl"), skills_records(30, skip=100))
+    for name, parameters, asked, anchors in (("own", {"anchors": 20, "delta": 0}, 48 * 20 - 20, {"d.jsonl": 20}),
+                                             ("all", {"delta": 0}, 48 * 47, {"d.jsonl": 48}),
+                                             ("targets", {"delta": 0, "targets": [{"source": targets}]}, 48 * 30, {"t.jsonl": 30}),
+                                             ("early", {"delta": 0.2, "threshold": 0.7, "targets": [{"source": targets}]}, None, {"t.jsonl": 30})):
+        out = os.path.join(folder, name)
+        run(selection(source, "nuggets", parameters), out)
+        report, scores = load(out, "report.json"), scores_of(out)
+        details, sources = report["details"], [item["source"] for item in report["anchors"]]
+        assert {item: sources.count(item) for item in sources} == anchors, (name, sources)
+        assert len({(item["source"], item["record"]) for item in report["anchors"]}) == len(sources) == details["anchors"]
+        assert details["pairs"] == 48 * len(sources) and details["examples_cut"] == details["pairs_without_room"] == 0, details
+        assert details["pairs_of_the_same"] == (len(sources) if "d.jsonl" in anchors else 0), details
+        assert details["pairs_asked"] == asked if asked else 0 < details["pairs_asked"] < details["pairs"], details
+        assert details["records_above_threshold"] == sum(line["score"] > parameters.get("threshold", 0.85) for line in scores)
+        order = sorted(range(48), key=lambda i: -scores[i]["score"])[:10]  # ties go to the earlier record
+        assert [line["record"] - 1 for line in sorted((s for s in scores if "rank" in s), key=lambda s: s["rank"])] == order
+        for line in scores:
+            most = len(sources) - any(item == {"source": line["source"], "record": line["record"]} for item in report["anchors"])
+            wins = line["score"] * most
+            assert 0 <= line["score"] <= 1 and (asked is None or abs(wins - round(wins)) < 1e-9), (name, line)
+        assert len({line["score"] for line in scores}) > 3 and report["score_name"] == "golden_score"
+    whole, early = ([line["score"] for line in scores_of(os.path.join(folder, name))] for name in ("targets", "early"))
+    wrong = sum((a > 0.7) != (b > 0.7) for a, b in zip(whole, early))
+    assert wrong <= 0.2 * 48, wrong
+
+
+def golden_scores_are_the_same_bytes_after_a_stop(folder):
+    source = write_lines(os.path.join(folder, "d.jsonl"), skills_records(120))
+    spec = selection(source, "nuggets", {"anchors": 40, "threshold": 0.5, "delta": 0.1})
+    whole, other = os.path.join(folder, "whole"), os.path.join(folder, "threads")
+    started = time.monotonic()
+    run(spec, whole)
+    seconds = time.monotonic() - started
+    details = load(whole, "report.json")["details"]
+    assert 120 * 16 < details["pairs_asked"] < 120 * 40 * 0.9, details
+    run(spec, other, "--threads", "1")
+    same_files(other, whole)
+    where = random.Random(8)
+    for number in (signal.SIGKILL, signal.SIGINT):
+        out = os.path.join(folder, "stopped-%d" % number)
+        run_disturbed(spec, out, where, seconds, number)
+        same_files(out, whole)
+        assert load(out, "report.json")["details"] == details
+
+
 if __name__ == "__main__":
     sys.exit(main(sys.modules[__name__]))

@@ -68,7 +68,7 @@ bool selection_read_spec(struct recipe *recipe, struct error *error)
     const json_t *dataset = json_object_get(recipe->spec, "dataset");
     const char *form = json_string_value(json_object_get(dataset, "template"));
     recipe->selection = selection;
-    selection->original.fd = selection->damaged.fd = -1;
+    selection->original.fd = selection->damaged.fd = selection->asking.fd = -1;
     selection->method = selection_method(recipe->spec, &selection->parameters);
     recipe->method_name = selection->method->name;
     selection->max_tokens = (size_t)json_integer_value(json_object_get(dataset, "max_tokens"));
@@ -130,6 +130,14 @@ void selection_finish(struct selection_job *selection)
     inventory_destroy(selection->encoder.inventory);
     close_pass(&selection->original);
     close_pass(&selection->damaged);
+    close_pass(&selection->asking);
+    for (size_t j = 0; j < selection->anchor_count; j++) {
+        tokens_finish(&selection->follows[j]);
+    }
+    free(selection->follows);
+    free(selection->anchors);
+    free(selection->zero_shot);
+    free(selection->one_shot);
     free(selection->damages);
     free(selection->entropies);
     free(selection->losses);
@@ -281,6 +289,12 @@ static bool load_sets(struct recipe *recipe, const json_t *sources, const char *
     return true;
 }
 
+/* Where the method takes targets at all, and they are given. */
+static bool has_targets(const struct selection_job *selection)
+{
+    return json_array_size(json_object_get(selection->parameters, "targets")) > 0;
+}
+
 static bool load_all_sets(struct recipe *recipe, struct error *error)
 {
     struct selection_job *selection = recipe->selection;
@@ -288,9 +302,8 @@ static bool load_all_sets(struct recipe *recipe, struct error *error)
     char pointer[80];
     (void)snprintf(pointer, sizeof pointer, "/method/%s/targets", selection->method->name);
     return load_sets(recipe, sources, "/dataset/sources", &selection->dataset, error) &&
-           ((selection->method->needs & SELECT_NEED_TARGETS) == 0 ||
-            load_sets(recipe, json_object_get(selection->parameters, "targets"), pointer, &selection->targets,
-                      error));
+           (!has_targets(selection) || load_sets(recipe, json_object_get(selection->parameters, "targets"),
+                                                 pointer, &selection->targets, error));
 }
 
 static bool check_context(const struct recipe *recipe, struct error *error)
@@ -397,7 +410,7 @@ static bool read_targets(struct recipe *recipe, struct error *error)
     struct selection_job *selection = recipe->selection;
     struct selection_sets *targets = &selection->targets;
     bool is_there[SELECTION_SOURCES_MAX] = {false};
-    if ((selection->method->needs & SELECT_NEED_TARGETS) == 0) {
+    if (!has_targets(selection)) {
         return true;
     }
     if (!encode_sets(recipe, targets, error)) {

@@ -3,6 +3,7 @@
  *
  *     selection.c          what the request asks for; inspect and read: models, tokenizers, data sets, records
  *     selection_measure.c  embed and score: what models say of the records, kept on disk, the original's part for later jobs too
+ *     selection_one_shot.c  score: anchors, and what records do for their answers
  *     selection_choose.c   select: the selector, on arrays
  *     selection_report.c   export: selected.jsonl, scores.jsonl, report.json, request.json
  *     page_selection.c     report.html
@@ -17,6 +18,7 @@
 #include "workers/data/candidates.h"
 #include "workers/recipe/recipe_internal.h"
 #include "workers/select/measure.h"
+#include "workers/select/one_shot.h"
 #include "workers/select/select.h"
 
 #define SELECTION_SOURCES_MAX    256
@@ -65,6 +67,12 @@ struct selection_job {
     double *damages, *entropies, *losses, *alone_losses, *el2n; /* owned, [valid_count] */
     double *columns;                                            /* owned, [valid_count, column_count] */
     size_t column_count;
+    struct selection_pass asking;    /* one_shot.h; what follows is owned */
+    struct one_shot_anchor *anchors; /* [anchor_count], in the order in which they are asked */
+    struct tokens *follows;
+    size_t anchor_count;
+    double *zero_shot, *one_shot;
+    struct one_shot_counts one_shot_counts;
 };
 
 /* Of the resolved spec: the method, the template; faults are those that the catalogue cannot say. */
@@ -78,6 +86,20 @@ bool selection_read(struct recipe *recipe, struct error *error) MUST_USE;
 bool selection_embed(struct recipe *recipe, struct error *error) MUST_USE;
 bool selection_score(struct recipe *recipe, struct error *error) MUST_USE;
 bool selection_choose(struct recipe *recipe, struct error *error) MUST_USE;
+
+/* A pass that goes on: what measure.h and one_shot.h call as `advanced`, with a selection_going. */
+struct selection_going {
+    struct recipe *recipe;
+    const char *member; /* of recipe->done: how many steps are done */
+    int fd;             /* its file */
+};
+bool selection_advance(void *context, size_t done, size_t total, struct error *error) MUST_USE;
+size_t selection_done_before(const struct recipe *recipe, const char *member);
+/* In the work folder, read and write, of so many bytes; -1 with an error. */
+int selection_open_file(const struct recipe *recipe, const char *name, uint64_t bytes,
+                        struct error *error) MUST_USE;
+/* After the embeddings. */
+bool selection_ask_one_shot(struct recipe *recipe, struct error *error) MUST_USE;
 bool selection_export(struct recipe *recipe, json_t **ret_result, struct error *error) MUST_USE;
 
 /* What the passes of a request measure. */

@@ -95,7 +95,10 @@ bool selection_choose(struct recipe *recipe, struct error *error)
                                            .alone_losses = selection->alone_losses,
                                            .el2n = selection->el2n,
                                            .columns = selection->columns,
-                                           .column_count = selection->column_count};
+                                           .column_count = selection->column_count,
+                                           .zero_shot = selection->zero_shot,
+                                           .one_shot = selection->one_shot,
+                                           .anchor_count = selection->anchor_count};
     const struct dense_threads threads = {recipe->pool, &recipe->local_cancel};
     const struct select_run run = {.records = &records,
                                    .targets = selection->targets.candidates != NULL ? &targets : NULL,
@@ -106,6 +109,12 @@ bool selection_choose(struct recipe *recipe, struct error *error)
                                    .context = recipe,
                                    .progress = tell_progress};
     is_good = is_good && selection->method->select(&run, selection->selection, error);
+    if (selection->anchor_count > 0) {
+        json_t *details = selection->selection->details;
+        json_put_i64(details, "examples_cut", (int64_t)selection->one_shot_counts.cut);
+        json_put_i64(details, "pairs_of_the_same", (int64_t)selection->one_shot_counts.leaks);
+        json_put_i64(details, "pairs_without_room", (int64_t)selection->one_shot_counts.no_room);
+    }
     free_arrays(&arrays);
     return is_good && recipe_check(recipe, error);
 }

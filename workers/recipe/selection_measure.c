@@ -19,20 +19,15 @@
 #include <string.h>
 #include <unistd.h>
 
-#define FOOT_BYTES 128
-#define FOOT_MAGIC "PRUNEDMO"
-#define COPY_BYTES ((size_t)4 << 20)
+#define FOOT_BYTES      128
+#define FOOT_MAGIC      "PRUNEDMO"
+#define COPY_BYTES      ((size_t)4 << 20)
+#define ONE_SHOT_BORDER 0.02 /* one pass, then one for each anchor */
 
 /* ---- a pass that goes on ----------------------------------------------------------------------------------------- */
 
-struct going {
-    struct recipe *recipe;
-    const char *member; /* of recipe->done: how many records are done */
-    int fd;
-};
-
 /* Figures are durable before the checkpoint says so. */
-static bool save_place(struct going *going, size_t done, struct error *error)
+static bool save_place(struct selection_going *going, size_t done, struct error *error)
 {
     if (!file_sync(going->fd, error)) {
         return false;
@@ -41,9 +36,9 @@ static bool save_place(struct going *going, size_t done, struct error *error)
     return recipe_save(going->recipe, error);
 }
 
-static bool advance(void *context, size_t done, size_t total, struct error *error)
+bool selection_advance(void *context, size_t done, size_t total, struct error *error)
 {
-    struct going *going = context;
+    struct selection_going *going = context;
     struct recipe *recipe = going->recipe;
     progress_step(recipe, done, total, "records");
     double seconds = (double)(clock_boot_ns(&clock_system) - recipe->saved_ns) / 1e9;
@@ -54,12 +49,12 @@ static bool advance(void *context, size_t done, size_t total, struct error *erro
     return recipe_check(recipe, error);
 }
 
-static size_t done_before(const struct recipe *recipe, const char *member)
+size_t selection_done_before(const struct recipe *recipe, const char *member)
 {
     return (size_t)json_integer_value(json_object_get(recipe->done, member));
 }
 
-static int open_work_file(const struct recipe *recipe, const char *name, uint64_t bytes, struct error *error)
+int selection_open_file(const struct recipe *recipe, const char *name, uint64_t bytes, struct error *error)
 {
     OWNED_MEMORY char *path = file_join(recipe->job->work_folder, name);
     OWNED_FD int fd = file_system->open(AT_FDCWD, path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
@@ -138,7 +133,7 @@ static bool run_encoder(struct recipe *recipe, const struct candidates *candidat
     struct model *encoder = is_good ? recipe_open_model(recipe, selection->encoder.inventory,
                                                         selection->encoder.folder, MEMORY_SCORE, error)
                                     : NULL;
-    struct going going = {recipe, member, fd};
+    struct selection_going going = {recipe, member, fd};
     const struct measure_encoding encoding = {.encoder = encoder,
                                               .sequences = sequences,
                                               .count = count,
@@ -146,8 +141,8 @@ static bool run_encoder(struct recipe *recipe, const struct candidates *candidat
                                               .fd = fd,
                                               .cancel = &recipe->local_cancel,
                                               .context = &going,
-                                              .advanced = advance};
-    is_good = encoder != NULL && measure_encode(&encoding, done_before(recipe, member), error);
+                                              .advanced = selection_advance};
+    is_good = encoder != NULL && measure_encode(&encoding, selection_done_before(recipe, member), error);
     recipe_close_model(recipe, encoder);
     for (size_t i = 0; i < count && tokens != NULL; i++) {
         tokens_finish(&tokens[i]);
@@ -172,9 +167,10 @@ static bool embed_sets(struct recipe *recipe, struct selection_sets *sets, const
     if (count == 0) {
         return true;
     }
-    OWNED_FD int fd = open_work_file(recipe, file, count * size * sizeof(float), error);
+    OWNED_FD int fd = selection_open_file(recipe, file, count * size * sizeof(float), error);
     if (fd < 0 ||
-        (done_before(recipe, member) < count && !run_encoder(recipe, sets->candidates, fd, member, error)) ||
+        (selection_done_before(recipe, member) < count &&
+         !run_encoder(recipe, sets->candidates, fd, member, error)) ||
         !read_vectors(fd, 0, size, sets, error)) {
         return false;
     }
@@ -313,7 +309,7 @@ static bool run_pass(struct recipe *recipe, struct selection_pass *pass, const s
 {
     struct selection_job *selection = recipe->selection;
     struct tokens lone = {0};
-    struct going going = {recipe, member, pass->fd};
+    struct selection_going going = {recipe, member, pass->fd};
     int64_t start_ns = clock_boot_ns(&clock_system);
     bool is_good = !pass->request.alone || make_lone_prompt(recipe, model, &lone, error);
     const struct measure_pass run = {.model = model,
@@ -328,8 +324,8 @@ static bool run_pass(struct recipe *recipe, struct selection_pass *pass, const s
                                      .batch_tokens = recipe->memory.batch_tokens,
                                      .cancel = &recipe->local_cancel,
                                      .context = &going,
-                                     .advanced = advance};
-    is_good = is_good && measure_run(&run, done_before(recipe, member), error);
+                                     .advanced = selection_advance};
+    is_good = is_good && measure_run(&run, selection_done_before(recipe, member), error);
     tokens_finish(&lone);
     pass->seconds = (double)(clock_boot_ns(&clock_system) - start_ns) / 1e9;
     return is_good;
@@ -347,11 +343,11 @@ static bool measure_original(struct recipe *recipe, struct error *error)
     if (pass->is_from_cache) {
         return true;
     }
-    pass->fd = open_work_file(recipe, "original.pass", pass->layout.bytes, error);
+    pass->fd = selection_open_file(recipe, "original.pass", pass->layout.bytes, error);
     if (pass->fd < 0) {
         return false;
     }
-    if (done_before(recipe, "original_done") < selection->dataset.candidates->valid_count) {
+    if (selection_done_before(recipe, "original_done") < selection->dataset.candidates->valid_count) {
         struct model *model =
             recipe_open_model(recipe, recipe->inventory, recipe->job->model_folder, MEMORY_SCORE, error);
         bool is_good = model != NULL &&
@@ -372,11 +368,11 @@ static bool measure_pruned(struct recipe *recipe, struct error *error)
 {
     struct selection_job *selection = recipe->selection;
     struct selection_pass *pass = &selection->damaged;
-    pass->fd = open_work_file(recipe, "pruned.pass", pass->layout.bytes, error);
+    pass->fd = selection_open_file(recipe, "pruned.pass", pass->layout.bytes, error);
     if (pass->fd < 0) {
         return false;
     }
-    if (done_before(recipe, "pruned_done") >= selection->dataset.candidates->valid_count) {
+    if (selection_done_before(recipe, "pruned_done") >= selection->dataset.candidates->valid_count) {
         return true;
     }
     struct model *model =
@@ -400,12 +396,12 @@ static bool measure_targets(struct recipe *recipe, const double *mean, struct er
     size_t size = recipe->inventory->config.hidden_size, count = targets->candidates->valid_count;
     struct selection_pass pass = {.request = {.pools = true}};
     measure_lay_out(&pass.request, &targets->order, size, &pass.layout);
-    OWNED_FD int fd = open_work_file(recipe, "targets.pass", pass.layout.bytes, error);
+    OWNED_FD int fd = selection_open_file(recipe, "targets.pass", pass.layout.bytes, error);
     pass.fd = fd;
     if (fd < 0) {
         return false;
     }
-    if (done_before(recipe, "targets_done") < count) {
+    if (selection_done_before(recipe, "targets_done") < count) {
         struct model *model =
             recipe_open_model(recipe, recipe->inventory, recipe->job->model_folder, MEMORY_SCORE, error);
         bool is_good =
@@ -499,12 +495,14 @@ bool selection_score(struct recipe *recipe, struct error *error)
     if (selection->dataset.candidates->valid_count == 0) {
         return true;
     }
+    bool asks = (selection->method->needs & SELECT_NEED_ONE_SHOT) != 0;
     double border = has_original && has_pruned ? 0.5 : has_original ? 1 : 0;
+    border = asks && has_original ? ONE_SHOT_BORDER : border;
     progress_part(recipe, 0, border);
     if (has_original && !measure_original(recipe, error)) {
         return false;
     }
     progress_part(recipe, border, 1);
     return (!has_pruned || measure_pruned(recipe, error)) && read_columns(recipe, error) &&
-           make_embeddings(recipe, error);
+           make_embeddings(recipe, error) && (!asks || selection_ask_one_shot(recipe, error));
 }

@@ -10,6 +10,7 @@
 #include "base/check.h"
 #include "base/file.h"
 #include "base/memory.h"
+#include "base/text.h"
 #include "workers/model/architecture.h"
 #include "workers/model/weights.h"
 #include <stdlib.h>
@@ -23,6 +24,9 @@
 /* Measured of clusterings: neighbours, graph and spectrum for each record, beside its embedding; products. */
 #define CLUSTER_BYTES       ((uint64_t)2600)
 #define CLUSTER_SCRATCH     ((uint64_t)64 << 20)
+#define TALLY_BYTES         ((uint64_t)32) /* of one that asks anchors */
+#define JOINT_TOKENS        16
+#define PAIRS_MANY          100000          /* of records and anchors */
 #define RECORD_BYTES        ((uint64_t)256) /* of records, candidates, scores, lines of the result */
 
 static uint64_t larger(uint64_t a, uint64_t b)
@@ -34,6 +38,22 @@ static uint64_t larger(uint64_t a, uint64_t b)
 struct share {
     uint64_t weights_held, weights_least, working;
 };
+
+/* Of a method that asks anchors: at most so many. */
+static uint64_t anchors_of(const struct selection_size *size)
+{
+    const json_t *parameters = json_object_get(json_object_get(size->spec, "method"), size->method->name);
+    return (size->method->needs & SELECT_NEED_ONE_SHOT) != 0
+               ? (uint64_t)json_integer_value(json_object_get(parameters, "anchors"))
+               : 0;
+}
+
+/* A record behind another, and what stands between them. */
+static size_t longest_pair(const struct inventory *original, size_t longest)
+{
+    size_t context = original->config.context_tokens, pair = 2 * longest + JOINT_TOKENS;
+    return pair < context ? pair : context;
+}
 
 static struct share measure_model(const struct selection_size *size, const struct recipe_compute *compute,
                                   const struct inventory *inventory, size_t longest)
@@ -66,7 +86,9 @@ static void measure_phases(const struct selection_size *size, struct phases *ret
         if (models[i] == NULL) {
             continue;
         }
-        struct share share = measure_model(size, &compute, models[i], longest);
+        bool asks = i == 0 && anchors_of(size) > 0;
+        size_t pair = longest_pair(models[i], longest);
+        struct share share = measure_model(size, &compute, models[i], asks ? pair : longest);
         phases.pass_held = larger(phases.pass_held, share.weights_held);
         phases.pass_least = larger(phases.pass_least, share.weights_least);
         working = larger(working, share.working);
@@ -75,6 +97,12 @@ static void measure_phases(const struct selection_size *size, struct phases *ret
             larger(phases.states[0], measure_bytes(&models[i]->config, request, BATCH_TOKENS, longest));
         phases.states[1] = larger(phases.states[1],
                                   measure_bytes(&models[i]->config, request, LITTLE_BATCH_TOKENS, longest));
+        if (asks) {
+            phases.states[0] =
+                larger(phases.states[0], one_shot_bytes(&models[i]->config, BATCH_TOKENS, pair));
+            phases.states[1] =
+                larger(phases.states[1], one_shot_bytes(&models[i]->config, LITTLE_BATCH_TOKENS, pair));
+        }
     }
     if (pruned.damage != MEASURE_NO_DAMAGE) {
         struct weights_size weights;
@@ -88,6 +116,8 @@ static void measure_phases(const struct selection_size *size, struct phases *ret
         phases.choose = size->records * (2 * (uint64_t)config->hidden_size * sizeof(float) + CLUSTER_BYTES) +
                         CLUSTER_SCRATCH;
     }
+    phases.fixed +=
+        size->records * (anchors_of(size) * sizeof(double) + (anchors_of(size) > 0 ? TALLY_BYTES : 0));
     *ret_phases = phases;
 }
 
@@ -131,8 +161,9 @@ void selection_plan_memory(const struct selection_size *size, struct memory_plan
 
 /* ---- before the job ---------------------------------------------------------------------------------------------- */
 
+/* Adds how many records they have at most. */
 static uint64_t check_sources(const struct recipe_job *job, const json_t *sources, const char *where,
-                              struct error_list *faults)
+                              size_t *records, struct error_list *faults)
 {
     uint64_t total = 0;
     for (size_t i = 0; i < json_array_size(sources); i++) {
@@ -154,6 +185,9 @@ static uint64_t check_sources(const struct recipe_job *job, const json_t *source
             error_list_add(faults, ERROR_TEXT_TOO_SHORT, pointer, "source \"%s\" is empty", source);
         }
         total += bytes;
+        size_t limit = (size_t)json_integer_value(json_object_get(item, "limit"));
+        size_t most = (size_t)(bytes / TEXT_BYTES_A_RECORD + 1);
+        *records += limit > 0 && limit < most ? limit : most;
         bool has_messages = json_is_string(json_object_get(item, "messages"));
         bool has_instruction = json_is_string(json_object_get(item, "instruction"));
         bool has_response = json_is_string(json_object_get(item, "response"));
@@ -246,11 +280,28 @@ static void put_resources(json_t *plan, const struct selection_size *size, struc
     uint64_t disk = RECIPE_BESIDE_BYTES + 3 * size->text_bytes + 64 * size->records;
     disk += original.states ? 2 * size->tokens * row : 0; /* as measured, and as kept */
     disk += original.pools ? 2 * size->records * row : 0;
+    disk += size->records * anchors_of(size) * sizeof(double);
     json_put_i64(plan, "memory_bytes", (int64_t)memory.planned_bytes);
     json_put_i64(plan, "memory_bytes_least", (int64_t)memory.least_bytes);
     json_put(plan, "weights_streamed", json_boolean(memory.is_streamed));
     json_put_i64(plan, "disk_bytes", (int64_t)disk);
     json_put_i64(plan, "records_estimated", (int64_t)size->records);
+}
+
+static json_t *list_warnings(const struct selection_size *size)
+{
+    json_t *warnings = json_array();
+    uint64_t anchors = anchors_of(size);
+    if (anchors > 0 && size->records * anchors > PAIRS_MANY) {
+        FINISHED(text) warning = {0};
+        text_append_format(
+            &warning,
+            "each of at most %zu records is asked up to %llu anchors: %llu passes of the original over two "
+            "records; fewer anchors or a limit on the records make that less",
+            size->records, (unsigned long long)anchors, (unsigned long long)(size->records * anchors));
+        CHECK(json_array_append_new(warnings, json_string(warning.bytes)) == 0);
+    }
+    return warnings;
 }
 
 json_t *selection_plan(const struct recipe_job *job, const json_t *spec, const struct inventory *inventory,
@@ -265,8 +316,10 @@ json_t *selection_plan(const struct recipe_job *job, const json_t *spec, const s
     const json_t *sources = json_object_get(json_object_get(spec, "dataset"), "sources");
     char targets[80];
     (void)snprintf(targets, sizeof targets, "/method/%s/targets", method->name);
-    uint64_t text_bytes = check_sources(job, sources, "/dataset/sources", faults) +
-                          check_sources(job, json_object_get(parameters, "targets"), targets, faults);
+    size_t records = 0;
+    uint64_t text_bytes =
+        check_sources(job, sources, "/dataset/sources", &records, faults) +
+        check_sources(job, json_object_get(parameters, "targets"), targets, &records, faults);
     if (!selection_check_parameters(method, parameters, &error)) {
         error_list_add_error(faults, &error);
     }
@@ -292,13 +345,13 @@ json_t *selection_plan(const struct recipe_job *job, const json_t *spec, const s
                                         .spec = spec,
                                         .method = method,
                                         .threads = job->threads > 0 ? job->threads : 1,
-                                        .records = (size_t)(text_bytes / TEXT_BYTES_A_RECORD + 1),
+                                        .records = records,
                                         .tokens = text_bytes / TEXT_BYTES_A_TOKEN + 1,
                                         .text_bytes = text_bytes,
                                         .limit_bytes = limit};
     json_t *plan = json_object();
     put_resources(plan, &size, faults);
     json_put(plan, "stages", list_stages());
-    json_put(plan, "warnings", json_array());
+    json_put(plan, "warnings", list_warnings(&size));
     return plan;
 }

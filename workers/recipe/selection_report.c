@@ -50,10 +50,15 @@ static bool write_selected(const struct recipe *recipe, struct error *error)
     return save_lines(recipe, "selected.jsonl", &lines, error);
 }
 
+static void put_place_of(json_t *object, const struct candidates *candidates, const struct candidate *item)
+{
+    json_put_text(object, "source", candidates->sets[item->source]->name);
+    json_put_i64(object, "record", (int64_t)item->record + 1);
+}
+
 static void put_place(json_t *object, const struct selection_job *selection, const struct candidate *item)
 {
-    json_put_text(object, "source", selection->dataset.sets[item->source]->name);
-    json_put_i64(object, "record", (int64_t)item->record + 1);
+    put_place_of(object, selection->dataset.candidates, item);
 }
 
 static void put_known(json_t *object, const char *name, const double *column, size_t index)
@@ -337,6 +342,18 @@ static json_t *format_embedding(const struct recipe *recipe)
     return embedding;
 }
 
+/* In the order in which they were asked. */
+static json_t *format_anchors(const struct selection_job *selection)
+{
+    json_t *anchors = selection->anchor_count > 0 ? json_array() : NULL;
+    for (size_t j = 0; j < selection->anchor_count; j++) {
+        json_t *anchor = json_object();
+        put_place_of(anchor, selection->anchors[j].set, selection->anchors[j].item);
+        CHECK(json_array_append_new(anchors, anchor) == 0);
+    }
+    return anchors;
+}
+
 static json_t *format_report(const struct recipe *recipe)
 {
     const struct selection_job *selection = recipe->selection;
@@ -356,12 +373,16 @@ static json_t *format_report(const struct recipe *recipe)
     json_put(report, "clusters", format_clusters(selection));
     json_put(report, "details", json_incref(selection->selection->details));
     json_put(report, "map", format_map(selection));
+    json_put(report, "anchors", format_anchors(selection));
     json_put(passes, "original",
              format_pass(recipe, &selection->original,
                          recipe->job->cache_folder == NULL   ? "off"
                          : selection->original.is_from_cache ? "hit"
                                                              : "miss"));
     json_put(passes, "pruned", format_pass(recipe, &selection->damaged, "off"));
+    json_put(passes, "one_shot", format_pass(recipe, &selection->asking, "off"));
+    (void)json_object_del(json_object_get(passes, "one_shot"),
+                          "tokens"); /* each record goes through many times */
     json_put(report, "passes", passes);
     json_put(report, "resources", report_format_resources(recipe));
     json_put(report, "warnings", json_incref(recipe->warnings));

@@ -2,7 +2,13 @@
 #include "workers/select/nuggets.h"
 
 #include "base/check.h"
+#include "base/memory.h"
+#include "workers/select/kmeans.h"
 #include <math.h>
+#include <stdlib.h>
+
+#define ITERATIONS    100
+#define ROWS_A_CENTRE ((size_t)256) /* of a sample to fit to */
 
 double nuggets_score(const struct nuggets_tally *tally)
 {
@@ -74,4 +80,44 @@ enum nuggets_decision nuggets_decide(const struct nuggets_tally *tally, size_t l
     double gap = nuggets_score(tally) - threshold;
     double bound = sqrt(log(2.0 / delta) / (2.0 * (double)tally->anchors));
     return gap > bound ? NUGGETS_ABOVE : gap < -bound ? NUGGETS_NOT_ABOVE : NUGGETS_UNDECIDED;
+}
+
+static int compare_numbers(const void *a, const void *b)
+{
+    uint32_t left = *(const uint32_t *)a, right = *(const uint32_t *)b;
+    return left < right ? -1 : left > right ? 1 : 0;
+}
+
+bool nuggets_choose_anchors(const struct dense_threads *threads, const float *embeddings, size_t count,
+                            size_t size, size_t wanted, uint64_t seed, uint32_t *ret_anchors,
+                            size_t *ret_count, struct error *error)
+{
+    if (count <= wanted) {
+        for (size_t i = 0; i < count; i++) {
+            ret_anchors[i] = (uint32_t)i;
+        }
+        *ret_count = count;
+        return true;
+    }
+    const struct kmeans_request request = {.form = KMEANS_EUCLIDEAN,
+                                           .centroid_count = wanted,
+                                           .iteration_limit = ITERATIONS,
+                                           .restart_count = 1,
+                                           .sample_count =
+                                               count / wanted > ROWS_A_CENTRE ? ROWS_A_CENTRE * wanted : 0,
+                                           .seed = seed};
+    OWNED(kmeans) kmeans = kmeans_fit(threads, embeddings, count, size, &request, error);
+    /* The nearest record of a centre is the record that the centre would be given to. */
+    if (kmeans == NULL || !kmeans_assign(threads, KMEANS_EUCLIDEAN, kmeans->centroids, wanted, size,
+                                         embeddings, count, ret_anchors, NULL, error)) {
+        return false;
+    }
+    qsort(ret_anchors, wanted, sizeof *ret_anchors, compare_numbers);
+    *ret_count = 0;
+    for (size_t i = 0; i < wanted; i++) {
+        if (i == 0 || ret_anchors[i] != ret_anchors[*ret_count - 1]) {
+            ret_anchors[(*ret_count)++] = ret_anchors[i];
+        }
+    }
+    return true;
 }

@@ -14,12 +14,14 @@
  *     - but for a probability of delta (Hoeffding), where |GS - tau| > sqrt(ln(2 / delta) / (2 m')).
  * delta is of one look: who looks c times and wants delta of all of them passes delta / c.
  *
+ * Anchors: the records nearest to the centres of k-means, so that each stands for a part of all there is.
+ *
  * Threads: any; everything is in the caller's memory.
  */
 #ifndef WORKERS_SELECT_NUGGETS_H
 #define WORKERS_SELECT_NUGGETS_H
 
-#include "base/error.h"
+#include "workers/tensor/dense.h"
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -42,5 +44,11 @@ enum nuggets_decision { NUGGETS_UNDECIDED, NUGGETS_ABOVE, NUGGETS_NOT_ABOVE };
  * delta: 0 < delta < 1. Undecided at the end only where there was no anchor at all. */
 enum nuggets_decision nuggets_decide(const struct nuggets_tally *tally, size_t left, double threshold,
                                      double delta);
+
+/* Of embeddings [count, size], count >= 1: at most `wanted` >= 1 of them, all where there are no more. ret_anchors: room for the smaller of both; by
+ * rising number, none twice (two centres may have the same nearest record). Errors: kmeans.h. */
+bool nuggets_choose_anchors(const struct dense_threads *threads, const float *embeddings, size_t count,
+                            size_t size, size_t wanted, uint64_t seed, uint32_t *ret_anchors,
+                            size_t *ret_count, struct error *error) MUST_USE;
 
 #endif

@@ -7,7 +7,8 @@
  *     clustering.h         records into clusters by what they ask: neighbours, graph, spectrum, labels
  *     assembly.h           PASER's walk: clusters share the budget by their damage, records come by efficiency
  *     admission.h          whether a record may join those before it: concepts that conflict, near duplicates
- *     measure.h            what a model says of records: damage, losses, embeddings (the only file here that runs models)
+ *     measure.h            what a model says of records: damage, losses, embeddings
+ *     one_shot.h           what a model says of anchors behind records (these two alone run models)
  *
  * Records are those that can be chosen: each has a response, and copies are gone. Everything is in double where it is compared, ties go to
  * the smaller index (ranking.h), and random choices are counter-based, so the same arrays give the same selection.
@@ -37,6 +38,9 @@ enum select_need {
     SELECT_NEED_FIELDS = 1u << 5, /* records->columns: the numbers that parameter `columns` names */
     SELECT_NEED_TARGETS = 1u << 6,   /* run->targets: the records of parameter `targets`, with embeddings */
     SELECT_NEED_ENTROPIES = 1u << 7, /* records->entropies, of the model that the losses are of */
+    /* records->zero_shot and one_shot: the original before anchors, by the parameters `anchors`, `targets`, `threshold`, `delta` (one_shot.h); with
+     * EMBEDDINGS, by which the anchors are chosen */
+    SELECT_NEED_ONE_SHOT = 1u << 8,
 };
 
 /* Borrowed; [count] each, NULL where nobody asked. */
@@ -58,6 +62,9 @@ struct select_records {
     const double *
         columns; /* [count, column_count], in the order of the parameter; NaN: the record has no such number */
     size_t column_count;
+    const double *zero_shot; /* [anchor_count]: log-probability of an anchor's answer */
+    const double *one_shot;  /* [count, anchor_count]: the same behind a record; NaN: not asked */
+    size_t anchor_count;
 };
 
 /* The parameter `targets` of selectors that need them: data sets as in dataset.sources, read with the same template, each a group. */

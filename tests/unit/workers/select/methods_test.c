@@ -5,7 +5,7 @@
  */
 #include "tests/unit/workers/select/parameters.h"
 
-enum { SIZE = 16, TARGETS = 12, COLUMNS = 2 };
+enum { SIZE = 16, TARGETS = 12, COLUMNS = 2, ANCHORS = 7 };
 
 /* Everything a selector could ask for; owned. */
 struct data {
@@ -15,7 +15,8 @@ struct data {
     const struct instruction_record **pointers;
     char (*responses_text)[48];
     float *embeddings;
-    double *columns[7]; /* damages, entropies, losses, alone losses, el2n, columns (twice as long) */
+    double *columns
+        [7]; /* damages, entropies, losses, alone losses, el2n, columns (twice as long), one-shot (ANCHORS) */
 };
 
 static float *unit_rows(size_t count, size_t topics, uint64_t seed)
@@ -43,11 +44,11 @@ static void data_make(struct data *data, size_t count, bool is_alike)
                           .pointers = memory_create(count, sizeof *data->pointers),
                           .responses_text = memory_create(count, sizeof *data->responses_text),
                           .embeddings = unit_rows(count, 5, 9)};
-    for (size_t c = 0; c < 6; c++) {
-        data->columns[c] = memory_create(count * (c == 5 ? COLUMNS : 1), sizeof(double));
+    for (size_t c = 0; c < 7; c++) {
+        data->columns[c] = memory_create(count * (c == 5 ? COLUMNS : c == 6 ? ANCHORS : 1), sizeof(double));
     }
     for (size_t i = 0; i < count; i++) {
-        uint64_t at = is_alike ? 0 : 16 * (uint64_t)i;
+        uint64_t at = is_alike ? 0 : 32 * (uint64_t)i;
         data->prompts[i] = 1 + (uint32_t)rng_below(&rng, at++, 20);
         data->responses[i] = 1 + (uint32_t)rng_below(&rng, at++, 40);
         data->totals[i] = data->prompts[i] + data->responses[i];
@@ -57,6 +58,10 @@ static void data_make(struct data *data, size_t count, bool is_alike)
         }
         for (size_t c = 0; c < COLUMNS; c++) {
             data->columns[5][i * COLUMNS + c] = rng_unit(&rng, at++);
+        }
+        uint64_t asked = 1 + rng_below(&rng, at++, ANCHORS);
+        for (size_t j = 0; j < ANCHORS; j++) {
+            data->columns[6][i * ANCHORS + j] = j < asked ? -rng_unit(&rng, at++) : (double)NAN;
         }
         uint64_t first = rng_below(&rng, at++, 60), second = rng_below(&rng, at++, 60);
         assert_true(snprintf(data->responses_text[i], sizeof data->responses_text[i], "thing%u, part%u",
@@ -85,6 +90,8 @@ static void data_finish(struct data *data)
     }
 }
 
+static const double zero_shot[ANCHORS] = {-0.5, -0.2, -0.9, -0.5, -0.5, -0.7, -0.1};
+
 static struct select_records records_of(const struct data *data, unsigned needs)
 {
     const double *const *columns = (const double *const *)data->columns;
@@ -104,7 +111,10 @@ static struct select_records records_of(const struct data *data, unsigned needs)
                                    .alone_losses = needs & SELECT_NEED_ALONE ? columns[3] : NULL,
                                    .el2n = needs & SELECT_NEED_EL2N ? columns[4] : NULL,
                                    .columns = needs & SELECT_NEED_FIELDS ? columns[5] : NULL,
-                                   .column_count = needs & SELECT_NEED_FIELDS ? COLUMNS : 0};
+                                   .column_count = needs & SELECT_NEED_FIELDS ? COLUMNS : 0,
+                                   .zero_shot = needs & SELECT_NEED_ONE_SHOT ? zero_shot : NULL,
+                                   .one_shot = needs & SELECT_NEED_ONE_SHOT ? columns[6] : NULL,
+                                   .anchor_count = needs & SELECT_NEED_ONE_SHOT ? ANCHORS : 0};
 }
 
 /* What has no default. */

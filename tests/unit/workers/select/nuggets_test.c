@@ -144,6 +144,44 @@ static void an_early_decision_is_rarely_wrong(void **state)
     assert_true((double)wrong <= delta * ROUNDS);
 }
 
+/* Points around far corners, some of them more than once: one anchor a corner, the one nearest to its middle. */
+static void anchors_stand_for_parts_of_the_records(void **state)
+{
+    (void)state;
+    enum { CORNERS = 4, EACH = 9, COUNT = CORNERS * EACH };
+    static const float corners[CORNERS][2] = {{10, 0}, {0, 10}, {-10, 0}, {0, -10}};
+    float rows[COUNT * 2];
+    uint32_t anchors[COUNT];
+    size_t found = 0;
+    struct error error = {0};
+    struct pool *pool = pool_create(2, NULL);
+    const struct dense_threads threads = {pool, NULL};
+    for (size_t i = 0; i < COUNT; i++) { /* steps -4 .. 4 along x: the fifth is in the middle */
+        rows[2 * i] = corners[i % CORNERS][0] + 0.1F * ((float)(i / CORNERS) - 4);
+        rows[2 * i + 1] = corners[i % CORNERS][1];
+    }
+    for (uint64_t seed = 0; seed < 5; seed++) {
+        assert_true(nuggets_choose_anchors(&threads, rows, COUNT, 2, CORNERS, seed, anchors, &found, &error));
+        assert_int_equal(found, CORNERS);
+        for (size_t j = 0; j < CORNERS; j++) {
+            assert_int_equal(anchors[j], 4 * CORNERS + j);
+        }
+    }
+    assert_true(nuggets_choose_anchors(&threads, rows, 5, 2, 5, 1, anchors, &found, &error));
+    assert_int_equal(found, 5);
+    for (size_t j = 0; j < 5; j++) {
+        assert_int_equal(anchors[j], j);
+    }
+    /* Where all are alike all centres have the same nearest record. */
+    for (size_t i = 0; i < COUNT * 2; i++) {
+        rows[i] = 1;
+    }
+    assert_true(nuggets_choose_anchors(&threads, rows, COUNT, 2, 7, 1, anchors, &found, &error));
+    assert_int_equal(found, 1);
+    assert_int_equal(anchors[0], 0);
+    pool_destroy(pool);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -154,6 +192,7 @@ int main(void)
         cmocka_unit_test(hoeffding_asks_for_its_gap),
         cmocka_unit_test(what_is_left_may_not_matter),
         cmocka_unit_test(an_early_decision_is_rarely_wrong),
+        cmocka_unit_test(anchors_stand_for_parts_of_the_records),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -114,6 +114,27 @@ static void el2n_leaves_out_the_very_top(void **state)
     ASSERT_ORDER(&scene, 3, 2);
 }
 
+static void nuggets_rank_by_the_share_of_anchors_that_were_asked(void **state)
+{
+    (void)state;
+    const double zero[] = {-1, -2, -3}, none = (double)NAN;
+    const double one[] = {-1,   -1,   -4,              /* a tie is no win: 1 of 3 */
+                          none, -1,   -2,              /* 2 of 2 */
+                          none, none, none, 0, -1, -3, /* 2 of 3 */
+                          -2,   none, -2.5 /* 1 of 2 */};
+    struct scene scene = {.method = "nuggets",
+                          .parameters = "{\"threshold\": 0.5}",
+                          .budget = {BUDGET_RECORDS, 5},
+                          .records = {.count = 5, .zero_shot = zero, .one_shot = one, .anchor_count = 3}};
+    ASSERT_ORDER(&scene, 1, 3, 4, 0);
+    assert_int_equal(detail(&scene, "pairs"), 15);
+    assert_int_equal(detail(&scene, "pairs_asked"), 10);
+    assert_int_equal(detail(&scene, "records_above_threshold"), 2);
+    OWNED(selection) selection = choose(&scene, 1);
+    assert_int_equal(selection->reasons[2], SELECT_FILTERED);
+    assert_true(selection->scores[3] == 2.0 / 3.0 && selection->scores[4] == 0.5);
+}
+
 static void degrees_to_rows(const double *degrees, size_t count, float *ret_rows)
 {
     for (size_t i = 0; i < count; i++) {
@@ -344,6 +365,7 @@ int main(void)
         cmocka_unit_test(perplexity_takes_the_band_and_nothing_else),
         cmocka_unit_test(the_two_ratios_order_otherwise),
         cmocka_unit_test(el2n_leaves_out_the_very_top),
+        cmocka_unit_test(nuggets_rank_by_the_share_of_anchors_that_were_asked),
         cmocka_unit_test(prototypes_are_near_the_middle_of_their_fan),
         cmocka_unit_test(targets_take_turns_in_choosing_what_is_like_them),
         cmocka_unit_test(transport_goes_towards_the_target_or_away),
