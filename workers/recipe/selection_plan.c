@@ -288,17 +288,17 @@ static void put_resources(json_t *plan, const struct selection_size *size, struc
     json_put_i64(plan, "records_estimated", (int64_t)size->records);
 }
 
-static json_t *list_warnings(const struct selection_size *size)
+static json_t *list_warnings(const struct selection_size *size, size_t records)
 {
     json_t *warnings = json_array();
     uint64_t anchors = anchors_of(size);
-    if (anchors > 0 && size->records * anchors > PAIRS_MANY) {
+    if (anchors > 0 && records * anchors > PAIRS_MANY) {
         FINISHED(text) warning = {0};
         text_append_format(
             &warning,
             "each of at most %zu records is asked up to %llu anchors: %llu passes of the original over two "
             "records; fewer anchors or a limit on the records make that less",
-            size->records, (unsigned long long)anchors, (unsigned long long)(size->records * anchors));
+            records, (unsigned long long)anchors, (unsigned long long)(records * anchors));
         CHECK(json_array_append_new(warnings, json_string(warning.bytes)) == 0);
     }
     return warnings;
@@ -316,10 +316,10 @@ json_t *selection_plan(const struct recipe_job *job, const json_t *spec, const s
     const json_t *sources = json_object_get(json_object_get(spec, "dataset"), "sources");
     char targets[80];
     (void)snprintf(targets, sizeof targets, "/method/%s/targets", method->name);
-    size_t records = 0;
-    uint64_t text_bytes =
-        check_sources(job, sources, "/dataset/sources", &records, faults) +
-        check_sources(job, json_object_get(parameters, "targets"), targets, &records, faults);
+    size_t asked = 0;
+    uint64_t text_bytes = check_sources(job, sources, "/dataset/sources", &asked, faults);
+    size_t records = asked;
+    text_bytes += check_sources(job, json_object_get(parameters, "targets"), targets, &records, faults);
     if (!selection_check_parameters(method, parameters, &error)) {
         error_list_add_error(faults, &error);
     }
@@ -352,6 +352,6 @@ json_t *selection_plan(const struct recipe_job *job, const json_t *spec, const s
     json_t *plan = json_object();
     put_resources(plan, &size, faults);
     json_put(plan, "stages", list_stages());
-    json_put(plan, "warnings", list_warnings(&size));
+    json_put(plan, "warnings", list_warnings(&size, asked));
     return plan;
 }
