@@ -499,5 +499,23 @@ def golden_scores_are_the_same_bytes_after_a_stop(folder):
         assert load(out, "report.json")["details"] == details
 
 
+def efforts_are_of_the_pruned_model_and_the_hardest_are_put_aside(folder):
+    source = write_lines(os.path.join(folder, "d.jsonl"), skills_records(40))
+    efforts = []
+    for name, pruned in (("pruned", pruned_by()), ("same", MODEL)):
+        spec = selection(source, "dealrec", {"bins": 5, "drop_ratio": 0.2}, pruned=pruned)
+        out, again = os.path.join(folder, name), os.path.join(folder, name + "-again")
+        run(spec, out)
+        run(spec, again, "--threads", "1")
+        same_files(out, again)
+        scores = scores_of(out)
+        hardest = sorted(range(40), key=lambda i: (-scores[i]["effort"], -i))[:8]
+        assert sorted(hardest) == [i for i, line in enumerate(scores) if line["status"] == "filtered"]
+        assert all(line["score"] == line["effort"] > 0 for line in scores) and len(chosen_of(out)) == 10
+        efforts.append(sum(line["effort"] for line in scores))
+    assert efforts[0] > efforts[1] + 5, efforts  # what is broken has more to learn
+    assert faults_of(selection(source, "dealrec", pruned=None), os.path.join(folder, "fault")) == {"/pruned_model": "missing_field"}
+
+
 if __name__ == "__main__":
     sys.exit(main(sys.modules[__name__]))

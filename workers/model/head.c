@@ -116,6 +116,28 @@ bool model_logits(struct model *model, const struct hidden *hidden, size_t seque
     return is_done;
 }
 
+bool model_head_inputs(struct model *model, const struct hidden *hidden, size_t sequence, size_t first,
+                       size_t count, float *ret_rows, struct error *error)
+{
+    CHECK(sequence < hidden->sequence_count && first + count <= hidden->segments[sequence].count);
+    size_t size = hidden->hidden_size, start = hidden->segments[sequence].first_row + first;
+    struct head_weights head;
+    if (!scratch_reserve(model, LOGIT_ROWS * size, error) ||
+        !weights_acquire_head(model->weights, &head, error)) {
+        return false;
+    }
+    bool is_done = true;
+    for (size_t done = 0; done < count && is_done; done += LOGIT_ROWS) {
+        size_t rows = count - done < LOGIT_ROWS ? count - done : LOGIT_ROWS;
+        is_done =
+            run_final_norm(model, &head, rows, hidden->rows + (start + done) * size, model->scratch, error) &&
+            model->backend->memory_read(model->device, ret_rows + done * size, model->scratch,
+                                        rows * size * sizeof *ret_rows, error);
+    }
+    weights_release_head(model->weights);
+    return is_done;
+}
+
 /* ---- negative log-likelihood ------------------------------------------------------------------------------------- */
 
 /* The rows that have a target, sequence after sequence. */

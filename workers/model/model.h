@@ -125,6 +125,10 @@ uint64_t model_shared_bytes(const struct model_config *config, size_t rows);
 bool model_logits(struct model *model, const struct hidden *hidden, size_t sequence, size_t first,
                   size_t count, float *ret_logits, struct error *error) MUST_USE;
 
+/* What the head's matrix reads: the states after the final norm, [count, hidden_size]. */
+bool model_head_inputs(struct model *model, const struct hidden *hidden, size_t sequence, size_t first,
+                       size_t count, float *ret_rows, struct error *error) MUST_USE;
+
 /* Negative log-likelihood in nats. targets[s][t] is the token that position t of sequence s should predict;
  * -1: not scored. ret_nll: same shape, 0 where not scored. ret_is_greedy (may be NULL): whether the target is
  * the argmax (ties: lower id). */

@@ -64,8 +64,8 @@ struct selection_job {
     struct selection_pass original, damaged;
     size_t embedding_size;
     struct selection *selection;
-    double *damages, *entropies, *losses, *alone_losses, *el2n; /* owned, [valid_count] */
-    double *columns;                                            /* owned, [valid_count, column_count] */
+    double *damages, *entropies, *losses, *alone_losses, *el2n, *efforts; /* owned, [valid_count] */
+    double *columns; /* owned, [valid_count, column_count] */
     size_t column_count;
     struct selection_pass asking;    /* one_shot.h; what follows is owned */
     struct one_shot_anchor *anchors; /* [anchor_count], in the order in which they are asked */

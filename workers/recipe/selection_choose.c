@@ -94,6 +94,7 @@ bool selection_choose(struct recipe *recipe, struct error *error)
                                            .losses = selection->losses,
                                            .alone_losses = selection->alone_losses,
                                            .el2n = selection->el2n,
+                                           .efforts = selection->efforts,
                                            .columns = selection->columns,
                                            .column_count = selection->column_count,
                                            .zero_shot = selection->zero_shot,

@@ -222,6 +222,7 @@ static char *cache_path(const struct recipe *recipe)
     json_put_text(key, "alone", request->alone ? selection->form.full : NULL);
     json_put(key, "alone_chat", json_boolean(request->alone && selection->form.is_chat));
     json_put(key, "el2n", json_boolean(request->el2n));
+    json_put(key, "efforts", json_boolean(request->efforts));
     json_put(key, "entropies", json_boolean(request->entropies));
     json_put(key, "pools", json_boolean(request->pools));
     json_put(key, "states", json_boolean(request->states));
@@ -484,6 +485,7 @@ static bool read_columns(struct recipe *recipe, struct error *error)
             read_column(scorer, scorer->layout.losses, count, &selection->losses, error)) &&
            read_column(scorer, scorer->layout.alone, count, &selection->alone_losses, error) &&
            read_column(scorer, scorer->layout.el2n, count, &selection->el2n, error) &&
+           read_column(scorer, scorer->layout.efforts, count, &selection->efforts, error) &&
            (!is_rise || make_rises(selection, count, error));
 }
 

@@ -110,6 +110,7 @@ static bool write_scores(const struct recipe *recipe, struct error *error)
             put_known(line, "loss", selection->losses, v);
             put_known(line, "loss_alone", selection->alone_losses, v);
             put_known(line, "el2n", selection->el2n, v);
+            put_known(line, "effort", selection->efforts, v);
             v++;
         }
         OWNED_MEMORY char *text = json_format(line, false);

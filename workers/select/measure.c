@@ -4,13 +4,15 @@
 #include "base/check.h"
 #include "base/file.h"
 #include "base/memory.h"
+#include "workers/select/effort.h"
 #include "workers/select/token_measure.h"
 #include <math.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define LOGITS_TOGETHER ((size_t)4 << 20) /* on the host, for el2n: 16 MB */
+#define LOGITS_TOGETHER ((size_t)4 << 20)  /* on the host, for el2n: 16 MB */
+#define ERRORS_TOGETHER ((size_t)16 << 20) /* for efforts, twice: 64 MB */
 
 const char *const measure_damage_names[] = {"jsd", "delta_nll", "kl", NULL};
 
@@ -93,6 +95,7 @@ void measure_lay_out(const struct measure_request *request, const struct measure
         {request->el2n, column, &ret_layout->el2n},
         {compares(request), column, &ret_layout->damages},
         {compares(request) || request->entropies, column, &ret_layout->entropies},
+        {request->efforts, column, &ret_layout->efforts},
         {request->pools, count * hidden_size * sizeof(float), &ret_layout->pools},
         {request->states, order->first_rows[count] * hidden_size * sizeof(float), &ret_layout->states},
     };
@@ -103,6 +106,21 @@ void measure_lay_out(const struct measure_request *request, const struct measure
     ret_layout->bytes = at;
 }
 
+/* How many of a record's tokens have their errors in memory at once. */
+static size_t errors_together(size_t vocab, size_t tokens)
+{
+    size_t together = ERRORS_TOGETHER / vocab > 0 ? ERRORS_TOGETHER / vocab : 1;
+    return together < tokens ? together : tokens;
+}
+
+static uint64_t effort_bytes(const struct model_config *config, size_t longest_tokens)
+{
+    size_t rows = errors_together(config->vocab_size, longest_tokens);
+    uint64_t parts = rows < longest_tokens ? 2 : 1;
+    return parts * rows * config->vocab_size * sizeof(float) +
+           (uint64_t)longest_tokens * config->hidden_size * sizeof(float);
+}
+
 uint64_t measure_bytes(const struct model_config *config, const struct measure_request *request,
                        size_t batch_tokens, size_t longest_tokens)
 {
@@ -111,6 +129,7 @@ uint64_t measure_bytes(const struct model_config *config, const struct measure_r
     uint64_t sets = 2u + (request->states ? 1u : 0u) + (compares(request) ? 2u : 0u);
     return sets * states + 64 * rows +
            (request->el2n || request->entropies ? LOGITS_TOGETHER * sizeof(float) : 0) +
+           (request->efforts ? effort_bytes(config, longest_tokens) : 0) +
            (compares(request) ? 4 * (uint64_t)config->vocab_size * sizeof(float) : 0);
 }
 
@@ -378,6 +397,53 @@ static bool measure_tokens(const struct batch *batch, const struct hidden *respo
             write_means(batch, batch->layout.entropies, responses, entropies, error));
 }
 
+/* ---- efforts: errors of a record's tokens, part by part ---------------------------------------------------------- */
+
+struct effort_run {
+    const struct batch *batch;
+    const struct hidden *responses;
+    size_t index; /* in the batch */
+};
+
+static bool load_errors(void *context, size_t first, size_t count, float *ret_errors, struct error *error)
+{
+    const struct effort_run *run = context;
+    const struct measure_pass *pass = run->batch->pass;
+    const struct model_config *config = model_get_config(pass->model);
+    const struct dense_threads threads = {model_get_pool(pass->model), pass->cancel};
+    const struct candidate *item = item_at(pass->order, run->batch->first + run->index);
+    return model_logits(pass->model, run->responses, run->index, first, count, ret_errors, error) &&
+           effort_errors(&threads, ret_errors, item->tokens + item->prompt_count + first, count,
+                         config->vocab_size, config->final_softcap, error);
+}
+
+static bool measure_efforts(const struct batch *batch, const struct hidden *responses, struct error *error)
+{
+    struct model *model = batch->pass->model;
+    const struct model_config *config = model_get_config(model);
+    const struct dense_threads threads = {model_get_pool(model), batch->pass->cancel};
+    for (size_t i = 0; i < batch->count; i++) {
+        struct effort_run run = {batch, responses, i};
+        size_t count = response_length(batch, i);
+        double effort = 0;
+        OWNED_MEMORY float *states =
+            memory_try_array(count * config->hidden_size, sizeof *states, "states", error);
+        const struct effort_record record = {.count = count,
+                                             .vocab_size = config->vocab_size,
+                                             .state_size = config->hidden_size,
+                                             .together = errors_together(config->vocab_size, count),
+                                             .states = states,
+                                             .context = &run,
+                                             .load = load_errors};
+        if (states == NULL || !model_head_inputs(model, responses, i, 0, count, states, error) ||
+            !effort_of(&threads, &record, &effort, error) ||
+            !write_value(batch, batch->layout.efforts, i, effort, error)) {
+            return false;
+        }
+    }
+    return true;
+}
+
 /* ---- the pass ---------------------------------------------------------------------------------------------------- */
 
 static bool measure_alone(const struct batch *batch, struct error *error)
@@ -426,6 +492,7 @@ static bool measure_batch(struct batch *batch, struct error *error)
     return responses != NULL && (!request->states || write_states(batch, responses, error)) &&
            (!request->losses || measure_losses(batch, responses, batch->layout.losses, error)) &&
            (!(request->el2n || request->entropies) || measure_tokens(batch, responses, error)) &&
+           (!request->efforts || measure_efforts(batch, responses, error)) &&
            (!compares(request) || measure_damages(batch, responses, error)) &&
            (!request->alone || measure_alone(batch, error));
 }

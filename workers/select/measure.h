@@ -8,6 +8,7 @@
  *     losses     -log p, mean over the response's tokens, after the prompt: nats
  *     alone      the same after `lone_prompt` instead of the prompt
  *     el2n       token_measure.h
+ *     efforts    effort.h
  *     states     before the head, of the tokens that predict the response, float [rows, hidden_size], records in the order of the pass: the
  *                original's head makes the same logits of them again, bit by bit
  *     damages    mean over the response's tokens of the divergence of this model's predictions from the original's (whose states are
@@ -50,12 +51,12 @@ bool measure_order_make(const struct candidates *candidates, struct measure_orde
 void measure_order_finish(struct measure_order *order);
 
 struct measure_request {
-    bool pools, losses, alone, el2n, entropies, states;
+    bool pools, losses, alone, el2n, entropies, efforts, states;
     enum measure_damage damage; /* JSD, KL: damages and entropies are measured */
 };
 /* Where in the file each begins; UINT64_MAX: not there. */
 struct measure_layout {
-    uint64_t pools, losses, alone, el2n, damages, entropies, states, bytes;
+    uint64_t pools, losses, alone, el2n, damages, entropies, efforts, states, bytes;
 };
 void measure_lay_out(const struct measure_request *request, const struct measure_order *order,
                      size_t hidden_size, struct measure_layout *ret_layout);

@@ -41,6 +41,7 @@ enum select_need {
     /* records->zero_shot and one_shot: the original before anchors, by the parameters `anchors`, `targets`, `threshold`, `delta` (one_shot.h); with
      * EMBEDDINGS, by which the anchors are chosen */
     SELECT_NEED_ONE_SHOT = 1u << 8,
+    SELECT_NEED_EFFORTS = 1u << 9, /* records->efforts */
 };
 
 /* Borrowed; [count] each, NULL where nobody asked. */
@@ -59,6 +60,7 @@ struct select_records {
     const double *losses; /* mean nats a response token */
     const double *alone_losses;
     const double *el2n;
+    const double *efforts;
     const double *
         columns; /* [count, column_count], in the order of the parameter; NaN: the record has no such number */
     size_t column_count;
@@ -135,7 +137,8 @@ struct select_method {
     const char *summary;   /* one sentence for GET /v1/methods */
     const char *reference; /* paper and the equations implemented */
     unsigned needs;
-    bool is_loss_of_pruned; /* losses, alone_losses and el2n are the pruned model's; else the original's */
+    bool
+        is_loss_of_pruned; /* losses, alone_losses, el2n and efforts are the pruned model's; else the original's */
     const struct param_spec *params;
     size_t param_count;
     /* Whether resolved parameters agree with each other; the error's field points to one, "/name". To be asked before anything is measured. NULL: they always

@@ -110,6 +110,7 @@ static struct select_records records_of(const struct data *data, unsigned needs)
                                    .losses = needs & SELECT_NEED_LOSSES ? columns[2] : NULL,
                                    .alone_losses = needs & SELECT_NEED_ALONE ? columns[3] : NULL,
                                    .el2n = needs & SELECT_NEED_EL2N ? columns[4] : NULL,
+                                   .efforts = needs & SELECT_NEED_EFFORTS ? columns[4] : NULL,
                                    .columns = needs & SELECT_NEED_FIELDS ? columns[5] : NULL,
                                    .column_count = needs & SELECT_NEED_FIELDS ? COLUMNS : 0,
                                    .zero_shot = needs & SELECT_NEED_ONE_SHOT ? zero_shot : NULL,
