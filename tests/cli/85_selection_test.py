@@ -517,5 +517,31 @@ def efforts_are_of_the_pruned_model_and_the_hardest_are_put_aside(folder):
     assert faults_of(selection(source, "dealrec", pruned=None), os.path.join(folder, "fault")) == {"/pruned_model": "missing_field"}
 
 
+def token_masks_keep_a_share_of_what_is_sure_and_wrong(folder):
+    source = write_lines(os.path.join(folder, "d.jsonl"), skills_records(60))
+    plain, masked, whole = (os.path.join(folder, name) for name in ("plain", "masked", "whole"))
+    run(selection(source, "q_tuning", budget={"samples": 24}, pruned=pruned_by()), plain)
+    for out, ratio in ((masked, 0.5), (whole, 1)):
+        run(selection(source, "q_tuning", {"token_ratio": ratio}, budget={"samples": 24}, pruned=pruned_by()), out)
+        assert chosen_of(out) == chosen_of(plain) and set(sums(out)) == FILES | {"token_masks.jsonl"}
+        with open(os.path.join(out, "token_masks.jsonl")) as file:
+            masks = [json.loads(line) for line in file]
+        scores = {line["record"]: line for line in scores_of(out)}
+        ranks = [scores[mask["record"]]["rank"] for mask in masks]
+        assert ranks == sorted(ranks) and 0 < len(masks) < 24
+        kept = 0
+        for mask in masks:
+            count = mask["response_tokens"]
+            assert count == scores[mask["record"]]["response_tokens"]
+            tokens = [token for start, length in mask["kept"] for token in range(start, start + length)]
+            assert tokens == sorted(set(tokens)) and 0 <= tokens[0] and tokens[-1] < count, mask
+            assert all(a[0] + a[1] < b[0] for a, b in zip(mask["kept"], mask["kept"][1:])), mask
+            assert len(tokens) == max(1, int(ratio * count)), mask
+            kept += len(tokens)
+        said = load(out, "report.json")["details"]["token_masks"]
+        assert said == {"records": len(masks), "tokens": sum(mask["response_tokens"] for mask in masks), "tokens_kept": kept}, said
+    assert "token_masks.jsonl" not in os.listdir(plain)
+
+
 if __name__ == "__main__":
     sys.exit(main(sys.modules[__name__]))

@@ -33,6 +33,7 @@ void selection_requests(const json_t *spec, const struct select_method *method,
     scorer->losses = (method->needs & SELECT_NEED_LOSSES) != 0;
     scorer->alone = (method->needs & SELECT_NEED_ALONE) != 0;
     scorer->el2n = (method->needs & SELECT_NEED_EL2N) != 0;
+    scorer->token_losses = scorer->losses && json_is_number(json_object_get(parameters, "token_ratio"));
     scorer->efforts = (method->needs & SELECT_NEED_EFFORTS) != 0;
     scorer->entropies = (method->needs & SELECT_NEED_ENTROPIES) != 0;
     original.pools = (method->needs & SELECT_NEED_EMBEDDINGS) != 0 &&

@@ -6,6 +6,7 @@
  *     selection_one_shot.c  score: anchors, and what records do for their answers
  *     selection_choose.c   select: the selector, on arrays
  *     selection_report.c   export: selected.jsonl, scores.jsonl, report.json, request.json
+ *     selection_masks.c    export: token_masks.jsonl
  *     page_selection.c     report.html
  *     catalogue_selection.c  the body of the request
  *
@@ -15,6 +16,7 @@
 #define WORKERS_RECIPE_SELECTION_H
 
 #include "base/hash.h"
+#include "base/text.h"
 #include "workers/data/candidates.h"
 #include "workers/recipe/recipe_internal.h"
 #include "workers/select/measure.h"
@@ -100,6 +102,10 @@ int selection_open_file(const struct recipe *recipe, const char *name, uint64_t 
                         struct error *error) MUST_USE;
 /* After the embeddings. */
 bool selection_ask_one_shot(struct recipe *recipe, struct error *error) MUST_USE;
+/* Of chosen records whose tokens are pruned (select.h), a line each in the order chosen: source, record, response_tokens, and `kept`, runs [start, count]
+ * of the response's tokens. Appends; ret_counts, an object, gets records, tokens, tokens_kept. */
+bool selection_format_masks(const struct selection_job *selection, struct text *lines, json_t *ret_counts,
+                            struct error *error) MUST_USE;
 bool selection_export(struct recipe *recipe, json_t **ret_result, struct error *error) MUST_USE;
 
 /* What the passes of a request measure. */

@@ -222,6 +222,7 @@ static char *cache_path(const struct recipe *recipe)
     json_put_text(key, "alone", request->alone ? selection->form.full : NULL);
     json_put(key, "alone_chat", json_boolean(request->alone && selection->form.is_chat));
     json_put(key, "el2n", json_boolean(request->el2n));
+    json_put(key, "token_losses", json_boolean(request->token_losses));
     json_put(key, "efforts", json_boolean(request->efforts));
     json_put(key, "entropies", json_boolean(request->entropies));
     json_put(key, "pools", json_boolean(request->pools));

@@ -280,6 +280,7 @@ static void put_resources(json_t *plan, const struct selection_size *size, struc
     uint64_t disk = RECIPE_BESIDE_BYTES + 3 * size->text_bytes + 64 * size->records;
     disk += original.states ? 2 * size->tokens * row : 0; /* as measured, and as kept */
     disk += original.pools ? 2 * size->records * row : 0;
+    disk += original.token_losses || pruned.token_losses ? size->tokens * sizeof(double) : 0;
     disk += size->records * anchors_of(size) * sizeof(double);
     json_put_i64(plan, "memory_bytes", (int64_t)memory.planned_bytes);
     json_put_i64(plan, "memory_bytes_least", (int64_t)memory.least_bytes);

@@ -120,6 +120,19 @@ static bool write_scores(const struct recipe *recipe, struct error *error)
     return save_lines(recipe, "scores.jsonl", &lines, error);
 }
 
+static bool write_masks(const struct recipe *recipe, struct error *error)
+{
+    const struct selection_job *selection = recipe->selection;
+    FINISHED(text) lines = {0};
+    if (selection->selection->is_token_pruned == NULL) {
+        return true;
+    }
+    json_t *counts = json_object();
+    json_put(selection->selection->details, "token_masks", counts);
+    return selection_format_masks(selection, &lines, counts, error) &&
+           save_lines(recipe, "token_masks.jsonl", &lines, error);
+}
+
 /* ---- request.json ------------------------------------------------------------------------------------------------ */
 
 static json_t *format_request(const struct recipe *recipe)
@@ -405,6 +418,9 @@ static json_t *format_result(const json_t *report)
 bool selection_export(struct recipe *recipe, json_t **ret_result, struct error *error)
 {
     if (!file_remove_tree(recipe->out_folder, error) || !file_make_folders(recipe->out_folder, 0755, error)) {
+        return false;
+    }
+    if (!write_masks(recipe, error)) {
         return false;
     }
     JSON_OWNED request = format_request(recipe);

@@ -91,6 +91,7 @@ void measure_lay_out(const struct measure_request *request, const struct measure
         uint64_t bytes, *offset;
     } parts[] = {
         {request->losses, column, &ret_layout->losses},
+        {request->token_losses, order->first_rows[count] * sizeof(double), &ret_layout->token_losses},
         {request->alone, column, &ret_layout->alone},
         {request->el2n, column, &ret_layout->el2n},
         {compares(request), column, &ret_layout->damages},
@@ -269,7 +270,11 @@ static bool measure_losses(const struct batch *batch, const struct hidden *respo
         targets[i] = (struct target_sequence){.targets = item->tokens + item->prompt_count,
                                               .nll = losses + responses->segments[i].first_row};
     }
+    bool keeps_tokens = column == batch->layout.losses && batch->pass->request.token_losses;
+    uint64_t place = batch->pass->order->first_rows[batch->first] * sizeof *losses;
     return model_nll(batch->pass->model, responses, targets, error) &&
+           (!keeps_tokens || file_write_at(batch->pass->fd, losses, batch->row_count * sizeof *losses,
+                                           batch->layout.token_losses + place, error)) &&
            write_means(batch, column, responses, losses, error);
 }
 

@@ -6,6 +6,7 @@
  *     pools      mean of the last states over the prompt's tokens, without those with which all prompts begin: an embedding where there is
  *                no encoder. Float [valid, hidden_size], as they come; measure_embeddings makes vectors of them
  *     losses     -log p, mean over the response's tokens, after the prompt: nats
+ *     token_losses  the same, each by itself: double [rows], records in the order of the pass; beside losses
  *     alone      the same after `lone_prompt` instead of the prompt
  *     el2n       token_measure.h
  *     efforts    effort.h
@@ -51,12 +52,12 @@ bool measure_order_make(const struct candidates *candidates, struct measure_orde
 void measure_order_finish(struct measure_order *order);
 
 struct measure_request {
-    bool pools, losses, alone, el2n, entropies, efforts, states;
+    bool pools, losses, token_losses, alone, el2n, entropies, efforts, states;
     enum measure_damage damage; /* JSD, KL: damages and entropies are measured */
 };
 /* Where in the file each begins; UINT64_MAX: not there. */
 struct measure_layout {
-    uint64_t pools, losses, alone, el2n, damages, entropies, efforts, states, bytes;
+    uint64_t pools, losses, token_losses, alone, el2n, damages, entropies, efforts, states, bytes;
 };
 void measure_lay_out(const struct measure_request *request, const struct measure_order *order,
                      size_t hidden_size, struct measure_layout *ret_layout);

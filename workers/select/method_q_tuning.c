@@ -1,6 +1,7 @@
 /*
  * workers/select/method_q_tuning.c: the sample stage of Q-Tuning (q_tuning.h) over the whole data set as one batch: what the pruned model gets wrong
- * although it is sure, and what it gets right although it is not. The token stage belongs to the training.
+ * although it is sure, and what it gets right although it is not. The token stage, where `token_ratio`
+ * asks for it, is that of one pass: the training asks it anew for every batch.
  *
  * The order, which the paper does not have: those that the stage keeps come first, then the others; both by falling contrast of loss and entropy,
  * each scaled to 0..1, by which the paper fills up its corners.
@@ -12,6 +13,22 @@
 #include <math.h>
 
 enum { STEPS = 9 };
+
+static const struct param_spec params[] = {
+    {.name = "token_ratio",
+     .type = PARAM_NUMBER,
+     .flags = PARAM_NULLABLE,
+     .min = 0.001,
+     .max = 1,
+     .help =
+         "Of chosen records that the model gets wrong although it is sure, this share of the response's tokens is to be learnt: those of lowest "
+         "perplexity, with their neighbours'; file token_masks.jsonl says which. None is left out unless given."},
+    {.name = "neighbour_weight",
+     .type = PARAM_NUMBER,
+     .max = 1,
+     .default_json = "0.5",
+     .help = "How much the two tokens beside it count for a token there."},
+};
 
 /* The least of a column, of samples that have a place, and its range. */
 static void scale_of(const double *values, const enum q_tuning_label *labels, size_t count, double *ret_least,
@@ -97,6 +114,16 @@ static bool q_tuning_select(const struct select_run *run, struct selection *ret_
         open += labels[i] == Q_TUNING_KEPT_WHOLE ? 1 : 0;
     }
     selection_take(ret_selection, run, order, ranked);
+    if (json_is_number(json_object_get(run->parameters, "token_ratio"))) {
+        ret_selection->is_token_pruned =
+            memory_try_array(count, sizeof *ret_selection->is_token_pruned, "labels", error);
+        for (size_t i = 0; i < count && ret_selection->is_token_pruned != NULL; i++) {
+            ret_selection->is_token_pruned[i] = labels[i] == Q_TUNING_TOKENS_PRUNED;
+        }
+        if (ret_selection->is_token_pruned == NULL) {
+            return false;
+        }
+    }
     json_put_i64(ret_selection->details, "sure_and_wrong", (int64_t)misled);
     json_put_i64(ret_selection->details, "unsure_and_right", (int64_t)open);
     json_put_i64(ret_selection->details, "in_corners", (int64_t)summary.corner_count);
@@ -107,8 +134,10 @@ static bool q_tuning_select(const struct select_run *run, struct selection *ret_
 const struct select_method select_method_q_tuning = {
     .name = "q_tuning",
     .summary = "What the pruned model gets wrong although it is sure, and right although it is not.",
-    .reference = "Q-Tuning, arXiv 2509.23873: the sample stage, over all records at once",
+    .reference = "Q-Tuning, arXiv 2509.23873: over all records at once",
     .needs = SELECT_NEED_LOSSES | SELECT_NEED_ENTROPIES,
     .is_loss_of_pruned = true,
+    .params = params,
+    .param_count = sizeof params / sizeof params[0],
     .select = q_tuning_select,
 };

@@ -87,6 +87,7 @@ void selection_destroy(struct selection *selection)
     free(selection->scores);
     free(selection->reasons);
     free(selection->labels);
+    free(selection->is_token_pruned);
     free(selection->map);
     json_decref(selection->clusters);
     json_decref(selection->details);

@@ -109,9 +109,10 @@ struct selection {
     enum select_reason *reasons; /* [count] */
     uint32_t *labels;            /* [count], < cluster_count; NULL: no clusters */
     size_t cluster_count;
-    float *map;       /* [count, 2]: a picture of the records; NULL: none */
-    json_t *clusters; /* array of [cluster_count], what the report says of each; NULL: none */
-    json_t *details;  /* object: what else the report says */
+    bool *is_token_pruned; /* [count]: token_masks.jsonl says which of its tokens count; NULL: of none */
+    float *map;            /* [count, 2]: a picture of the records; NULL: none */
+    json_t *clusters;      /* array of [cluster_count], what the report says of each; NULL: none */
+    json_t *details;       /* object: what else the report says */
 };
 struct selection *selection_create(size_t count) MUST_USE;
 void selection_destroy(struct selection *selection);

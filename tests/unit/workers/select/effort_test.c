@@ -4,6 +4,7 @@
 #include "tests/unit/workers/select/plain.h"
 #include "workers/select/effort.h"
 #include "workers/select/measure.h"
+#include "workers/select/token_measure.h"
 
 #include <stdio.h>
 #include <unistd.h>
@@ -164,15 +165,15 @@ static void a_pass_measures_the_head_of_the_model(void **state)
         .items = items, .item_count = RECORDS, .valid = valid, .valid_count = RECORDS};
     struct measure_order order;
     struct measure_layout layout;
-    const struct measure_request request = {.losses = true, .efforts = true};
+    const struct measure_request request = {.losses = true, .token_losses = true, .efforts = true};
     fixture_open(&fixture_small, "native", 2, &fixture);
     size_t vocab = fixture_small.vocab, size = fixture_small.hidden;
     for (uint32_t i = 0; i < RECORDS; i++) {
         for (uint32_t t = 0; t < LENGTH; t++) {
             tokens[i][t] = (int32_t)rng_below(&(struct rng){.seed = 9, .step = i}, t, vocab);
         }
-        items[i] =
-            (struct candidate){.tokens = tokens[i], .prompt_count = 6 - i, .response_count = LENGTH - 6};
+        items[i] = (struct candidate){
+            .tokens = tokens[i], .prompt_count = 1 + i, .response_count = LENGTH - 6 - i % 3};
         valid[i] = i;
     }
     assert_true(measure_order_make(&candidates, &order, NULL));
@@ -208,6 +209,14 @@ static void a_pass_measures_the_head_of_the_model(void **state)
             assert_true(effort_errors(&plain_threads, logits, tokens[i] + start + 1, count, vocab, 0, NULL));
             assert_close(efforts[i], plain_effort(logits, states, count, vocab, size), 1e-6);
             assert_true(efforts[i] > 0.01);
+        }
+        OWNED_MEMORY double *losses = measure_read_column(fileno(file), layout.losses, RECORDS, NULL);
+        OWNED_MEMORY double *token_losses =
+            measure_read_column(fileno(file), layout.token_losses, (size_t)order.first_rows[RECORDS], NULL);
+        for (size_t at = 0; at < RECORDS; at++) { /* and the losses of tokens lie in the order of the pass */
+            double mean = token_measure_mean(token_losses + order.first_rows[at],
+                                             (size_t)(order.first_rows[at + 1] - order.first_rows[at]));
+            assert_true(mean == losses[order.order[at]] && mean > 0);
         }
         assert_true(first == NULL || memcmp(first, efforts, RECORDS * sizeof *first) == 0);
         if (first == NULL) {

@@ -260,6 +260,13 @@ static void q_tuning_keeps_the_two_corners(void **state)
     ASSERT_ORDER(&scene, 1, 2);
     assert_int_equal(detail(&scene, "sure_and_wrong"), 1);
     assert_int_equal(detail(&scene, "unsure_and_right"), 1);
+    OWNED(selection) plain = choose(&scene, 1);
+    assert_null(plain->is_token_pruned);
+    scene.parameters = "{\"token_ratio\": 0.5}";
+    OWNED(selection) masked = choose(&scene, 1);
+    for (size_t i = 0; i < 4; i++) { /* the one that is sure and wrong */
+        assert_int_equal(masked->is_token_pruned[i], i == 1);
+    }
     scene.budget.limit = 3;
     ASSERT_ORDER(&scene, 1, 2, 0);
 }
