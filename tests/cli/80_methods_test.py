@@ -16,7 +16,7 @@ HELPERS = ("catalogue", "compact_world")
 
 def catalogue():
     output = subprocess.run([os.path.join(BUILD, "pruned-worker"), "--describe"], stdout=subprocess.PIPE, check=True)
-    return json.loads(output.stdout)["methods"]
+    return [method for method in json.loads(output.stdout)["methods"] if method["job_type"] == "pruning"]
 
 
 # Those that ask for something that the tiny Llama has not, or for another job's plan.
