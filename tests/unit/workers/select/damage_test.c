@@ -1,26 +1,9 @@
 /* Damage of records and clusters: the reference's vectors, the estimator behind the shrinkage against its own arithmetic and against a
  * population whose variances are known, and correlations against plain forms. */
 #include "base/rng.h"
+#include "tests/unit/workers/select/plain.h"
 #include "workers/select/damage.h"
 #include "workers/select/share.h"
-
-#include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include <cmocka.h>
-
-static void assert_close(double value, double expected, double tolerance)
-{
-    if (!(fabs(value - expected) <= tolerance)) {
-        print_error("%.17g is not %.17g\n", value, expected);
-        fail();
-    }
-}
 
 static double unit(uint32_t step, uint64_t index)
 {

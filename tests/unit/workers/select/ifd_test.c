@@ -1,24 +1,8 @@
 /* IFD: the reference's vectors in both forms, what is dropped and why, and the order against a plain search. */
 #include "base/cleanup.h"
 #include "base/rng.h"
+#include "tests/unit/workers/select/plain.h"
 #include "workers/select/ifd.h"
-
-#include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdlib.h>
-
-#include <cmocka.h>
-
-static void assert_close(double value, double expected, double tolerance)
-{
-    if (!(fabs(value - expected) <= tolerance)) {
-        print_error("%.17g is not %.17g\n", value, expected);
-        fail();
-    }
-}
 
 static double unit(uint32_t step, uint64_t index)
 {

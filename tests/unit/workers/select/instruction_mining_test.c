@@ -1,25 +1,8 @@
 /* The rule and its fit: the reference's vectors, ordinary least squares by normal equations in long double, what is missing or constant; and
  * lexical diversity against a plain form. */
 #include "base/rng.h"
+#include "tests/unit/workers/select/plain.h"
 #include "workers/select/instruction_mining.h"
-
-#include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include <cmocka.h>
-
-static void assert_close(double value, double expected, double tolerance)
-{
-    if (!(fabs(value - expected) <= tolerance)) {
-        print_error("%.17g is not %.17g\n", value, expected);
-        fail();
-    }
-}
 
 static double unit(uint32_t step, uint64_t index)
 {

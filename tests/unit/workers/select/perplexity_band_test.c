@@ -1,24 +1,7 @@
 /* The band of perplexities: the reference's vectors, edges, and that bands that meet share out all records. */
 #include "base/rng.h"
+#include "tests/unit/workers/select/plain.h"
 #include "workers/select/perplexity_band.h"
-
-#include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include <cmocka.h>
-
-static void assert_close(double value, double expected, double tolerance)
-{
-    if (!(fabs(value - expected) <= tolerance)) {
-        print_error("%.17g is not %.17g\n", value, expected);
-        fail();
-    }
-}
 
 static double unit(uint32_t step, uint64_t index)
 {

@@ -1,24 +1,7 @@
 /* Q-Tuning: the reference's vectors, the corners that grow with the share, and whole batches against a plain form in perplexities. */
 #include "base/rng.h"
+#include "tests/unit/workers/select/plain.h"
 #include "workers/select/q_tuning.h"
-
-#include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include <cmocka.h>
-
-static void assert_close(double value, double expected, double tolerance)
-{
-    if (!(fabs(value - expected) <= tolerance)) {
-        print_error("%.17g is not %.17g\n", value, expected);
-        fail();
-    }
-}
 
 static double unit(uint32_t step, uint64_t index)
 {

@@ -1,24 +1,7 @@
 /* EL2N and entropy: the reference's distributions, logits that would overflow or cancel, and the printed formulas. */
 #include "base/rng.h"
+#include "tests/unit/workers/select/plain.h"
 #include "workers/select/token_measure.h"
-
-#include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include <cmocka.h>
-
-static void assert_close(double value, double expected, double tolerance)
-{
-    if (!(fabs(value - expected) <= tolerance)) {
-        print_error("%.17g is not %.17g\n", value, expected);
-        fail();
-    }
-}
 
 static double unit(uint32_t step, uint64_t index)
 {
