@@ -299,6 +299,7 @@ def check_models(service):
     for name in ("pruned_model", "embedding_model"):
         tap.ok(get(service, last)[name].startswith("job:job_"), "the job shows its " + name)
     running = get(service, last)["embedding_model"][4:]
+    wait_for_reason(service, last, "waiting for " + running)  # it has been looked at; the next look is when that one ends
     service.request("DELETE", "/v1/jobs/" + second["id"])
     cancel(service, {"id": running})
     ended = service.wait(last["id"])
