@@ -438,7 +438,9 @@ static json_t *format_methods(void)
         "calibration",      "block_cosines", "evaluator",        "plan",
         "sublayer_cosines", "span_angles",   "width_statistics", "model"};
     static const char *const select_needs[] = {"embeddings", "damage",  "losses",  "alone_losses",
-                                               "el2n",       "columns", "targets", "entropies"};
+                                               "el2n",       "columns", "targets", "entropies",
+                                               "one_shot",   "efforts"};
+    _Static_assert(1u << (COUNT_OF(select_needs) - 1) == SELECT_NEED_EFFORTS, "a name for each need");
     json_t *array = json_array();
     for (const struct prune_method *const *method = prune_methods(); *method != NULL; method++) {
         struct param_spec spec = {.name = (*method)->name,
@@ -456,8 +458,11 @@ static json_t *format_methods(void)
                                   .members = (*method)->params,
                                   .member_count = (*method)->param_count,
                                   .help = (*method)->summary};
-        append_method(array, "selection", (*method)->reference,
-                      list_needs((*method)->needs, select_needs, COUNT_OF(select_needs)), &spec);
+        json_t *needs = list_needs((*method)->needs, select_needs, COUNT_OF(select_needs));
+        if (select_needs_pruned(*method)) {
+            CHECK(json_array_append_new(needs, json_string("pruned_model")) == 0);
+        }
+        append_method(array, "selection", (*method)->reference, needs, &spec);
     }
     return array;
 }

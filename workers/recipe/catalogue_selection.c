@@ -104,7 +104,9 @@ const struct param_spec *catalogue_selection_body(const struct param_spec *commo
          .flags = PARAM_NULLABLE,
          .min = 1,
          .max = 4096,
-         .help = "A sentence encoder; the original's own states unless given."},
+         .help =
+             "A sentence encoder (any model will do: the mean of its last states is taken); the original's own states "
+             "unless given."},
         {.name = "dataset",
          .type = PARAM_OBJECT,
          .flags = PARAM_REQUIRED,

@@ -52,7 +52,8 @@ static bool read_spec(struct recipe *recipe, struct error *error)
             clock_boot_ns(&clock_system) + (int64_t)json_integer_value(seconds) * 1000000000;
     }
     if (strcmp(type, "selection") == 0) {
-        return selection_read_spec(recipe, error);
+        selection_read_spec(recipe);
+        return true;
     }
     if (!recipe->is_pruning) {
         return true;
@@ -306,9 +307,15 @@ static bool run_calibrate(struct recipe *recipe, struct error *error)
 static bool plan_selection_memory(struct recipe *recipe, struct error *error)
 {
     const struct selection_job *selection = recipe->selection;
-    uint64_t texts = 0;
-    for (size_t i = 0; i < selection->dataset.count; i++) {
-        texts += selection->dataset.sets[i]->file_bytes;
+    const struct selection_sets *sets[] = {&selection->dataset, &selection->targets};
+    uint64_t texts = 0, tokens = 0;
+    size_t records = 0;
+    for (size_t k = 0; k < 2; k++) {
+        for (size_t i = 0; i < sets[k]->count; i++) {
+            texts += sets[k]->sets[i]->file_bytes;
+        }
+        records += sets[k]->candidates != NULL ? sets[k]->candidates->item_count : 0;
+        tokens += sets[k]->candidates != NULL ? sets[k]->candidates->valid_tokens : 0;
     }
     const struct selection_size size = {.original = recipe->inventory,
                                         .pruned = selection->pruned.inventory,
@@ -316,8 +323,8 @@ static bool plan_selection_memory(struct recipe *recipe, struct error *error)
                                         .spec = recipe->spec,
                                         .method = selection->method,
                                         .threads = recipe->job->threads,
-                                        .records = selection->dataset.candidates->item_count,
-                                        .tokens = selection->dataset.candidates->valid_tokens,
+                                        .records = records,
+                                        .tokens = tokens,
                                         .text_bytes = texts,
                                         .limit_bytes = recipe->job->memory_limit_bytes};
     selection_plan_memory(&size, &recipe->memory);

@@ -69,7 +69,6 @@ struct memory_plan {
     uint64_t gram_bytes; /* of a compensation's sums, where a sublayer has many experts; 0: no limit */
     uint64_t gate_rows;  /* of one pass of the quality gate */
 };
-/* text_bytes: of all sources together. Arithmetic; without a limit the machine's free memory decides too. */
 /* Measured: a worker that has done nothing yet, with its libraries; what each compute thread adds (stack, arena). */
 #define PROCESS_BYTES ((uint64_t)20 << 20)
 #define THREAD_BYTES  ((uint64_t)1 << 20)
@@ -77,6 +76,7 @@ struct memory_plan {
 #define SLACK_BYTES   ((uint64_t)12 << 20)
 #define SLACK_SHARE   64
 #define COMFORT       0.8
+/* text_bytes: of all sources together. Arithmetic; without a limit the machine's free memory decides too. */
 void memory_plan_make(const struct inventory *inventory, const json_t *spec, size_t threads,
                       uint64_t text_bytes, uint64_t limit_bytes, struct memory_plan *ret_plan);
 uint64_t machine_available_bytes(void); /* 0: unknown */

@@ -5,7 +5,6 @@
 #include "base/file.h"
 #include "base/hash.h"
 #include "base/memory.h"
-#include "workers/model/architecture.h"
 #include "workers/select/ranking.h"
 #include <math.h>
 #include <stdlib.h>
@@ -43,8 +42,8 @@ void selection_requests(const json_t *spec, const struct select_method *method,
             measure_damage_parse(json_string_value(json_object_get(parameters, "damage")));
         /* The entropy of the original comes with a divergence, whichever is asked for. */
         pruned.damage = damage == MEASURE_DELTA_NLL ? MEASURE_JSD : damage;
-        original.states = original.pools =
-            true; /* a pool is little beside the states: one file serves all methods */
+        /* A pool is little beside the states: methods with embeddings and without share one file. */
+        original.states = original.pools = true;
         original.losses = original.losses || damage == MEASURE_DELTA_NLL;
         pruned.losses = pruned.losses || damage == MEASURE_DELTA_NLL;
     }
@@ -52,19 +51,7 @@ void selection_requests(const json_t *spec, const struct select_method *method,
     *ret_pruned = pruned;
 }
 
-bool selection_check_parameters(const struct select_method *method, const json_t *parameters,
-                                struct error *error)
-{
-    struct error found = {0};
-    if (method->check == NULL || method->check(parameters, &found)) {
-        return true;
-    }
-    char pointer[sizeof found.field];
-    (void)snprintf(pointer, sizeof pointer, "/method/%s%.80s", method->name, found.field);
-    return error_set_field(error, found.code, pointer, "%s", found.message);
-}
-
-bool selection_read_spec(struct recipe *recipe, struct error *error)
+void selection_read_spec(struct recipe *recipe)
 {
     struct selection_job *selection = memory_create(1, sizeof *selection);
     const json_t *dataset = json_object_get(recipe->spec, "dataset");
@@ -76,29 +63,11 @@ bool selection_read_spec(struct recipe *recipe, struct error *error)
     selection->max_tokens = (size_t)json_integer_value(json_object_get(dataset, "max_tokens"));
     selection_requests(recipe->spec, selection->method, &selection->original.request,
                        &selection->damaged.request);
-    if (!selection_check_parameters(selection->method, selection->parameters, error)) {
-        return false;
-    }
-    if (strcmp(form, "custom") != 0) {
-        selection->form = *instruction_template_find(form);
-        return true;
-    }
-    selection->form =
-        (struct instruction_template){"custom", json_string_value(json_object_get(dataset, "template_full")),
-                                      json_string_value(json_object_get(dataset, "template_lone")), false};
-    if (selection->form.full == NULL || selection->form.lone == NULL) {
-        return error_set_field(error, ERROR_MISSING_FIELD,
-                               selection->form.full == NULL ? "/dataset/template_full"
-                                                            : "/dataset/template_lone",
-                               "a custom template needs both texts");
-    }
-    if (!instruction_template_check(&selection->form, error)) {
-        if (error != NULL) {
-            (void)snprintf(error->field, sizeof error->field, "/dataset/template");
-        }
-        return false;
-    }
-    return true;
+    selection->form = strcmp(form, "custom") != 0
+                          ? *instruction_template_find(form)
+                          : (struct instruction_template){
+                                "custom", json_string_value(json_object_get(dataset, "template_full")),
+                                json_string_value(json_object_get(dataset, "template_lone")), false};
 }
 
 static void close_pass(struct selection_pass *pass)
@@ -223,21 +192,12 @@ static bool open_model(struct recipe *recipe, const char *member, struct selecti
 }
 
 /* Records are encoded once, by the original's tokenizer: the pruned model's has to be the same. */
-static bool check_pruned(struct recipe *recipe, struct error *error)
+static bool check_tokenizer(struct recipe *recipe, struct error *error)
 {
-    struct selection_job *selection = recipe->selection;
+    const struct selection_job *selection = recipe->selection;
     const struct inventory *pruned = selection->pruned.inventory;
     if (pruned == NULL) {
-        return (selection->method->needs & SELECT_NEED_DAMAGE) == 0 && !selection->method->is_loss_of_pruned
-                   ? true
-                   : error_set_field(error, ERROR_MISSING_FIELD, "/pruned_model",
-                                     "method %s asks what pruning broke: it needs the pruned model",
-                                     selection->method->name);
-    }
-    if (architecture_of(&pruned->config)->is_encoder) {
-        return error_set_field(error, ERROR_UNSUPPORTED, "/pruned_model",
-                               "a model of type %s is an encoder: it predicts nothing",
-                               pruned->config.model_type);
+        return true;
     }
     struct error none = {0};
     OWNED(tokenizer) tokenizer = inventory_load_tokenizer(pruned, selection->pruned.folder, &none);
@@ -309,35 +269,30 @@ static bool load_all_sets(struct recipe *recipe, struct error *error)
                                                  pointer, &selection->targets, error));
 }
 
-static bool check_context(const struct recipe *recipe, struct error *error)
+/* What was checked before the job started; of a job handed to the worker as it is the first fault is told here. */
+static bool check_request(const struct recipe *recipe, struct error *error)
 {
     const struct selection_job *selection = recipe->selection;
-    const struct model_config *configs[] = {
-        &recipe->inventory->config,
-        selection->pruned.inventory != NULL ? &selection->pruned.inventory->config : NULL};
-    for (size_t i = 0; i < 2; i++) {
-        if (configs[i] != NULL && selection->max_tokens > configs[i]->context_tokens) {
-            return error_set_field(error, ERROR_OUT_OF_RANGE, "/dataset/max_tokens",
-                                   "%zu tokens are more than the %s model's context of %zu",
-                                   selection->max_tokens, i == 0 ? "original" : "pruned",
-                                   configs[i]->context_tokens);
-        }
+    FINISHED(error_list) faults = {0};
+    selection_check(recipe->spec, recipe->inventory, selection->pruned.inventory, &faults);
+    if (faults.stored > 0) {
+        *error = faults.items[0];
     }
-    return true;
+    return faults.stored == 0;
 }
 
 bool selection_inspect(struct recipe *recipe, struct error *error)
 {
     struct selection_job *selection = recipe->selection;
     if (!open_model(recipe, "pruned_model", &selection->pruned, error) ||
-        !open_model(recipe, "embedding_model", &selection->encoder, error)) {
+        !open_model(recipe, "embedding_model", &selection->encoder, error) || !check_request(recipe, error)) {
         return false;
     }
     recipe->tokenizer = inventory_load_tokenizer(recipe->inventory, recipe->job->model_folder, error);
-    if (recipe->tokenizer == NULL || !check_pruned(recipe, error) || !check_context(recipe, error)) {
+    if (recipe->tokenizer == NULL || !check_tokenizer(recipe, error)) {
         return false;
     }
-    if (selection->encoder.inventory != NULL) {
+    if (selection->encoder.inventory != NULL && (selection->method->needs & SELECT_NEED_EMBEDDINGS) != 0) {
         selection->encoder_tokenizer =
             inventory_load_tokenizer(selection->encoder.inventory, selection->encoder.folder, error);
         if (selection->encoder_tokenizer == NULL) {

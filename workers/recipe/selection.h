@@ -2,6 +2,8 @@
  * workers/recipe/selection.h: a selection job: which records of some data sets heal a pruned model best.
  *
  *     selection.c          what the request asks for; inspect and read: models, tokenizers, data sets, records
+ *     selection_check.c    what it asks for and cannot have
+ *     selection_plan.c     what it will cost
  *     selection_measure.c  embed and score: what models say of the records, kept on disk, the original's part for later jobs too
  *     selection_one_shot.c  score: anchors, and what records do for their answers
  *     selection_choose.c   select: the selector, on arrays
@@ -31,7 +33,7 @@
 struct selection_model {
     struct inventory *inventory; /* owned; NULL: not asked for */
     const char *folder;          /* borrowed of the job */
-    const char *name;            /* owned by the caller of recipe_source_name: borrowed of the spec */
+    const char *name;            /* borrowed of the spec */
     char sha256[65];
 };
 
@@ -77,8 +79,8 @@ struct selection_job {
     struct one_shot_counts one_shot_counts;
 };
 
-/* Of the resolved spec: the method, the template; faults are those that the catalogue cannot say. */
-bool selection_read_spec(struct recipe *recipe, struct error *error) MUST_USE;
+/* Of the resolved spec: the method, the template. Nothing is checked; selection_inspect does. */
+void selection_read_spec(struct recipe *recipe);
 void selection_finish(struct selection_job *selection);
 /* What the checkpoint is bound to, beside the original. */
 void selection_identify(const struct recipe *recipe, struct sha256 *hash);
@@ -127,9 +129,9 @@ json_t *selection_plan(const struct recipe_job *job, const json_t *spec, const s
 struct inventory *selection_find_model(const struct recipe_job *job, const json_t *spec, const char *member,
                                        const char **ret_folder, struct error_list *faults) MUST_USE;
 const struct select_method *selection_method(const json_t *spec, const json_t **ret_parameters);
-/* Whether the method's parameters agree; the error's field is a pointer into the spec. */
-bool selection_check_parameters(const struct select_method *method, const json_t *parameters,
-                                struct error *error) MUST_USE;
+/* Everything that can be refused without reading a data set, with pointers into the spec. pruned: NULL without. */
+void selection_check(const json_t *spec, const struct inventory *original, const struct inventory *pruned,
+                     struct error_list *faults);
 
 /* catalogue_selection.c */
 const struct param_spec *catalogue_selection_body(const struct param_spec *common, size_t common_count);

@@ -290,7 +290,6 @@ static bool write_kept(const struct recipe *recipe, const char *path, struct err
     OWNED_FD int fd = file_create(temporary.bytes, 0644, error);
     bool is_good = fd >= 0 && hash_payload(pass->fd, pass->layout.bytes, fd, sha256, error);
     if (is_good) {
-        (void)snprintf(foot, sizeof foot, "%-*s", FOOT_BYTES - 1, "");
         int length = snprintf(foot, sizeof foot, FOOT_MAGIC " %s", sha256);
         memset(foot + length, ' ', (size_t)(FOOT_BYTES - 1 - length));
         foot[FOOT_BYTES - 1] = '\n';
@@ -337,19 +336,21 @@ static bool measure_original(struct recipe *recipe, struct error *error)
 {
     struct selection_job *selection = recipe->selection;
     struct selection_pass *pass = &selection->original;
+    size_t count = selection->dataset.candidates->valid_count;
     OWNED_MEMORY char *kept = recipe->job->cache_folder != NULL ? cache_path(recipe) : NULL;
     if (kept != NULL) {
         pass->fd = open_kept(recipe, kept);
-        pass->is_from_cache = pass->fd >= 0;
     }
-    if (pass->is_from_cache) {
+    if (pass->fd >= 0) {
+        /* What an earlier attempt of this job kept is no earlier job's. */
+        pass->is_from_cache = selection_done_before(recipe, "original_done") < count;
         return true;
     }
     pass->fd = selection_open_file(recipe, "original.pass", pass->layout.bytes, error);
     if (pass->fd < 0) {
         return false;
     }
-    if (selection_done_before(recipe, "original_done") < selection->dataset.candidates->valid_count) {
+    if (selection_done_before(recipe, "original_done") < count) {
         struct model *model =
             recipe_open_model(recipe, recipe->inventory, recipe->job->model_folder, MEMORY_SCORE, error);
         bool is_good = model != NULL &&

@@ -11,7 +11,6 @@
 #include "base/file.h"
 #include "base/memory.h"
 #include "base/text.h"
-#include "workers/model/architecture.h"
 #include "workers/model/weights.h"
 #include <stdlib.h>
 #include <string.h>
@@ -80,28 +79,37 @@ static void measure_phases(const struct selection_size *size, struct phases *ret
     selection_requests(size->spec, size->method, &original, &pruned);
     struct phases phases = {.fixed = PROCESS_BYTES + size->threads * THREAD_BYTES + 4 * size->text_bytes +
                                      size->records * RECORD_BYTES + 4 * size->tokens};
-    const struct inventory *models[] = {size->original, size->pruned, size->encoder};
+    const struct measure_request nothing = {0};
+    bool embeds = size->encoder != NULL && (size->method->needs & SELECT_NEED_EMBEDDINGS) != 0;
+    const struct {
+        const struct inventory *inventory;
+        const struct measure_request *request;
+        bool is_read;
+    } models[] = {{size->original, &original, measure_wants(&original) || anchors_of(size) > 0},
+                  {size->pruned, &pruned, measure_wants(&pruned)},
+                  {size->encoder, &nothing, embeds}};
     uint64_t working = 0, head = 0;
     for (size_t i = 0; i < 3; i++) {
-        if (models[i] == NULL) {
+        const struct inventory *inventory = models[i].inventory;
+        if (inventory == NULL || !models[i].is_read) {
             continue;
         }
         bool asks = i == 0 && anchors_of(size) > 0;
-        size_t pair = longest_pair(models[i], longest);
-        struct share share = measure_model(size, &compute, models[i], asks ? pair : longest);
+        size_t pair = longest_pair(inventory, longest);
+        struct share share = measure_model(size, &compute, inventory, asks ? pair : longest);
         phases.pass_held = larger(phases.pass_held, share.weights_held);
         phases.pass_least = larger(phases.pass_least, share.weights_least);
         working = larger(working, share.working);
-        const struct measure_request *request = i == 1 ? &pruned : &original;
+        const struct measure_request *request = models[i].request;
         phases.states[0] =
-            larger(phases.states[0], measure_bytes(&models[i]->config, request, BATCH_TOKENS, longest));
+            larger(phases.states[0], measure_bytes(&inventory->config, request, BATCH_TOKENS, longest));
         phases.states[1] = larger(phases.states[1],
-                                  measure_bytes(&models[i]->config, request, LITTLE_BATCH_TOKENS, longest));
+                                  measure_bytes(&inventory->config, request, LITTLE_BATCH_TOKENS, longest));
         if (asks) {
             phases.states[0] =
-                larger(phases.states[0], one_shot_bytes(&models[i]->config, BATCH_TOKENS, pair));
+                larger(phases.states[0], one_shot_bytes(&inventory->config, BATCH_TOKENS, pair));
             phases.states[1] =
-                larger(phases.states[1], one_shot_bytes(&models[i]->config, LITTLE_BATCH_TOKENS, pair));
+                larger(phases.states[1], one_shot_bytes(&inventory->config, LITTLE_BATCH_TOKENS, pair));
         }
     }
     if (pruned.damage != MEASURE_NO_DAMAGE) {
@@ -113,6 +121,8 @@ static void measure_phases(const struct selection_size *size, struct phases *ret
     phases.fixed += working;
     if ((size->method->needs & SELECT_NEED_EMBEDDINGS) != 0) {
         const struct model_config *config = &(size->encoder != NULL ? size->encoder : size->original)->config;
+        /* An encoder's are there before the passes. */
+        phases.fixed += embeds ? size->records * (uint64_t)config->hidden_size * sizeof(float) : 0;
         phases.choose = size->records * (2 * (uint64_t)config->hidden_size * sizeof(float) + CLUSTER_BYTES) +
                         CLUSTER_SCRATCH;
     }
@@ -188,69 +198,8 @@ static uint64_t check_sources(const struct recipe_job *job, const json_t *source
         size_t limit = (size_t)json_integer_value(json_object_get(item, "limit"));
         size_t most = (size_t)(bytes / TEXT_BYTES_A_RECORD + 1);
         *records += limit > 0 && limit < most ? limit : most;
-        bool has_messages = json_is_string(json_object_get(item, "messages"));
-        bool has_instruction = json_is_string(json_object_get(item, "instruction"));
-        bool has_response = json_is_string(json_object_get(item, "response"));
-        bool has_input = json_is_string(json_object_get(item, "input"));
-        if ((has_messages && (has_instruction || has_response || has_input)) ||
-            has_instruction != has_response || (has_input && !has_instruction)) {
-            (void)snprintf(pointer, sizeof pointer, "%s/%zu", where, i);
-            error_list_add(faults, ERROR_INVALID_ARGUMENT, pointer,
-                           "say messages alone, or instruction and response (and perhaps input), or nothing");
-        }
     }
     return total;
-}
-
-static void check_template(const json_t *spec, struct error_list *faults)
-{
-    const json_t *dataset = json_object_get(spec, "dataset");
-    const char *texts[] = {json_string_value(json_object_get(dataset, "template_full")),
-                           json_string_value(json_object_get(dataset, "template_lone"))};
-    const char *const pointers[] = {"/dataset/template_full", "/dataset/template_lone"};
-    bool is_custom = strcmp(json_string_value(json_object_get(dataset, "template")), "custom") == 0;
-    for (size_t i = 0; i < 2; i++) {
-        if (is_custom && texts[i] == NULL) {
-            error_list_add(faults, ERROR_MISSING_FIELD, pointers[i], "a custom template needs both texts");
-        } else if (!is_custom && texts[i] != NULL) {
-            error_list_add(faults, ERROR_INVALID_ARGUMENT, pointers[i],
-                           "only template \"custom\" takes a text");
-        }
-    }
-    if (is_custom && texts[0] != NULL && texts[1] != NULL) {
-        struct error error = {0};
-        const struct instruction_template form = {"custom", texts[0], texts[1], false};
-        if (!instruction_template_check(&form, &error)) {
-            error_list_add(faults, error.code, "/dataset/template", "%s", error.message);
-        }
-    }
-}
-
-static void check_window(const json_t *spec, const struct inventory *inventory, const char *what,
-                         struct error_list *faults)
-{
-    uint64_t tokens =
-        (uint64_t)json_integer_value(json_object_get(json_object_get(spec, "dataset"), "max_tokens"));
-    if (tokens > inventory->config.context_tokens) {
-        error_list_add(faults, ERROR_OUT_OF_RANGE, "/dataset/max_tokens",
-                       "%llu tokens are more than the %s model's context of %zu", (unsigned long long)tokens,
-                       what, inventory->config.context_tokens);
-    }
-}
-
-static void check_pruned(const json_t *spec, const struct select_method *method,
-                         const struct inventory *pruned, struct error_list *faults)
-{
-    bool is_needed = (method->needs & SELECT_NEED_DAMAGE) != 0 || method->is_loss_of_pruned;
-    if (pruned != NULL && architecture_of(&pruned->config)->is_encoder) {
-        error_list_add(faults, ERROR_UNSUPPORTED, "/pruned_model",
-                       "a model of type %s is an encoder: it predicts nothing", pruned->config.model_type);
-    } else if (pruned != NULL) {
-        check_window(spec, pruned, "pruned", faults);
-    } else if (is_needed && !json_is_string(json_object_get(spec, "pruned_model"))) {
-        error_list_add(faults, ERROR_MISSING_FIELD, "/pruned_model",
-                       "method %s asks what pruning broke: it needs the pruned model", method->name);
-    }
 }
 
 /* What the job goes through, whether or not its method has anything to do there. */
@@ -265,7 +214,9 @@ static json_t *list_stages(void)
     return names;
 }
 
-static void put_resources(json_t *plan, const struct selection_size *size, struct error_list *faults)
+/* records: of the data set alone. */
+static void put_resources(json_t *plan, const struct selection_size *size, size_t records,
+                          struct error_list *faults)
 {
     struct memory_plan memory;
     struct measure_request original, pruned;
@@ -280,13 +231,17 @@ static void put_resources(json_t *plan, const struct selection_size *size, struc
     uint64_t disk = RECIPE_BESIDE_BYTES + 3 * size->text_bytes + 64 * size->records;
     disk += original.states ? 2 * size->tokens * row : 0; /* as measured, and as kept */
     disk += original.pools ? 2 * size->records * row : 0;
-    disk += original.token_losses || pruned.token_losses ? size->tokens * sizeof(double) : 0;
+    disk += (original.token_losses ? 2 : 0) * size->tokens * sizeof(double);
+    disk += pruned.token_losses ? size->tokens * sizeof(double) : 0;
+    disk += size->encoder != NULL && (size->method->needs & SELECT_NEED_EMBEDDINGS) != 0
+                ? size->records * size->encoder->config.hidden_size * sizeof(float)
+                : 0;
     disk += size->records * anchors_of(size) * sizeof(double);
     json_put_i64(plan, "memory_bytes", (int64_t)memory.planned_bytes);
     json_put_i64(plan, "memory_bytes_least", (int64_t)memory.least_bytes);
     json_put(plan, "weights_streamed", json_boolean(memory.is_streamed));
     json_put_i64(plan, "disk_bytes", (int64_t)disk);
-    json_put_i64(plan, "records_estimated", (int64_t)size->records);
+    json_put_i64(plan, "records_estimated", (int64_t)records);
 }
 
 static json_t *list_warnings(const struct selection_size *size, size_t records)
@@ -321,14 +276,9 @@ json_t *selection_plan(const struct recipe_job *job, const json_t *spec, const s
     uint64_t text_bytes = check_sources(job, sources, "/dataset/sources", &asked, faults);
     size_t records = asked;
     text_bytes += check_sources(job, json_object_get(parameters, "targets"), targets, &records, faults);
-    if (!selection_check_parameters(method, parameters, &error)) {
-        error_list_add_error(faults, &error);
-    }
-    check_template(spec, faults);
     OWNED(inventory) pruned = selection_find_model(job, spec, "pruned_model", &folder, faults);
     OWNED(inventory) encoder = selection_find_model(job, spec, "embedding_model", &encoder_folder, faults);
-    check_window(spec, inventory, "original", faults);
-    check_pruned(spec, method, pruned, faults);
+    selection_check(spec, inventory, pruned, faults);
     recipe_read_compute(spec, &compute);
     OWNED(pool) pool = pool_create(1, &error);
     if (pool == NULL || !machine_describe(&compute, pool, &machine, &error)) {
@@ -351,7 +301,7 @@ json_t *selection_plan(const struct recipe_job *job, const json_t *spec, const s
                                         .text_bytes = text_bytes,
                                         .limit_bytes = limit};
     json_t *plan = json_object();
-    put_resources(plan, &size, faults);
+    put_resources(plan, &size, asked, faults);
     json_put(plan, "stages", list_stages());
     json_put(plan, "warnings", list_warnings(&size, asked));
     return plan;

@@ -6,6 +6,7 @@
 #include "base/file.h"
 #include "base/memory.h"
 #include "base/text.h"
+#include "workers/model/architecture.h"
 #include "workers/recipe/page.h"
 #include "workers/recipe/report.h"
 #include <math.h>
@@ -284,7 +285,9 @@ static json_t *format_map(const struct selection_job *selection)
     return map;
 }
 
-static json_t *format_pass(const struct recipe *recipe, const struct selection_pass *pass, const char *cache)
+/* tokens: that went through the model, 0: not known. */
+static json_t *format_pass(const struct recipe *recipe, const struct selection_pass *pass, const char *cache,
+                           uint64_t tokens)
 {
     if (pass->fd < 0) {
         return NULL;
@@ -292,7 +295,9 @@ static json_t *format_pass(const struct recipe *recipe, const struct selection_p
     json_t *object = json_object();
     json_put_text(object, "cache", cache);
     json_put_i64(object, "records", (int64_t)recipe->selection->dataset.candidates->valid_count);
-    json_put_i64(object, "tokens", (int64_t)recipe->selection->dataset.candidates->valid_tokens);
+    if (tokens > 0) {
+        json_put_i64(object, "tokens", (int64_t)tokens);
+    }
     json_put_i64(object, "bytes", (int64_t)pass->layout.bytes);
     json_put_double(object, "seconds", pass->seconds);
     return object;
@@ -348,10 +353,11 @@ static json_t *format_embedding(const struct recipe *recipe)
     if (selection->dataset.embeddings == NULL) {
         return NULL;
     }
-    bool is_encoder = selection->encoder.inventory != NULL;
+    bool is_given = selection->encoder.inventory != NULL;
+    bool is_encoder = is_given && architecture_of(&selection->encoder.inventory->config)->is_encoder;
     json_t *embedding = json_object();
     json_put_text(embedding, "kind", is_encoder ? "encoder" : "states");
-    json_put_text(embedding, "name", is_encoder ? selection->encoder.name : recipe->model_name);
+    json_put_text(embedding, "name", is_given ? selection->encoder.name : recipe->model_name);
     json_put_i64(embedding, "dimensions", (int64_t)selection->embedding_size);
     return embedding;
 }
@@ -388,15 +394,16 @@ static json_t *format_report(const struct recipe *recipe)
     json_put(report, "details", json_incref(selection->selection->details));
     json_put(report, "map", format_map(selection));
     json_put(report, "anchors", format_anchors(selection));
+    uint64_t tokens = selection->dataset.candidates->valid_tokens;
     json_put(passes, "original",
              format_pass(recipe, &selection->original,
                          recipe->job->cache_folder == NULL   ? "off"
                          : selection->original.is_from_cache ? "hit"
-                                                             : "miss"));
-    json_put(passes, "pruned", format_pass(recipe, &selection->damaged, "off"));
-    json_put(passes, "one_shot", format_pass(recipe, &selection->asking, "off"));
-    (void)json_object_del(json_object_get(passes, "one_shot"),
-                          "tokens"); /* each record goes through many times */
+                                                             : "miss",
+                         tokens));
+    json_put(passes, "pruned", format_pass(recipe, &selection->damaged, "off", tokens));
+    json_put(passes, "one_shot",
+             format_pass(recipe, &selection->asking, "off", 0)); /* each record many times */
     json_put(report, "passes", passes);
     json_put(report, "resources", report_format_resources(recipe));
     json_put(report, "warnings", json_incref(recipe->warnings));

@@ -82,6 +82,12 @@ static bool compares(const struct measure_request *request)
     return request->damage == MEASURE_JSD || request->damage == MEASURE_KL;
 }
 
+bool measure_wants(const struct measure_request *request)
+{
+    return request->pools || request->losses || request->token_losses || request->alone || request->el2n ||
+           request->entropies || request->efforts || request->states || compares(request);
+}
+
 void measure_lay_out(const struct measure_request *request, const struct measure_order *order,
                      size_t hidden_size, struct measure_layout *ret_layout)
 {

@@ -55,6 +55,7 @@ struct measure_request {
     bool pools, losses, token_losses, alone, el2n, entropies, efforts, states;
     enum measure_damage damage; /* JSD, KL: damages and entropies are measured */
 };
+bool measure_wants(const struct measure_request *request); /* anything at all */
 /* Where in the file each begins; UINT64_MAX: not there. */
 struct measure_layout {
     uint64_t pools, losses, token_losses, alone, el2n, damages, entropies, efforts, states, bytes;

@@ -64,6 +64,11 @@ const struct select_method *select_method_find(const char *name)
     return NULL;
 }
 
+bool select_needs_pruned(const struct select_method *method)
+{
+    return (method->needs & SELECT_NEED_DAMAGE) != 0 || method->is_loss_of_pruned;
+}
+
 struct selection *selection_create(size_t count)
 {
     struct selection *selection = memory_create(1, sizeof *selection);

@@ -155,5 +155,7 @@ struct select_method {
 /* All selectors, in the order of methods.def; NULL-terminated. */
 const struct select_method *const *select_methods(void);
 const struct select_method *select_method_find(const char *name); /* NULL: none */
+/* Whether it asks a pruned model at all. */
+bool select_needs_pruned(const struct select_method *method);
 
 #endif
