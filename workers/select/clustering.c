@@ -119,7 +119,25 @@ static void report_spectrum(struct clustering *clustering, const char *solver)
     json_put(clustering->report, "spectrum", report);
 }
 
-/* The graph's spectrum. *ret_is_one: all coincide. */
+/* Whether all rows but those of zeros coincide. */
+static bool are_all_alike(const struct clustering *clustering)
+{
+    const struct clustering_request *request = &clustering->request;
+    const float *first = NULL;
+    for (size_t i = 0; i < request->count; i++) {
+        const float *row = request->rows + i * request->size;
+        if (clustering->is_zero[i]) {
+            continue;
+        }
+        first = first != NULL ? first : row;
+        if (rows_distance_square(first, row, request->size) > 0) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* The graph's spectrum; without a scale there is none. *ret_is_one: all coincide. */
 static bool find_by_graph(struct clustering *clustering, const struct dense_threads *threads,
                           bool *ret_is_one, struct error *error)
 {
@@ -128,13 +146,14 @@ static bool find_by_graph(struct clustering *clustering, const struct dense_thre
     if (graph == NULL) {
         return false;
     }
-    *ret_is_one = !(graph->largest_scale > 0);
+    bool has_scale = graph->largest_scale > 0;
+    *ret_is_one = !has_scale && are_all_alike(clustering);
     OWNED_MEMORY uint32_t *components =
         memory_try_array(request->count, sizeof *components, "components", error);
     size_t component_count = 0, linked = 0;
     if (components == NULL || !graph_components(graph, components, &component_count, error) ||
-        (!*ret_is_one && !graph_link(graph, threads, request->rows, request->size,
-                                     graph_big_component(request->count), &linked, error))) {
+        (has_scale && !graph_link(graph, threads, request->rows, request->size,
+                                  graph_big_component(request->count), &linked, error))) {
         return false;
     }
     json_t *report = json_object();
@@ -143,7 +162,12 @@ static bool find_by_graph(struct clustering *clustering, const struct dense_thre
     json_put_i64(report, "components_linked", (int64_t)linked);
     json_put_double(report, "alpha", request->alpha);
     json_put(clustering->report, "graph", report);
-    if (*ret_is_one) {
+    if (!has_scale) {
+        if (!*ret_is_one) {
+            note(clustering,
+                 "Every record has copies as its nearest neighbours, so the graph has no scale: these "
+                 "eigenvectors are of the landmark form.");
+        }
         return true;
     }
     const struct spectrum_request wanted = {.pairs = wanted_pairs(request),
@@ -168,22 +192,21 @@ static bool find_by_landmarks(struct clustering *clustering, const struct dense_
                               struct error *error)
 {
     const struct clustering_request *request = &clustering->request;
-    size_t least = rows_least(wanted_pairs(request), request->count);
-    size_t wanted = rows_least(CLUSTERING_LANDMARK_LIMIT, request->count / 4);
+    size_t pairs = wanted_pairs(request);
+    size_t fourth = rows_least(CLUSTERING_LANDMARK_LIMIT, request->count / 4);
+    size_t landmark_count = fourth > pairs ? fourth : pairs;
     const struct kmeans_request fit = {.form = KMEANS_COSINE,
-                                       .centroid_count = wanted > least ? wanted : least,
+                                       .centroid_count = landmark_count,
                                        .iteration_limit = LANDMARK_ROUNDS,
                                        .restart_count = 1,
-                                       .sample_count = LANDMARK_ROWS * (wanted > least ? wanted : least),
+                                       .sample_count = LANDMARK_ROWS * landmark_count,
                                        .seed = request->seed};
     OWNED(kmeans) kmeans = kmeans_fit(threads, request->rows, request->count, request->size, &fit, error);
     FINISHED(landmarks) landmarks = {0};
     if (kmeans == NULL ||
         !landmarks_weigh(threads, request->rows, request->count, request->size, kmeans->centroids,
-                         kmeans->centroid_count, LANDMARKS_NEAREST, &landmarks, error)) {
-        return false;
-    }
-    if (!landmarks_find_spectrum(&landmarks, threads, wanted_pairs(request), &clustering->spectrum, error)) {
+                         kmeans->centroid_count, LANDMARKS_NEAREST, &landmarks, error) ||
+        !landmarks_find_spectrum(&landmarks, threads, pairs, &clustering->spectrum, error)) {
         return false;
     }
     report_spectrum(clustering, "landmarks");
@@ -192,19 +215,20 @@ static bool find_by_landmarks(struct clustering *clustering, const struct dense_
     return true;
 }
 
-/* *ret_is_one: there are no two records that differ. */
-static bool find_spectrum(struct clustering *clustering, const struct dense_threads *threads,
-                          bool *ret_is_one, struct error *error)
+/* Neighbours and eigenvectors, as far as they are needed. *is_one: there are no two records that differ; it may turn true. */
+static bool find_spectrum(struct clustering *clustering, const struct dense_threads *threads, bool *is_one,
+                          struct error *error)
 {
     const struct clustering_request *request = &clustering->request;
-    if ((!request->is_by_landmarks || request->keeps_neighbours) &&
+    bool has_graph = !*is_one && !request->is_by_landmarks;
+    if ((has_graph || request->keeps_neighbours) && request->count > 1 &&
         !find_neighbours(clustering, threads, error)) {
         return false;
     }
-    if (!request->is_by_landmarks && !find_by_graph(clustering, threads, ret_is_one, error)) {
+    if (has_graph && !find_by_graph(clustering, threads, is_one, error)) {
         return false;
     }
-    if (!*ret_is_one && !clustering->spectrum.has_converged) {
+    if (!*is_one && !clustering->spectrum.has_converged) {
         spectrum_finish(&clustering->spectrum);
         clustering->spectrum = (struct spectrum){0};
         if (!find_by_landmarks(clustering, threads, error)) {
@@ -305,11 +329,11 @@ bool clustering_label(const struct clustering *clustering, const struct dense_th
 /* ---- all of it ----------------------------------------------------------------------------------- */
 
 /* How many clusters, and how that was decided. */
-static size_t choose_count(const struct clustering *clustering, size_t distinct, const char **ret_chosen_by)
+static size_t choose_count(const struct clustering *clustering, size_t nonzero, const char **ret_chosen_by)
 {
     const struct spectrum *spectrum = &clustering->spectrum;
     const struct spectrum_rule rule = SPECTRUM_RULE;
-    size_t most = rows_least(clustering_most(clustering), distinct),
+    size_t most = rows_least(clustering_most(clustering), nonzero),
            wanted = clustering->request.cluster_count;
     if (wanted > 0) {
         *ret_chosen_by = "request";
@@ -322,7 +346,7 @@ static size_t choose_count(const struct clustering *clustering, size_t distinct,
     return rows_least(count, most);
 }
 
-static bool make_labels(struct clustering *clustering, const struct dense_threads *threads, size_t distinct,
+static bool make_labels(struct clustering *clustering, const struct dense_threads *threads, size_t nonzero,
                         bool is_one, struct error *error)
 {
     const struct clustering_request *request = &clustering->request;
@@ -336,7 +360,7 @@ static bool make_labels(struct clustering *clustering, const struct dense_thread
             return false;
         }
     } else {
-        wanted = choose_count(clustering, distinct, &chosen_by);
+        wanted = choose_count(clustering, nonzero, &chosen_by);
         if (!clustering_label(clustering, threads, wanted, clustering->labels, &clustering->cluster_count,
                               error)) {
             return false;
@@ -358,7 +382,7 @@ static bool make_labels(struct clustering *clustering, const struct dense_thread
 
 /* Zeros are found, and what is no row is refused. */
 static bool find_zeros(struct clustering *clustering, const struct dense_threads *threads,
-                       size_t *ret_distinct, struct error *error)
+                       size_t *ret_nonzero, struct error *error)
 {
     const struct clustering_request *request = &clustering->request;
     OWNED_MEMORY double *squares =
@@ -367,13 +391,13 @@ static bool find_zeros(struct clustering *clustering, const struct dense_threads
         !rows_measure_squares(threads, request->rows, request->count, request->size, squares, error)) {
         return false;
     }
-    *ret_distinct = 0;
+    *ret_nonzero = 0;
     for (size_t i = 0; i < request->count; i++) {
         clustering->is_zero[i] = rows_is_zero(squares[i]);
-        *ret_distinct += clustering->is_zero[i] ? 0 : 1;
+        *ret_nonzero += clustering->is_zero[i] ? 0 : 1;
     }
     json_put_i64(clustering->report, "records", (int64_t)request->count);
-    json_put_i64(clustering->report, "zero_rows", (int64_t)(request->count - *ret_distinct));
+    json_put_i64(clustering->report, "zero_rows", (int64_t)(request->count - *ret_nonzero));
     return true;
 }
 
@@ -388,14 +412,14 @@ struct clustering *clustering_create(const struct dense_threads *threads,
     clustering->labels = memory_try_array(request->count, sizeof *clustering->labels, "labels", error);
     clustering->is_zero =
         memory_try_array(request->count, sizeof *clustering->is_zero, "rows of zeros", error);
-    size_t distinct = 0;
+    size_t nonzero = 0;
     if (clustering->labels == NULL || clustering->is_zero == NULL ||
-        !find_zeros(clustering, threads, &distinct, error)) {
+        !find_zeros(clustering, threads, &nonzero, error)) {
         return NULL;
     }
-    bool is_one = distinct < 2;
-    if ((!is_one && !find_spectrum(clustering, threads, &is_one, error)) ||
-        !make_labels(clustering, threads, distinct, is_one, error)) {
+    bool is_one = nonzero < 2;
+    if (!find_spectrum(clustering, threads, &is_one, error) ||
+        !make_labels(clustering, threads, nonzero, is_one, error)) {
         return NULL;
     }
     return TAKE(clustering);

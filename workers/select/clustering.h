@@ -4,8 +4,8 @@
  *
  *     neighbours   the nearest few of each record: exact up to exact_limit records, by cells above (neighbours.h)
  *     graph        self-tuning weights; small components are linked, density is taken out by alpha (graph.h)
- *     spectrum     the leading eigenvectors (spectrum.h). Where the solver does not converge, and where that is asked for, those of the
- *                  landmark form (landmarks.h), and the report says so
+ *     spectrum     the leading eigenvectors (spectrum.h). Where the solver does not converge, where the graph has no scale (copies alone are
+ *                  neighbours), and where that is asked for, those of the landmark form (landmarks.h), and the report says so
  *     count        as many clusters as the widest gap of the eigenvalues says (SPECTRUM_RULE), or as are asked for
  *     labels       pivoted QR (labels.h), or k-means of the diffusion coordinates
  *
@@ -26,10 +26,10 @@
 #include "workers/select/spectrum.h"
 #include <stdint.h>
 
-#define CLUSTERING_EXACT_LIMIT    100000 /* a minute or two of 384 numbers each */
+#define CLUSTERING_EXACT_LIMIT    100000 /* records; of 384 numbers each a minute or two */
 #define CLUSTERING_MOST           256    /* clusters that may be asked for */
 #define CLUSTERING_LANDMARK_LIMIT 2000
-/* By cells: what is aimed at, and below what the report warns. */
+/* Of a search by cells: the recall that it aims at, and that below which the report warns. */
 #define CLUSTERING_RECALL         0.97
 #define CLUSTERING_LEAST_RECALL   0.95
 

@@ -183,6 +183,52 @@ static void few_records_and_records_without_shape_have_clusters_too(void **state
     assert_int_equal(by_landmarks->cluster_count, 1);
 }
 
+/* A graph of nearest neighbours has no scale here; landmarks have one. */
+static void copies_alone_as_neighbours_are_no_reason_for_one_cluster(void **state)
+{
+    (void)state;
+    enum { PROMPTS = 20, COUNT = 10 * PROMPTS };
+    OWNED_MEMORY float *rows = unit_blobs(COUNT, PROMPTS, 0);
+    struct clustering_request request = request_of(rows, COUNT);
+    request.neighbour_count = 8;
+    for (size_t form = 0; form < 2; form++) {
+        request.form = form == 0 ? CLUSTERING_QR : CLUSTERING_KMEANS;
+        request.cluster_count = 0;
+        OWNED(clustering) clustering = cluster(&request);
+        assert_true(clustering->cluster_count >= 4 && clustering->cluster_count <= PROMPTS);
+        for (size_t i = 0; i < COUNT; i++) {
+            assert_int_equal(clustering->labels[i], clustering->labels[i % PROMPTS]);
+        }
+        assert_string_equal(text_of(clustering, "spectrum", "solver"), "landmarks");
+        assert_int_equal(json_array_size(json_object_get(clustering->report, "notes")), 1);
+        request.cluster_count = PROMPTS;
+        OWNED(clustering) asked = cluster(&request);
+        assert_are_blobs(asked, PROMPTS);
+    }
+    memset(rows, 0, 10 * SIZE * sizeof *rows); /* the first row that is not of zeros is no reason either */
+    OWNED(clustering) clustering = cluster(&request);
+    assert_true(clustering->cluster_count > 2);
+}
+
+static void kept_neighbours_are_there_of_any_two_records(void **state)
+{
+    (void)state;
+    enum { COUNT = 40 };
+    OWNED_MEMORY float *rows = unit_blobs(COUNT, 1, 0);
+    struct clustering_request request = request_of(rows, COUNT);
+    request.keeps_neighbours = true;
+    memset(rows + SIZE, 0, (COUNT - 1) * SIZE * sizeof *rows);
+    for (size_t zeros = COUNT - 1; zeros <= COUNT; zeros++) { /* one row that is not of zeros, and none */
+        for (size_t search = 0; search < 2; search++) {
+            request.exact_limit = search == 0 ? COUNT : 1;
+            OWNED(clustering) clustering = cluster(&request);
+            assert_non_null(clustering->neighbours);
+            assert_int_equal(clustering->cluster_count, zeros < COUNT ? 2 : 1);
+        }
+        memset(rows, 0, SIZE * sizeof *rows);
+    }
+}
+
 static void rows_of_zeros_are_the_last_cluster(void **state)
 {
     (void)state;
@@ -302,6 +348,8 @@ int main(void)
         cmocka_unit_test(what_does_not_converge_falls_back_to_landmarks_and_says_so),
         cmocka_unit_test(as_many_clusters_as_asked_for_and_any_other_number_later),
         cmocka_unit_test(few_records_and_records_without_shape_have_clusters_too),
+        cmocka_unit_test(copies_alone_as_neighbours_are_no_reason_for_one_cluster),
+        cmocka_unit_test(kept_neighbours_are_there_of_any_two_records),
         cmocka_unit_test(rows_of_zeros_are_the_last_cluster),
         cmocka_unit_test(records_in_another_order_are_the_same_clusters),
         cmocka_unit_test(clusters_lie_apart_in_the_picture),
