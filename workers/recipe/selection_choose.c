@@ -75,7 +75,10 @@ bool selection_choose(struct recipe *recipe, struct error *error)
     struct selection_job *selection = recipe->selection;
     struct arrays arrays = {0};
     size_t count = selection->dataset.candidates->valid_count;
-    selection->selection = selection_create(count);
+    selection->selection = selection_create(count, error);
+    if (selection->selection == NULL) {
+        return false;
+    }
     struct select_records targets = {0};
     OWNED_MEMORY uint32_t *target_sources = NULL;
     bool is_good = fill_arrays(selection->dataset.candidates, &arrays, error) &&

@@ -4,14 +4,12 @@
 
 #include "base/memory.h"
 
-static const struct param_spec column = {
-    .type = PARAM_TEXT, .min = 1, .max = 256, .help = "Record member (or JSON pointer) that holds a number."};
 static const struct param_spec params[] = {
     {.name = "columns",
      .type = PARAM_ARRAY,
      .min = 2,
      .max = 2,
-     .members = &column,
+     .members = &select_column_item,
      .member_count = 1,
      .default_json = "[\"complexity\", \"quality\"]",
      .help = "Where a record holds the scores of its complexity and its quality."},

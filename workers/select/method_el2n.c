@@ -3,7 +3,6 @@
 #include "workers/select/select.h"
 
 #include "base/memory.h"
-#include <string.h>
 
 static const struct param_spec params[] = {
     {.name = "skip_ratio",
@@ -23,7 +22,9 @@ static bool el2n_select(const struct select_run *run, struct selection *ret_sele
                                         order, &ranked, error)) {
         return false;
     }
-    memcpy(ret_selection->scores, run->records->el2n, count * sizeof *ret_selection->scores);
+    for (size_t i = 0; i < count; i++) { /* of no record there is no column */
+        ret_selection->scores[i] = run->records->el2n[i];
+    }
     ret_selection->score_name = "el2n";
     for (size_t i = 0; i < skipped; i++) {
         ret_selection->reasons[order[i]] = SELECT_FILTERED;

@@ -7,8 +7,6 @@
 
 #define MOST_COLUMNS 64
 
-static const struct param_spec column = {
-    .type = PARAM_TEXT, .min = 1, .max = 256, .help = "Record member (or JSON pointer) that holds a number."};
 static const struct param_spec coefficient = {.type = PARAM_NUMBER, .help = "Of the column at its place."};
 static const struct param_spec params[] = {
     {.name = "columns",
@@ -16,7 +14,7 @@ static const struct param_spec params[] = {
      .flags = PARAM_REQUIRED,
      .min = 1,
      .max = MOST_COLUMNS,
-     .members = &column,
+     .members = &select_column_item,
      .member_count = 1,
      .help = "Where a record holds its indicators: reward, naturalness, length."},
     {.name = "coefficients",

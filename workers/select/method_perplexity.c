@@ -3,11 +3,10 @@
  * model knows by heart, so a low band is no selection of what to learn; the highest is noise, which the default leaves out.
  */
 #include "workers/select/perplexity_band.h"
+#include "workers/select/sampling.h"
 #include "workers/select/select.h"
 
 #include "base/memory.h"
-#include "base/rng.h"
-#include <string.h>
 
 static const struct param_spec params[] = {
     {.name = "low_ratio",
@@ -39,10 +38,7 @@ static bool perplexity_select(const struct select_run *run, struct selection *re
     const struct perplexity_band band = {select_number(run, "low_ratio"), select_number(run, "high_ratio")};
     struct perplexity_band_result result;
     OWNED_MEMORY size_t *kept = memory_try_array(records->count, sizeof *kept, "records of the band", error);
-    OWNED_MEMORY size_t *places = memory_try_array(records->count, sizeof *places, "a random order", error);
-    OWNED_MEMORY size_t *order =
-        memory_try_array(records->count, sizeof *order, "the order of records", error);
-    if (kept == NULL || places == NULL || order == NULL || !perplexity_check(run->parameters, error) ||
+    if (kept == NULL || !perplexity_check(run->parameters, error) ||
         !perplexity_band_select(records->losses, records->response_tokens, records->count, &band, kept,
                                 &result, error)) {
         return false;
@@ -54,13 +50,10 @@ static bool perplexity_select(const struct select_run *run, struct selection *re
     for (size_t i = 0; i < result.kept_count; i++) {
         ret_selection->reasons[kept[i]] = SELECT_NOT_CHOSEN;
     }
-    if (result.kept_count > 0) {
-        rng_permutation(&(struct rng){.seed = run->seed}, result.kept_count, places);
+    if (!sampling_shuffle(&(struct rng){.seed = run->seed}, kept, result.kept_count, error)) {
+        return false;
     }
-    for (size_t i = 0; i < result.kept_count; i++) {
-        order[i] = kept[places[i]];
-    }
-    selection_take(ret_selection, run, order, result.kept_count);
+    selection_take(ret_selection, run, kept, result.kept_count);
     ret_selection->score_name = "loss";
     json_put_i64(ret_selection->details, "in_band", (int64_t)result.kept_count);
     json_put_double(ret_selection->details, "lowest_loss", result.low_nll_mean);

@@ -2,6 +2,8 @@
 #include "workers/select/sampling.h"
 
 #include "base/check.h"
+#include "base/cleanup.h"
+#include "base/memory.h"
 
 static bool pays_for_all(const struct budget *budget, size_t count, const uint32_t *tokens)
 {
@@ -33,4 +35,21 @@ struct budget_use sampling_draw(const struct rng *rng, size_t count, const uint3
         ret_taken[other] = kept;
     }
     return ranking_fill(budget, ret_taken, count, tokens, ret_taken);
+}
+
+bool sampling_shuffle(const struct rng *rng, size_t *ids, size_t count, struct error *error)
+{
+    OWNED_MEMORY size_t *order = memory_try_array(count, 2 * sizeof *order, "a random order", error);
+    if (order == NULL || count == 0) {
+        return order != NULL;
+    }
+    size_t *shuffled = order + count;
+    rng_permutation(rng, count, order);
+    for (size_t i = 0; i < count; i++) {
+        shuffled[i] = ids[order[i]];
+    }
+    for (size_t i = 0; i < count; i++) {
+        ids[i] = shuffled[i];
+    }
+    return true;
 }

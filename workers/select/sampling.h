@@ -24,5 +24,7 @@
  * first `records` of it, as the returned use says, are the selection in the order of drawing. */
 struct budget_use sampling_draw(const struct rng *rng, size_t count, const uint32_t *tokens,
                                 const struct budget *budget, size_t *ret_taken);
+/* Puts ids [count] into the order of rng_permutation. OUT_OF_MEMORY. */
+bool sampling_shuffle(const struct rng *rng, size_t *ids, size_t count, struct error *error) MUST_USE;
 
 #endif

@@ -53,6 +53,8 @@ const struct param_spec select_source_item = {.type = PARAM_OBJECT,
                                               .member_count =
                                                   sizeof source_members / sizeof source_members[0],
                                               .help = "One data set."};
+const struct param_spec select_column_item = {
+    .type = PARAM_TEXT, .min = 1, .max = 256, .help = "Record member (or JSON pointer) that holds a number."};
 
 const struct select_method *select_method_find(const char *name)
 {
@@ -69,18 +71,22 @@ bool select_needs_pruned(const struct select_method *method)
     return (method->needs & SELECT_NEED_DAMAGE) != 0 || method->is_loss_of_pruned;
 }
 
-struct selection *selection_create(size_t count)
+struct selection *selection_create(size_t count, struct error *error)
 {
-    struct selection *selection = memory_create(1, sizeof *selection);
+    OWNED(selection) selection = memory_create(1, sizeof *selection);
+    const char *what = "the selection";
     selection->count = count;
-    selection->order = memory_create(count, sizeof *selection->order);
-    selection->scores = memory_create(count, sizeof *selection->scores);
-    selection->reasons = memory_create(count, sizeof *selection->reasons);
+    selection->order = memory_try_array(count, sizeof *selection->order, what, error);
+    selection->scores = memory_try_array(count, sizeof *selection->scores, what, error);
+    selection->reasons = memory_try_array(count, sizeof *selection->reasons, what, error);
+    if (selection->order == NULL || selection->scores == NULL || selection->reasons == NULL) {
+        return NULL;
+    }
     selection->details = json_object();
     for (size_t i = 0; i < count; i++) {
         selection->scores[i] = (double)NAN;
     }
-    return selection;
+    return TAKE(selection);
 }
 
 void selection_destroy(struct selection *selection)

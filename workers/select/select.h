@@ -77,6 +77,8 @@ struct select_records {
         .help = "Data sets of what the model shall be good at; those that are chosen are like them.",        \
     }
 extern const struct param_spec select_source_item;
+/* An item of the parameter `columns`. */
+extern const struct param_spec select_column_item;
 
 struct select_run {
     const struct select_records *records;
@@ -114,7 +116,7 @@ struct selection {
     json_t *clusters;      /* array of [cluster_count], what the report says of each; NULL: none */
     json_t *details;       /* object: what else the report says */
 };
-struct selection *selection_create(size_t count) MUST_USE;
+struct selection *selection_create(size_t count, struct error *error) MUST_USE; /* OUT_OF_MEMORY */
 void selection_destroy(struct selection *selection);
 OWNED_DEFINE(selection)
 /* The best of the first `ranked` records of an order, as far as the budget goes: fills order, chosen_count, reasons. order: [ranked]. */

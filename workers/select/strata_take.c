@@ -3,26 +3,10 @@
 
 #include "base/memory.h"
 #include "workers/select/quantile.h"
+#include "workers/select/sampling.h"
 #include "workers/select/strata.h"
-#include <string.h>
 
 enum { STREAM_DRAW, STREAM_ORDER, STREAM_REST };
-
-/* Shuffles by a stream of its own. */
-static bool shuffle(const struct select_run *run, uint32_t stream, size_t *ids, size_t count,
-                    struct error *error)
-{
-    OWNED_MEMORY size_t *places = memory_try_array(count, 2 * sizeof *places, "a random order", error);
-    if (places == NULL || count == 0) {
-        return places != NULL;
-    }
-    rng_permutation(&(struct rng){.seed = run->seed, .stream = stream}, count, places);
-    for (size_t i = 0; i < count; i++) {
-        places[count + i] = ids[places[i]];
-    }
-    memcpy(ids, places + count, count * sizeof *ids);
-    return true;
-}
 
 /* Marks as FILTERED the highest that were not drawn; returns how many others there are, into `rest`. */
 static bool find_rest(const struct select_run *run, const double *scores, struct selection *selection,
@@ -62,14 +46,18 @@ bool strata_take(const struct select_run *run, const double *scores, const char 
                                   .bin_count = select_count(run, "bins"),
                                   .drop_ratio = select_number(run, "drop_ratio")};
     OWNED_MEMORY size_t *order = memory_try_array(count, sizeof *order, "the order of records", error);
-    memcpy(ret_selection->scores, scores, count * sizeof *ret_selection->scores);
+    for (size_t i = 0; i < count; i++) { /* of no record there is no column */
+        ret_selection->scores[i] = scores[i];
+    }
     ret_selection->score_name = score_name;
     if (order == NULL ||
         !strata_draw(&(struct rng){.seed = run->seed, .stream = STREAM_DRAW}, scores, count, &strata, order,
                      error) ||
-        !shuffle(run, STREAM_ORDER, order, strata.wanted, error) ||
+        !sampling_shuffle(&(struct rng){.seed = run->seed, .stream = STREAM_ORDER}, order, strata.wanted,
+                          error) ||
         !find_rest(run, scores, ret_selection, order, strata.wanted, order + strata.wanted, &rest, error) ||
-        !shuffle(run, STREAM_REST, order + strata.wanted, rest, error)) {
+        !sampling_shuffle(&(struct rng){.seed = run->seed, .stream = STREAM_REST}, order + strata.wanted,
+                          rest, error)) {
         return false;
     }
     selection_take(ret_selection, run, order, strata.wanted + rest);

@@ -220,7 +220,7 @@ static struct selection *choose(const struct select_method *method, const struct
                                    .budget = budget,
                                    .seed = 5,
                                    .threads = threads};
-    OWNED(selection) selection = selection_create(data->count);
+    OWNED(selection) selection = selection_create(data->count, NULL);
     if (!method->select(&run, selection, error)) {
         return NULL;
     }
@@ -280,6 +280,14 @@ static void try_budgets(const struct select_method *method, const struct data *d
         assert_non_null(again);
         assert_same(selection, again, data->count);
     }
+}
+
+static void a_selection_of_too_many_records_is_refused(void **state)
+{
+    (void)state;
+    struct error error = {0};
+    assert_null(selection_create(SIZE_MAX / 8, &error));
+    assert_int_equal(error.code, ERROR_OUT_OF_MEMORY);
 }
 
 static void every_selector_spends_budgets_of_any_size_on_any_number_of_records(void **state)
@@ -407,6 +415,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_selector_describes_itself),
+        cmocka_unit_test(a_selection_of_too_many_records_is_refused),
         cmocka_unit_test(every_selector_spends_budgets_of_any_size_on_any_number_of_records),
         cmocka_unit_test(every_choice_of_a_parameter_works),
         cmocka_unit_test(no_selector_depends_on_threads),

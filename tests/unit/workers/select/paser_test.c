@@ -63,7 +63,7 @@ static struct selection *choose(const struct data *data, const char *parameters,
                                            .entropies = data->entropies};
     const struct select_run run = {
         .records = &records, .parameters = resolved, .budget = budget, .seed = 1, .threads = &plain_threads};
-    OWNED(selection) selection = selection_create(COUNT);
+    OWNED(selection) selection = selection_create(COUNT, NULL);
     return method->select(&run, selection, error) ? TAKE(selection) : NULL;
 }
 

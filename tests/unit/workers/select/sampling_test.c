@@ -127,6 +127,23 @@ static void a_budget_of_tokens_is_filled_like_all_others(void **state)
     }
 }
 
+static void a_shuffle_is_the_permutation_of_the_ids(void **state)
+{
+    (void)state;
+    enum { IDS = 50 };
+    const struct rng rng = {.seed = 4, .stream = 2};
+    size_t order[IDS], ids[IDS];
+    rng_permutation(&rng, IDS, order);
+    for (size_t i = 0; i < IDS; i++) {
+        ids[i] = 3 * i;
+    }
+    assert_true(sampling_shuffle(&rng, ids, IDS, NULL));
+    for (size_t i = 0; i < IDS; i++) {
+        assert_int_equal(ids[i], 3 * order[i]);
+    }
+    assert_true(sampling_shuffle(&rng, NULL, 0, NULL));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -135,6 +152,7 @@ int main(void)
         cmocka_unit_test(a_budget_for_all_gives_all_in_their_order),
         cmocka_unit_test(all_pairs_are_equally_likely),
         cmocka_unit_test(a_budget_of_tokens_is_filled_like_all_others),
+        cmocka_unit_test(a_shuffle_is_the_permutation_of_the_ids),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

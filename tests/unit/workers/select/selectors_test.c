@@ -33,7 +33,7 @@ static struct selection *choose(const struct scene *scene, uint64_t seed)
                                    .seed = seed,
                                    .threads = &plain_threads};
     struct error error = {0};
-    struct selection *selection = selection_create(records.count);
+    struct selection *selection = selection_create(records.count, NULL);
     if (!method->select(&run, selection, &error)) {
         print_error("%s: %s\n", scene->method, error.message);
         fail();
