@@ -546,12 +546,6 @@ const int32_t *concepts_of(const struct concepts *concepts, size_t record, size_
     return *ret_count > 0 ? concepts->ids + start : NULL;
 }
 
-size_t concepts_frequency(const struct concepts *concepts, int32_t concept)
-{
-    CHECK(concept >= 0 && (size_t) concept < concepts->count);
-    return concepts->frequencies[concept];
-}
-
 struct concepts_counts concepts_counts(const struct concepts *concepts)
 {
     struct concepts_counts counts = {.records = concepts->record_count,

@@ -60,8 +60,6 @@ bool concepts_limit(struct concepts *concepts, size_t per_record, double common_
                     struct error *error) MUST_USE;
 /* A record's concepts, ascending, each once: all of them, or what concepts_limit left. Borrowed until the next change. */
 const int32_t *concepts_of(const struct concepts *concepts, size_t record, size_t *ret_count);
-/* How many records have it, before any limit. */
-size_t concepts_frequency(const struct concepts *concepts, int32_t concept);
 
 struct concepts_counts {
     size_t records, concepts;   /* concepts: different ones, before any limit */

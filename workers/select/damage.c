@@ -95,7 +95,6 @@ static void shrink(struct damage_cluster *clusters, size_t cluster_count, struct
         cluster->weight_ratio = all > 0 ? summary->between_variance / all : 1;
         cluster->shrunk_mean =
             cluster->count > 0 ? summary->mean + cluster->weight_ratio * (cluster->mean - summary->mean) : 0;
-        cluster->share_weight = fmax(0, cluster->shrunk_mean);
     }
 }
 

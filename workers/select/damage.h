@@ -24,8 +24,7 @@
  *             method of moments, whose expectation is the true one whatever the weights are; 0 where there is one cluster
  *     shrunk_k = m + B_k (m_k - m), B_k = tau^2 / (tau^2 + v_k); B_k = 1 where both are 0
  *
- * A cluster takes its part of the budget (share.h) by the weight max(0, shrunk_k): one that gained by the pruning needs no recovery. Where none
- * is damaged all weights are 0, which counts as equal ones.
+ * How clusters share the budget by these, and that one which gained by the pruning takes no part, is assembly.h's.
  *
  * A cluster's records are summed in ascending order of J: its figures do not depend on the order of records.
  *
@@ -55,7 +54,6 @@ struct damage_cluster {
     double mean_variance;   /* v_k */
     double weight_ratio;    /* B_k, 0..1: how much of its own mean is left */
     double shrunk_mean;
-    double share_weight; /* max(0, shrunk_mean), for share_allocate */
 };
 struct damage_summary {
     size_t count, excluded;

@@ -182,9 +182,6 @@ static void a_records_concepts_are_a_set(void **state)
     ids = concepts_of(concepts, 2, &count);
     assert_int_equal(count, 3);
     assert_true(ids[0] == 1 && ids[1] == 2 && ids[2] == 3);
-    assert_int_equal(concepts_frequency(concepts, 0), 1);
-    assert_int_equal(concepts_frequency(concepts, 1), 2);
-    assert_int_equal(concepts_frequency(concepts, 2), 2);
     struct concepts_counts counts = concepts_counts(concepts);
     assert_true(counts.records == 3 && counts.concepts == 4 && counts.single == 2 && counts.common == 0);
 }
@@ -215,7 +212,6 @@ static void limits_keep_the_rarest_and_drop_the_common_and_the_single(void **sta
     assert_true(ids[0] == 1 && ids[1] == 2 && ids[2] == 3);
     (void)concepts_of(concepts, 4, &count);
     assert_int_equal(count, 0);
-    assert_int_equal(concepts_frequency(concepts, 0), 6);
     struct concepts_counts counts = concepts_counts(concepts);
     assert_true(counts.records == 10 && counts.concepts == 6 && counts.common == 1 &&
                 counts.records_cut == 1 && counts.single == 1);
@@ -319,7 +315,6 @@ static void sets_and_limits_are_those_of_the_plain_form(void **state)
             for (size_t i = 0; i < count; i++) {
                 assert_true(i == 0 || ids[i - 1] < ids[i]);
                 assert_true(is_expected[ids[i]]);
-                assert_int_equal(concepts_frequency(concepts, ids[i]), frequencies[ids[i]]);
             }
         }
     }

@@ -2,8 +2,8 @@
  * population whose variances are known, and correlations against plain forms. */
 #include "base/rng.h"
 #include "tests/unit/workers/select/plain.h"
+#include "workers/select/assembly.h"
 #include "workers/select/damage.h"
-#include "workers/select/share.h"
 
 static double unit(uint32_t step, uint64_t index)
 {
@@ -67,21 +67,25 @@ static void clusters_that_gained_take_no_part_of_the_budget(void **state)
     (void)state;
     const double divergences[] = {0.6, 0.5, -0.2, -0.3, 0.2, 0.1}, gains[] = {-1, -2, -3, -4, -5, -6};
     const uint32_t tokens[] = {1, 1, 1, 1, 1, 1}, labels[] = {0, 0, 1, 1, 2, 2};
-    const size_t caps[] = {9, 9, 9, 0}; /* the last is empty */
     struct damage_cluster clusters[4];
     size_t shares[4];
     for (size_t round = 0; round < 2; round++) {
         take_clusters(round == 0 ? divergences : gains, tokens, labels, 6, 4, 0, clusters);
-        double weights[4];
+        double damages[4]; /* the last is empty */
         for (size_t k = 0; k < 4; k++) {
-            weights[k] = clusters[k].share_weight;
-            assert_true(weights[k] == (clusters[k].shrunk_mean > 0 ? clusters[k].shrunk_mean : 0));
+            damages[k] = clusters[k].shrunk_mean;
         }
-        assert_true(share_allocate(weights, caps, 4, 9, shares, NULL));
-        assert_int_equal(shares[1], round == 0 ? 0 : 3);
+        const struct assembly_request request = {.count = 6,
+                                                 .cluster_count = 4,
+                                                 .labels = labels,
+                                                 .damages = damages,
+                                                 .tokens = tokens,
+                                                 .budget = {BUDGET_RECORDS, 3}};
+        assert_true(assembly_share(&request, shares, NULL));
+        assert_int_equal(shares[1], round == 0 ? 0 : 1);
         assert_true(round == 1 || shares[0] > shares[2]);
     }
-    assert_true(shares[0] == 3 && shares[2] == 3 && shares[3] == 0); /* no weight at all: equal ones */
+    assert_true(shares[0] == 1 && shares[2] == 1 && shares[3] == 0); /* no weight at all: equal ones */
 }
 
 static void two_clusters_and_their_shrinkage_by_hand(void **state)
