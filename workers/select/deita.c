@@ -19,7 +19,8 @@ struct walking {
     size_t chunk_rows;
     double margin;     /* of a screened cosine */
     double *squares;   /* [n] */
-    size_t *order;     /* [n] by falling score */
+    size_t *order;     /* [ordered] by falling score */
+    size_t ordered;    /* records that take part */
     float **chunks;    /* [n / chunk_rows] of [chunk_rows, size]: the admitted rows, in order, of length 1 */
     float *rows;       /* [DEITA_BLOCK, size] the candidates, of length 1 */
     float *cosines;    /* [DEITA_BLOCK, the larger of DEITA_BLOCK and chunk_rows] */
@@ -50,7 +51,7 @@ bool deita_scores(const double *complexity, const double *quality, size_t count,
 {
     for (size_t i = 0; i < count; i++) {
         ret_scores[i] = complexity[i] * quality[i];
-        if (isnan(ret_scores[i])) {
+        if (isnan(ret_scores[i]) && !isnan(complexity[i]) && !isnan(quality[i])) {
             return error_set(error, ERROR_NUMERIC, "record %zu: complexity %g times quality %g", i,
                              complexity[i], quality[i]);
         }
@@ -203,16 +204,16 @@ static bool allocate(struct walking *walking, struct error *error)
 static bool prepare(struct walking *walking, struct error *error)
 {
     const struct deita_walk *walk = walking->walk;
-    size_t ordered = 0;
     walking->margin = rows_margin(walk->size, 1.0, 1.0);
     walking->shortest = UINT64_MAX;
     for (size_t i = 0; i < walk->n && walk->tokens != NULL; i++) {
-        walking->shortest = walk->tokens[i] < walking->shortest ? walk->tokens[i] : walking->shortest;
+        bool is_shorter = !isnan(walk->scores[i]) && walk->tokens[i] < walking->shortest;
+        walking->shortest = is_shorter ? walk->tokens[i] : walking->shortest;
     }
     return allocate(walking, error) &&
            rows_measure_squares(walking->threads, walk->rows, walk->n, walk->size, walking->squares, error) &&
-           ranking_order(walk->scores, walk->n, RANKING_FALLING, RANKING_NAN_ERROR, walk->n, walking->order,
-                         &ordered, error);
+           ranking_order(walk->scores, walk->n, RANKING_FALLING, RANKING_NAN_DROP, walk->n, walking->order,
+                         &walking->ordered, error);
 }
 
 bool deita_choose(const struct dense_threads *threads, const struct deita_walk *walk, size_t *ret_order,
@@ -224,9 +225,9 @@ bool deita_choose(const struct dense_threads *threads, const struct deita_walk *
     if (!prepare(&walking, error)) {
         return false;
     }
-    for (size_t done = 0; done < walk->n && !is_spent(&walking); done += DEITA_BLOCK) {
+    for (size_t done = 0; done < walking.ordered && !is_spent(&walking); done += DEITA_BLOCK) {
         walking.ids = walking.order + done;
-        walking.count = walk->n - done < DEITA_BLOCK ? walk->n - done : DEITA_BLOCK;
+        walking.count = walking.ordered - done < DEITA_BLOCK ? walking.ordered - done : DEITA_BLOCK;
         if (!walk_block(&walking, error)) {
             return false;
         }

@@ -20,7 +20,7 @@
 
 #define DEITA_BLOCK 256
 
-/* ret_scores [count] = complexity * quality. NUMERIC: one, named, that is no number. */
+/* ret_scores [count] = complexity * quality; NaN where one of the two is. NUMERIC: a product, named, that is none of numbers (infinity by 0). */
 bool deita_scores(const double *complexity, const double *quality, size_t count, double *ret_scores,
                   struct error *error) MUST_USE;
 
@@ -28,7 +28,7 @@ bool deita_scores(const double *complexity, const double *quality, size_t count,
 struct deita_walk {
     size_t n, size;         /* size >= 1 */
     const float *rows;      /* [n, size] */
-    const double *scores;   /* [n] */
+    const double *scores;   /* [n]; NaN: the record takes no part */
     const uint32_t *tokens; /* [n]; NULL: not known (BUDGET_RECORDS only) */
     double threshold;       /* >= 0; above 2 nothing but the first is admitted */
     struct budget budget;
@@ -37,7 +37,7 @@ struct deita_use {
     struct budget_use admitted;
     size_t too_near, too_long; /* looked at and left out: for the threshold, else for the tokens left */
 };
-/* ret_order: room for n, or for a smaller budget of records. NUMERIC: a score or a row, named, that is no number, or a row too long.
+/* ret_order: room for n, or for a smaller budget of records. NUMERIC: a row, named, that is no number, or too long.
  * CANCELLED, OUT_OF_MEMORY. */
 bool deita_choose(const struct dense_threads *threads, const struct deita_walk *walk, size_t *ret_order,
                   struct deita_use *ret_use, struct error *error) MUST_USE;

@@ -3,6 +3,7 @@
 #include "workers/select/select.h"
 
 #include "base/memory.h"
+#include <math.h>
 
 static const struct param_spec params[] = {
     {.name = "columns",
@@ -45,14 +46,27 @@ static bool deita_select(const struct select_run *run, struct selection *ret_sel
                                     .threshold = select_number(run, "threshold"),
                                     .budget = run->budget};
     struct deita_use use;
-    if (!deita_scores(complexity, quality, count, ret_selection->scores, error) ||
-        !deita_choose(run->threads, &walk, ret_selection->order, &use, error)) {
+    size_t without_numbers = 0;
+    if (!deita_scores(complexity, quality, count, ret_selection->scores, error)) {
+        return false;
+    }
+    for (size_t i = 0; i < count; i++) {
+        if (isnan(ret_selection->scores[i])) {
+            ret_selection->reasons[i] = SELECT_FILTERED;
+            without_numbers++;
+        }
+    }
+    if (without_numbers == count) {
+        return error_set(error, ERROR_INVALID_ARGUMENT, "no record has a number in both columns");
+    }
+    if (!deita_choose(run->threads, &walk, ret_selection->order, &use, error)) {
         return false;
     }
     ret_selection->chosen_count = use.admitted.records;
     for (size_t i = 0; i < use.admitted.records; i++) {
         ret_selection->reasons[ret_selection->order[i]] = SELECT_CHOSEN;
     }
+    json_put_i64(ret_selection->details, "records_without_numbers", (int64_t)without_numbers);
     json_put_i64(ret_selection->details, "too_near", (int64_t)use.too_near);
     json_put_i64(ret_selection->details, "too_long", (int64_t)use.too_long);
     return true;

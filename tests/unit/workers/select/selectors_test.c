@@ -232,6 +232,34 @@ static void deita_passes_over_what_is_near_a_better_one(void **state)
     assert_int_equal(detail(&scene, "too_near"), 1);
 }
 
+static void deita_leaves_out_what_says_no_number(void **state)
+{
+    (void)state;
+    const float rows[] = {1, 0, 0, 1, -1, 0, 0, -1};
+    const double columns[] = {2, 3, (double)NAN, 9, 9, (double)NAN, 1, 1};
+    const struct scene scene = {
+        .method = "deita",
+        .parameters = "{}",
+        .budget = {BUDGET_RECORDS, 4},
+        .records = {
+            .count = 4, .embeddings = rows, .embedding_size = 2, .columns = columns, .column_count = 2}};
+    ASSERT_ORDER(&scene, 0, 3);
+    assert_int_equal(detail(&scene, "records_without_numbers"), 2);
+    OWNED(selection) selection = choose(&scene, 1);
+    assert_true(selection->reasons[1] == SELECT_FILTERED && selection->reasons[2] == SELECT_FILTERED);
+    const struct select_method *method = select_method_find("deita");
+    JSON_OWNED parameters = parameters_resolve(method, "{}");
+    struct select_records records = scene.records;
+    struct error error = {0};
+    records.count = 2;
+    records.columns = columns + 2;
+    const struct select_run run = {
+        .records = &records, .parameters = parameters, .budget = scene.budget, .threads = &plain_threads};
+    OWNED(selection) none = selection_create(2, NULL);
+    assert_false(method->select(&run, none, &error));
+    assert_int_equal(error.code, ERROR_INVALID_ARGUMENT);
+}
+
 static void instruction_mining_takes_the_least_promised_loss(void **state)
 {
     (void)state;
@@ -377,6 +405,7 @@ int main(void)
         cmocka_unit_test(targets_take_turns_in_choosing_what_is_like_them),
         cmocka_unit_test(transport_goes_towards_the_target_or_away),
         cmocka_unit_test(deita_passes_over_what_is_near_a_better_one),
+        cmocka_unit_test(deita_leaves_out_what_says_no_number),
         cmocka_unit_test(instruction_mining_takes_the_least_promised_loss),
         cmocka_unit_test(q_tuning_keeps_the_two_corners),
         cmocka_unit_test(strata_cover_the_range_and_leave_the_worst),
