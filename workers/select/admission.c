@@ -41,7 +41,8 @@ void admission_destroy(struct admission *admission)
     free(admission);
 }
 
-static bool read_concepts(struct admission *admission, size_t count, struct error *error)
+static bool read_concepts(struct admission *admission, size_t count, const struct cancel *cancel,
+                          struct error *error)
 {
     admission->concepts = concepts_create();
     FINISHED(text) text = {0};
@@ -53,7 +54,8 @@ static bool read_concepts(struct admission *admission, size_t count, struct erro
         text_append(&text, record->input);
         text_append(&text, "\n");
         text_append(&text, record->response);
-        if (!concepts_add(admission->concepts, text.bytes, text.length, error)) {
+        if (!cancel_check_now(cancel, error) ||
+            !concepts_add(admission->concepts, text.bytes, text.length, error)) {
             return false;
         }
     }
@@ -67,13 +69,15 @@ static bool read_concepts(struct admission *admission, size_t count, struct erro
 
 struct admission *admission_create(enum admission_conflict conflict, size_t count,
                                    const struct instruction_record *const *texts,
-                                   const struct neighbours *neighbours, struct error *error)
+                                   const struct neighbours *neighbours, const struct cancel *cancel,
+                                   struct error *error)
 {
+    CHECK(conflict != ADMISSION_NEAR_DUPLICATE || neighbours != NULL || count < 2);
     OWNED(admission) admission = memory_create(1, sizeof *admission);
     admission->conflict = conflict;
     admission->texts = texts;
     admission->neighbours = neighbours;
-    if (conflict == ADMISSION_GRAPH && !read_concepts(admission, count, error)) {
+    if (conflict == ADMISSION_GRAPH && !read_concepts(admission, count, cancel, error)) {
         return NULL;
     }
     if (conflict == ADMISSION_NEAR_DUPLICATE) {

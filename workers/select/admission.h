@@ -12,11 +12,12 @@
  *
  * Who is refused once stays refused, whoever joins later.
  *
- * Threads: one. Errors: OUT_OF_MEMORY, and those of concepts.h.
+ * Threads: one. Errors: CANCELLED, OUT_OF_MEMORY, and those of concepts.h.
  */
 #ifndef WORKERS_SELECT_ADMISSION_H
 #define WORKERS_SELECT_ADMISSION_H
 
+#include "base/cancel.h"
 #include "base/cleanup.h"
 #include "base/json.h"
 #include "workers/data/instructions.h"
@@ -34,10 +35,12 @@ extern const char *const admission_conflict_names[];
 enum admission_conflict admission_conflict_parse(const char *name);
 
 struct admission;
-/* texts [count] and neighbours (near_duplicate; NULL: nobody has any) are borrowed as long as it lives. */
+/* texts [count] and neighbours (near_duplicate; NULL: there are fewer than two records) are borrowed as long as it lives. cancel, which may be
+ * NULL, is polled at each record. */
 struct admission *admission_create(enum admission_conflict conflict, size_t count,
                                    const struct instruction_record *const *texts,
-                                   const struct neighbours *neighbours, struct error *error) MUST_USE;
+                                   const struct neighbours *neighbours, const struct cancel *cancel,
+                                   struct error *error) MUST_USE;
 void admission_destroy(struct admission *admission);
 OWNED_DEFINE(admission)
 bool admission_may_join(struct admission *admission, size_t record, bool *ret_may,

@@ -39,7 +39,9 @@ static const struct param_spec params[] = {
      .values = compat_names,
      .default_json = "\"mended\"",
      .help =
-         "The method as the paper means it, or with the published code's arithmetic, for up to 8192 records."},
+         "The method as the paper means it, or with the published code's arithmetic, for up to 8192 records; of the "
+         "other parameters that one takes damage, clusters (0: 10), conflict and, for near duplicates, neighbours, "
+         "and its report trim_ratio."},
 };
 
 /* ---- what the report says ------------------------------------------------------------------------ */
@@ -109,45 +111,37 @@ static void report_clusters(const struct paser *paser, const struct assembly_clu
 
 /* Half the distance of two allocations, each spread evenly over its clusters' records, as a share of the budget: what another number of
  * clusters would move. */
-static double moved_ratio(const struct assembly_request *first, const size_t *first_shares,
-                          const double *first_sizes, const struct assembly_request *second,
-                          const size_t *second_shares, const double *second_sizes)
+static double moved_ratio(const struct assembly_request *walk, const struct assembly_cluster *parts,
+                          const uint32_t *labels, const size_t *shares, const double *sizes)
 {
+    bool is_by_records = walk->budget.unit == BUDGET_RECORDS;
     double moved = 0, spent = 0;
-    for (size_t i = 0; i < first->count; i++) {
-        size_t a = first->labels[i], b = second->labels[i];
-        double cost = first->budget.unit == BUDGET_RECORDS ? 1 : (double)first->tokens[i];
-        double before = (double)first_shares[a] * cost / first_sizes[a];
-        moved += fabs(before - (double)second_shares[b] * cost / second_sizes[b]) / 2;
+    for (size_t i = 0; i < walk->count; i++) {
+        const struct assembly_cluster *part = &parts[walk->labels[i]];
+        double cost = is_by_records ? 1 : (double)walk->tokens[i];
+        double size = is_by_records ? (double)part->records : (double)part->tokens;
+        double before = (double)part->share * cost / size;
+        moved += fabs(before - (double)shares[labels[i]] * cost / sizes[labels[i]]) / 2;
         spent += before;
     }
     return spent > 0 ? moved / spent : 0;
 }
 
-/* Sizes of clusters in the budget's unit. */
-static double *sizes_of(const struct assembly_request *request, struct error *error)
-{
-    double *sizes = memory_try_array(request->cluster_count, sizeof *sizes, "sizes of clusters", error);
-    for (size_t i = 0; sizes != NULL && i < request->count; i++) {
-        sizes[request->labels[i]] += request->budget.unit == BUDGET_RECORDS ? 1 : request->tokens[i];
-    }
-    return sizes;
-}
-
 /* The allocation at another number of clusters, into `reports`. */
-static bool try_count(const struct paser *paser, const struct assembly_request *walk, size_t wanted,
-                      json_t *reports, struct error *error)
+static bool try_count(const struct paser *paser, const struct assembly_request *walk,
+                      const struct assembly_cluster *parts, size_t wanted, json_t *reports,
+                      struct error *error)
 {
     OWNED_MEMORY uint32_t *labels = memory_try_array(walk->count, sizeof *labels, "labels", error);
     OWNED_MEMORY struct damage_cluster *clusters =
         memory_try_array(wanted + 1, sizeof *clusters, "damage of clusters", error);
     OWNED_MEMORY double *damages = memory_try_array(wanted + 1, sizeof *damages, "damage of clusters", error);
     OWNED_MEMORY size_t *shares = memory_try_array(wanted + 1, sizeof *shares, "shares", error);
-    OWNED_MEMORY size_t *own_shares = memory_try_array(walk->cluster_count, sizeof *shares, "shares", error);
+    OWNED_MEMORY double *sizes = memory_try_array(wanted + 1, sizeof *sizes, "sizes of clusters", error);
     struct damage_summary summary;
     size_t count = 0;
     double agreement = 0;
-    if (labels == NULL || clusters == NULL || damages == NULL || shares == NULL || own_shares == NULL ||
+    if (labels == NULL || clusters == NULL || damages == NULL || shares == NULL || sizes == NULL ||
         !clustering_label(paser->clustering, paser->run->threads, wanted, labels, &count, error) ||
         !paser_damages(paser, labels, count, clusters, damages, &summary, error)) {
         return false;
@@ -156,10 +150,10 @@ static bool try_count(const struct paser *paser, const struct assembly_request *
     other.labels = labels;
     other.cluster_count = count;
     other.damages = damages;
-    OWNED_MEMORY double *sizes = sizes_of(&other, error);
-    OWNED_MEMORY double *own_sizes = sizes_of(walk, error);
-    if (sizes == NULL || own_sizes == NULL || !assembly_share(&other, shares, error) ||
-        !assembly_share(walk, own_shares, error) ||
+    for (size_t i = 0; i < walk->count; i++) {
+        sizes[labels[i]] += walk->budget.unit == BUDGET_RECORDS ? 1 : walk->tokens[i];
+    }
+    if (!assembly_share(&other, shares, error) ||
         !labels_adjusted_rand(walk->count, labels, walk->labels, &agreement, error)) {
         return false;
     }
@@ -169,21 +163,21 @@ static bool try_count(const struct paser *paser, const struct assembly_request *
     }
     json_put_i64(report, "clusters", (int64_t)count);
     json_put_double(report, "agreement", agreement);
-    json_put_double(report, "moved_ratio", moved_ratio(walk, own_shares, own_sizes, &other, shares, sizes));
+    json_put_double(report, "moved_ratio", moved_ratio(walk, parts, labels, shares, sizes));
     json_put(report, "shares", list);
     CHECK(json_array_append_new(reports, report) == 0);
     return true;
 }
 
 static bool report_sensitivity(const struct paser *paser, const struct assembly_request *walk,
-                               struct error *error)
+                               const struct assembly_cluster *parts, struct error *error)
 {
     JSON_OWNED reports = json_array();
     const struct clustering *clustering = paser->clustering;
     size_t most = clustering != NULL ? clustering_most(clustering) : 0;
     size_t wanted = clustering != NULL ? clustering->wanted_count : 0;
-    if ((wanted > 2 && wanted - 2 <= most && !try_count(paser, walk, wanted - 2, reports, error)) ||
-        (wanted + 2 <= most && !try_count(paser, walk, wanted + 2, reports, error))) {
+    if ((wanted > 2 && wanted - 2 <= most && !try_count(paser, walk, parts, wanted - 2, reports, error)) ||
+        (wanted + 2 <= most && !try_count(paser, walk, parts, wanted + 2, reports, error))) {
         return false;
     }
     json_put(paser->selection->details, "sensitivity", TAKE(reports));
@@ -200,7 +194,7 @@ static bool assemble(const struct paser *paser, bool is_published, struct error 
         paser->clustering != NULL ? paser->clustering->neighbours : paser->neighbours;
     OWNED(admission)
     admission = admission_create(admission_conflict_parse(select_text(run, "conflict")), selection->count,
-                                 run->records->texts, neighbours, error);
+                                 run->records->texts, neighbours, run->threads->cancel, error);
     OWNED_MEMORY struct assembly_cluster *parts =
         memory_try_array(selection->cluster_count, sizeof *parts, "clusters", error);
     if (admission == NULL || parts == NULL) {
@@ -219,7 +213,7 @@ static bool assemble(const struct paser *paser, bool is_published, struct error 
     struct budget_use use;
     select_progress(run, "selection", 1, 2);
     if (!assembly_walk(&walk, selection->order, selection->reasons, parts, &use, error) ||
-        !report_sensitivity(paser, &walk, error)) {
+        !report_sensitivity(paser, &walk, parts, error)) {
         return false;
     }
     selection->chosen_count = use.records;

@@ -142,8 +142,8 @@ static bool score_published(struct paser *paser, struct error *error)
     OWNED_MEMORY double *sums = memory_try_array(records->count, sizeof *sums, "sums of divergences", error);
     struct damage_summary summary;
     if (sums == NULL || !make_room(paser, error) ||
-        !paser_damages(paser, selection->labels, selection->cluster_count, paser->clusters, paser->damages,
-                       &summary, error)) {
+        !damage_clusters(&paser->records, selection->labels, selection->cluster_count,
+                         select_number(paser->run, "trim_ratio"), paser->clusters, &summary, error)) {
         return false;
     }
     put_summary(paser, &summary);

@@ -3,7 +3,8 @@
  * and what each record is worth.
  *
  *     mended       data_selection 1.6: clustering.h, damage_clusters, damage_efficiencies
- *     published    the arithmetic of the published code (published.h), for comparisons on small data
+ *     published    the arithmetic of the published code (published.h), for comparisons on small data. Of the parameters it takes `damage`,
+ *                  `clusters` (0: PASER_PUBLISHED_CLUSTERS), `conflict`, and `neighbours` for near duplicates; `trim_ratio` for the report alone
  */
 #ifndef WORKERS_SELECT_PASER_H
 #define WORKERS_SELECT_PASER_H

@@ -245,7 +245,7 @@ static void the_walk_is_the_plain_one_and_spends_the_budget(void **state)
     for (uint64_t seed = 0; seed < 3000; seed++) {
         make_records(&pool, seed);
         enum admission_conflict conflict = seed % 3 == 0 ? ADMISSION_NONE : ADMISSION_GRAPH;
-        OWNED(admission) admission = admission_create(conflict, pool.count, pool.pointers, NULL, NULL);
+        OWNED(admission) admission = admission_create(conflict, pool.count, pool.pointers, NULL, NULL, NULL);
         assert_non_null(admission);
         const struct assembly_request request = {.count = pool.count,
                                                  .cluster_count = pool.clusters,
@@ -381,13 +381,18 @@ static void concepts_that_were_met_apart_do_not_meet(void **state)
         records[i] = (struct instruction_record){.instruction = texts[i], .input = "", .response = ""};
         pointers[i] = &records[i];
     }
-    OWNED(admission) admission = admission_create(ADMISSION_GRAPH, COUNT, pointers, NULL, NULL);
+    OWNED(admission) admission = admission_create(ADMISSION_GRAPH, COUNT, pointers, NULL, NULL, NULL);
     for (size_t i = 0; i < COUNT_OF(first); i++) {
         bool may = false;
         assert_true(admission_may_join(admission, i, &may, NULL));
         assert_true(may == expected[i]);
         assert_true(!may || admission_join(admission, i, NULL));
     }
+    struct cancel cancel = {0};
+    struct error error = {0};
+    cancel_request(&cancel, CANCEL_NOW);
+    assert_null(admission_create(ADMISSION_GRAPH, COUNT, pointers, NULL, &cancel, &error));
+    assert_int_equal(error.code, ERROR_CANCELLED);
     JSON_OWNED report = admission_report(admission);
     assert_int_equal(json_integer_value(json_object_get(report, "vertices")),
                      3); /* date and elder are one record's */
@@ -412,7 +417,7 @@ static void near_duplicates_with_other_responses_do_not_join(void **state)
     }
     for (size_t turn = 0; turn < 2; turn++) {
         OWNED(admission)
-        admission = admission_create(ADMISSION_NEAR_DUPLICATE, COUNT, pointers, &lists, NULL);
+        admission = admission_create(ADMISSION_NEAR_DUPLICATE, COUNT, pointers, &lists, NULL, NULL);
         for (size_t i = 0; i < COUNT; i++) {
             size_t record = turn == 0 ? i : COUNT - 1 - i;
             bool may = false;

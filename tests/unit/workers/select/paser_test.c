@@ -284,6 +284,35 @@ static void the_published_form_takes_ten_clusters_and_rounds_down(void **state)
     assert_int_equal(error.code, ERROR_NUMERIC);
 }
 
+/* The two best records of one cluster ask the same, and answer with other words. */
+static void near_duplicates_that_answer_otherwise_are_rejected_in_both_forms(void **state)
+{
+    (void)state;
+    const char *const forms[] = {"{\"conflict\": \"near_duplicate\"}",
+                                 "{\"conflict\": \"near_duplicate\", \"compat\": \"published\"}"};
+    for (size_t form = 0; form < COUNT_OF(forms); form++) {
+        struct error error = {0};
+        memcpy(&mixed, &data, sizeof mixed);
+        data_point(&mixed);
+        memcpy(mixed.rows + BLOBS * SIZE, mixed.rows, SIZE * sizeof *mixed.rows);
+        mixed.damages[0] = 0.69;
+        mixed.damages[BLOBS] = 0.5;
+        mixed.responses[0] = mixed.responses[BLOBS] = 20;
+        mixed.totals[0] = mixed.totals[BLOBS] = 25;
+        for (size_t i = 0; i < COUNT; i++) {
+            (void)strcpy(mixed.texts[i], i == BLOBS ? "no" : "yes");
+        }
+        OWNED(selection) selection = choose(&mixed, forms[form], (struct budget){BUDGET_RECORDS, 90}, &error);
+        assert_non_null(selection);
+        assert_int_equal(selection->reasons[0], SELECT_CHOSEN);
+        for (size_t i = 0; i < COUNT; i++) {
+            assert_true((selection->reasons[i] == SELECT_REJECTED) == (i == BLOBS));
+        }
+        assert_true(json_integer_value(at(selection->details, "conflicts", "compared")) > 0);
+        assert_int_equal(json_integer_value(at(selection->details, "conflicts", "rejected")), 1);
+    }
+}
+
 static int open_data(void **state)
 {
     data_make(&data);
@@ -300,6 +329,7 @@ int main(void)
         cmocka_unit_test(records_in_another_order_are_the_same_selection),
         cmocka_unit_test(without_damage_all_clusters_count_alike),
         cmocka_unit_test(the_published_form_takes_ten_clusters_and_rounds_down),
+        cmocka_unit_test(near_duplicates_that_answer_otherwise_are_rejected_in_both_forms),
     };
     return cmocka_run_group_tests(tests, open_data, plain_close);
 }
