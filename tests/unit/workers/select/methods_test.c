@@ -72,6 +72,9 @@ static void data_make(struct data *data, size_t count, bool is_alike)
         if (is_alike && i > 0) {
             memcpy(data->embeddings + i * SIZE, data->embeddings, SIZE * sizeof(float));
         }
+        if (i % 9 == 8) {
+            memset(data->embeddings + i * SIZE, 0, SIZE * sizeof(float));
+        }
     }
 }
 
@@ -92,8 +95,10 @@ static void data_finish(struct data *data)
 
 static const double zero_shot[ANCHORS] = {-0.5, -0.2, -0.9, -0.5, -0.5, -0.7, -0.1};
 
+/* What is of no record is NULL, as in a job. */
 static struct select_records records_of(const struct data *data, unsigned needs)
 {
+    needs = data->count > 0 ? needs : 0;
     const double *const *columns = (const double *const *)data->columns;
     bool has_entropies = (needs & (SELECT_NEED_DAMAGE | SELECT_NEED_ENTROPIES)) != 0;
     return (struct select_records){.count = data->count,
@@ -243,6 +248,17 @@ static void assert_same(const struct selection *first, const struct selection *s
     assert_memory_equal(first->order, second->order, first->chosen_count * sizeof *first->order);
     assert_memory_equal(first->reasons, second->reasons, count * sizeof *first->reasons);
     assert_memory_equal(first->scores, second->scores, count * sizeof *first->scores);
+    assert_true((first->labels == NULL) == (second->labels == NULL) &&
+                (first->map == NULL) == (second->map == NULL));
+    if (first->labels != NULL) {
+        assert_int_equal(first->cluster_count, second->cluster_count);
+        assert_memory_equal(first->labels, second->labels, count * sizeof *first->labels);
+    }
+    if (first->map != NULL) {
+        assert_memory_equal(first->map, second->map, 2 * count * sizeof *first->map);
+    }
+    assert_true(json_equal(first->details, second->details));
+    assert_true(first->clusters == second->clusters || json_equal(first->clusters, second->clusters));
 }
 
 /* ---- tests --------------------------------------------------------------------------------------- */
@@ -325,8 +341,6 @@ static void every_choice_of_a_parameter_works(void **state)
     }
 }
 
-/* Of another seed, another number of threads: the order is the same where chance has no part, and a larger budget of records does not make a
- * smaller selection. */
 static void no_selector_depends_on_threads(void **state)
 {
     (void)state;
