@@ -317,16 +317,18 @@ static bool plan_selection_memory(struct recipe *recipe, struct error *error)
         records += sets[k]->candidates != NULL ? sets[k]->candidates->item_count : 0;
         tokens += sets[k]->candidates != NULL ? sets[k]->candidates->valid_tokens : 0;
     }
-    const struct selection_size size = {.original = recipe->inventory,
-                                        .pruned = selection->pruned.inventory,
-                                        .encoder = selection->encoder.inventory,
-                                        .spec = recipe->spec,
-                                        .method = selection->method,
-                                        .threads = recipe->job->threads,
-                                        .records = records,
-                                        .tokens = tokens,
-                                        .text_bytes = texts,
-                                        .limit_bytes = recipe->job->memory_limit_bytes};
+    const struct selection_size size = {
+        .original = recipe->inventory,
+        .pruned = selection->pruned.inventory,
+        .encoder = selection->encoder.inventory,
+        .spec = recipe->spec,
+        .method = selection->method,
+        .threads = recipe->job->threads,
+        .records = records,
+        .targets = selection->targets.candidates != NULL ? selection->targets.candidates->item_count : 0,
+        .tokens = tokens,
+        .text_bytes = texts,
+        .limit_bytes = recipe->job->memory_limit_bytes};
     selection_plan_memory(&size, &recipe->memory);
     return check_memory(recipe, error);
 }

@@ -118,7 +118,7 @@ struct selection_size {
     const struct inventory *original, *pruned, *encoder;
     const json_t *spec;
     const struct select_method *method;
-    size_t threads, records;
+    size_t threads, records, targets; /* records: with the targets */
     uint64_t tokens, text_bytes, limit_bytes;
 };
 void selection_plan_memory(const struct selection_size *size, struct memory_plan *ret_plan);

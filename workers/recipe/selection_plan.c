@@ -20,10 +20,8 @@
 #define TEXT_BYTES_A_TOKEN  3
 #define BATCH_TOKENS        4096
 #define LITTLE_BATCH_TOKENS 1024
-/* Measured of clusterings: neighbours, graph and spectrum for each record, beside its embedding; products. */
-#define CLUSTER_BYTES       ((uint64_t)2600)
-#define CLUSTER_SCRATCH     ((uint64_t)64 << 20)
-#define TALLY_BYTES         ((uint64_t)32) /* of one that asks anchors */
+#define CHOOSE_SCRATCH      ((uint64_t)16 << 20) /* products of embeddings */
+#define TALLY_BYTES         ((uint64_t)32)       /* of one that asks anchors */
 #define JOINT_TOKENS        16
 #define PAIRS_MANY          100000          /* of records and anchors */
 #define RECORD_BYTES        ((uint64_t)256) /* of records, candidates, scores, lines of the result */
@@ -123,8 +121,11 @@ static void measure_phases(const struct selection_size *size, struct phases *ret
         const struct model_config *config = &(size->encoder != NULL ? size->encoder : size->original)->config;
         /* An encoder's are there before the passes. */
         phases.fixed += embeds ? size->records * (uint64_t)config->hidden_size * sizeof(float) : 0;
-        phases.choose = size->records * (2 * (uint64_t)config->hidden_size * sizeof(float) + CLUSTER_BYTES) +
-                        CLUSTER_SCRATCH;
+        phases.choose = size->records * 2 * (uint64_t)config->hidden_size * sizeof(float) + CHOOSE_SCRATCH;
+    }
+    if (size->method->choose_bytes != NULL) {
+        const json_t *parameters = json_object_get(json_object_get(size->spec, "method"), size->method->name);
+        phases.choose += size->method->choose_bytes(parameters, size->records - size->targets, size->targets);
     }
     phases.fixed +=
         size->records * (anchors_of(size) * sizeof(double) + (anchors_of(size) > 0 ? TALLY_BYTES : 0));
@@ -297,6 +298,7 @@ json_t *selection_plan(const struct recipe_job *job, const json_t *spec, const s
                                         .method = method,
                                         .threads = job->threads > 0 ? job->threads : 1,
                                         .records = records,
+                                        .targets = records - asked,
                                         .tokens = text_bytes / TEXT_BYTES_A_TOKEN + 1,
                                         .text_bytes = text_bytes,
                                         .limit_bytes = limit};

@@ -105,6 +105,24 @@ static size_t wanted_pairs(const struct clustering_request *request)
     return rows_least(most + 1, request->count);
 }
 
+uint64_t clustering_bytes(const json_t *parameters, size_t records)
+{
+    const struct clustering_request request = {
+        .count = records,
+        .cluster_count = (size_t)json_integer_value(json_object_get(parameters, "clusters"))};
+    uint64_t n = records, pairs = wanted_pairs(&request);
+    uint64_t k = (uint64_t)json_integer_value(json_object_get(parameters, "neighbours"));
+    uint64_t few = n < SPECTRUM_DENSE_LIMIT ? n : SPECTRUM_DENSE_LIMIT;
+    uint64_t lists = 8 * n * k + 24 * n + ((uint64_t)32 << 20);
+    uint64_t graph = 24 * n * k + 40 * n;
+    uint64_t solver = 24 * n * (pairs + 16) + 8 * n * pairs; /* the iteration, and what it leaves */
+    uint64_t dense = 32 * few * few;
+    uint64_t landmarks =
+        12 * n * LANDMARKS_NEAREST + 24 * (uint64_t)CLUSTERING_LANDMARK_LIMIT * CLUSTERING_LANDMARK_LIMIT;
+    solver = solver > dense ? solver : dense;
+    return lists + graph + (solver > landmarks ? solver : landmarks);
+}
+
 static void report_spectrum(struct clustering *clustering, const char *solver)
 {
     const struct spectrum *spectrum = &clustering->spectrum;

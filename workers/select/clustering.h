@@ -95,6 +95,9 @@ extern const char *const clustering_form_names[], *const clustering_spectrum_nam
 /* The request of a run that has these parameters. */
 struct clustering_request clustering_request_of(const struct select_run *run);
 
+/* What clustering_create takes at most beside the rows, by parameters as CLUSTERING_PARAMS has them: neighbours, graph, and the dearest solver. */
+uint64_t clustering_bytes(const json_t *parameters, size_t records);
+
 struct clustering {
     struct clustering_request request;
     size_t wanted_count;  /* of the spectrum; cluster_count is one more by zeros, or less by empty ones */

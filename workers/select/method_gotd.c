@@ -132,6 +132,14 @@ static bool gotd_select(const struct select_run *run, struct selection *ret_sele
     return true;
 }
 
+static uint64_t choose_bytes(const json_t *parameters, size_t records, size_t targets)
+{
+    (void)parameters;
+    uint64_t sinks = targets < TARGET_LIMIT ? targets : TARGET_LIMIT;
+    uint64_t costs = (uint64_t)records * sinks * sizeof(float);
+    return (costs < COSTS_BYTES ? costs : COSTS_BYTES) + SINKHORN_BATCH_BYTES + 64 * (uint64_t)records;
+}
+
 const struct select_method select_method_gotd = {
     .name = "gotd",
     .summary = "The records of which more would bring the data nearer to given ones, by optimal transport.",
@@ -139,5 +147,6 @@ const struct select_method select_method_gotd = {
     .needs = SELECT_NEED_EMBEDDINGS | SELECT_NEED_TARGETS,
     .params = params,
     .param_count = sizeof params / sizeof params[0],
+    .choose_bytes = choose_bytes,
     .select = gotd_select,
 };

@@ -3,10 +3,14 @@
  * to them, and in a cluster the records that recover most for their length come first, unless their concepts conflict (data_selection 1.2,
  * 1.6). Where it differs from the paper is said in the headers of its parts: clustering.h, damage.h, admission.h, assembly.h.
  */
+#include "workers/select/admission.h"
 #include "workers/select/assembly.h"
+#include "workers/select/clustering.h"
+#include "workers/select/concepts.h"
 #include "workers/select/labels.h"
 #include "workers/select/measure.h"
 #include "workers/select/paser.h"
+#include "workers/select/published.h"
 
 #include "base/check.h"
 #include "base/memory.h"
@@ -244,6 +248,20 @@ static bool paser_select(const struct select_run *run, struct selection *ret_sel
     return true;
 }
 
+/* Published: distances, and what its eigenvectors or its factorisation take beside them. The graph of concepts grows with the pairs of concepts
+ * of a record, up to its limit. */
+static uint64_t choose_bytes(const json_t *parameters, size_t records, size_t targets)
+{
+    (void)targets;
+    uint64_t n = records < PUBLISHED_LIMIT ? records : PUBLISHED_LIMIT;
+    bool is_published = strcmp(json_string_value(json_object_get(parameters, "compat")), "published") == 0;
+    const char *conflict = json_string_value(json_object_get(parameters, "conflict"));
+    uint64_t pairs = (uint64_t)records * CONCEPTS_PER_RECORD * CONCEPTS_PER_RECORD * sizeof(uint64_t);
+    uint64_t graph = pairs < ADMISSION_GRAPH_BYTES ? pairs : ADMISSION_GRAPH_BYTES;
+    return (is_published ? 32 * n * n : clustering_bytes(parameters, records)) +
+           (strcmp(conflict, "graph") == 0 ? graph : 0);
+}
+
 const struct select_method select_method_paser = {
     .name = "paser",
     .summary =
@@ -253,5 +271,6 @@ const struct select_method select_method_paser = {
     .needs = SELECT_NEED_EMBEDDINGS | SELECT_NEED_DAMAGE,
     .params = params,
     .param_count = sizeof params / sizeof params[0],
+    .choose_bytes = choose_bytes,
     .select = paser_select,
 };

@@ -60,6 +60,12 @@ static bool uniform_per_cluster_select(const struct select_run *run, struct sele
     return true;
 }
 
+static uint64_t choose_bytes(const json_t *parameters, size_t records, size_t targets)
+{
+    (void)targets;
+    return clustering_bytes(parameters, records);
+}
+
 const struct select_method select_method_uniform_per_cluster = {
     .name = "uniform_per_cluster",
     .summary = "As many records of every cluster of instructions, drawn at random.",
@@ -67,5 +73,6 @@ const struct select_method select_method_uniform_per_cluster = {
     .needs = SELECT_NEED_EMBEDDINGS,
     .params = params,
     .param_count = sizeof params / sizeof params[0],
+    .choose_bytes = choose_bytes,
     .select = uniform_per_cluster_select,
 };

@@ -147,6 +147,8 @@ struct select_method {
     /* Whether resolved parameters agree with each other; the error's field points to one, "/name". To be asked before anything is measured. NULL: they always
      * do. INVALID_ARGUMENT. */
     bool (*check)(const json_t *parameters, struct error *error);
+    /* For the plan of memory: what select() takes at most beside its arrays, of so many records and targets. NULL: little. */
+    uint64_t (*choose_bytes)(const json_t *parameters, size_t records, size_t targets);
     /* Required. *ret_selection: created by the caller, of run->records->count. Errors: CANCELLED, OUT_OF_MEMORY, NUMERIC,
      * INVALID_ARGUMENT (columns that no record has), UNSUPPORTED. */
     bool (*select)(const struct select_run *run, struct selection *ret_selection, struct error *error);
