@@ -155,6 +155,29 @@ def check_files(service, job, budget):
     return scores
 
 
+def check_strangers(service, parent):
+    """What was measured of the model is not for jobs with a model that our exporter did not make of it, nor for those of another one."""
+    copy, sentences = os.path.join(folder, "copy"), os.path.join(folder, "sentences")
+    with tarfile.open(fileobj=io.BytesIO(service.get("/v1/jobs/%s/archive" % parent["id"]).body)) as archive:
+        for member in archive.getmembers():
+            if member.isfile():
+                path = os.path.join(copy, member.name.split("/", 1)[1])
+                os.makedirs(os.path.dirname(path), exist_ok=True)
+                with open(path, "wb") as file:
+                    file.write(archive.extractfile(member).read())
+    shutil.copytree(model, sentences)
+    answer = service.post("/v1/models", {"name": "second", "source": "file://" + model})
+    tap.equal(answer.status, 201, "the model under another name")
+    other = finish(service, submit(service, {**pruning(), "model": "second"}, "pruning"), "a pruning of that")
+    for name, body in (("a copy of the pruned model's folder", selection("file://" + copy)),
+                       ("an embedding model from elsewhere", selection("job:" + parent["id"], embedding_model="file://" + sentences)),
+                       ("what was made of another model", selection("job:" + other["id"]))):
+        job = finish(service, submit(service, body), name)
+        tap.equal(service.get("/v1/jobs/%s/report" % job["id"]).json["passes"]["original"]["cache"], "miss", "finds nothing of others")
+    job = finish(service, submit(service, selection("job:" + parent["id"])), "the pruned model once more")
+    tap.equal(service.get("/v1/jobs/%s/report" % job["id"]).json["passes"]["original"]["cache"], "hit", "finds what was there")
+
+
 def check_jobs(service):
     parent = finish(service, submit(service, pruning(), "pruning"), "a pruning job")
     first = submit(service, selection("job:" + parent["id"], name="what heals", metadata={"a": "b"}))
@@ -176,6 +199,7 @@ def check_jobs(service):
     job = finish(service, submit(service, selection("job:" + other["id"])), "a selection for it")
     tap.equal(service.get("/v1/jobs/%s/report" % job["id"]).json["passes"]["original"]["cache"], "hit",
               "another pruned form of the model reuses what was measured of it")
+    check_strangers(service, parent)
     same = finish(service, submit(service, selection("tiny")), "the original against itself")
     tap.equal({line["damage"] for line in jsonl(artifact(service, same, "scores.jsonl")) if "score" in line}, {0}, "has no damage")
 
