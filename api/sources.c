@@ -139,16 +139,24 @@ static void add_parent_failed(const struct resolver *resolver, const struct job 
     }
 }
 
+static void add_wait(struct sources *sources, const struct job *job)
+{
+    if (sources->wait_reason[0] == '\0') {
+        (void)snprintf(sources->wait_reason, sizeof sources->wait_reason, "waiting for %s", job->id);
+    }
+}
+
 /* Acquired. NULL: there is a fault, or the job has to be waited for. */
 static struct job *find_result(const struct resolver *resolver, const char *job_id, const char *pointer)
 {
-    struct sources *sources = resolver->sources;
     struct job *job = storage_peek_job(resolver->storage, resolver->tenant_id, job_id);
     if (job == NULL && (resolver->flags & SOURCES_ACCEPTED) != 0) {
         error_list_add(resolver->faults, ERROR_PARENT_FAILED, pointer,
                        "the job %.60s, whose result is needed here, was deleted", job_id);
     } else if (job == NULL) {
-        error_list_add(resolver->faults, ERROR_NOT_FOUND, pointer, "there is no job %.60s", job_id);
+        error_list_add(resolver->faults, ERROR_NOT_FOUND, pointer,
+                       "there is no job %.60s among those whose results can be used, the latest ones",
+                       job_id);
     } else if (job->state == JOB_STATE_SUCCEEDED) {
         return job;
     } else if (job_state_is_terminal(job->state)) {
@@ -156,8 +164,8 @@ static struct job *find_result(const struct resolver *resolver, const char *job_
     } else if ((resolver->flags & SOURCES_MAY_WAIT) == 0) {
         error_list_add(resolver->faults, ERROR_CONFLICT, pointer, "the job %s is %s; it has no result yet",
                        job->id, job_state_slug(job->state));
-    } else if (sources->wait_reason[0] == '\0') {
-        (void)snprintf(sources->wait_reason, sizeof sources->wait_reason, "waiting for %s", job->id);
+    } else {
+        add_wait(resolver->sources, job);
     }
     job_release(job);
     return NULL;
@@ -287,6 +295,32 @@ static void resolve_model(const struct resolver *resolver, const char *name, con
     }
 }
 
+struct look { /* at the jobs of a spec */
+    const struct resolver *resolver;
+    bool is_hopeless; /* one has no result and gets none */
+};
+
+static void look_at_job(void *context, const char *job_id)
+{
+    struct look *look = context;
+    const struct resolver *resolver = look->resolver;
+    struct job *job = storage_peek_job(resolver->storage, resolver->tenant_id, job_id);
+    if (job == NULL || (job_state_is_terminal(job->state) && job->state != JOB_STATE_SUCCEEDED)) {
+        look->is_hopeless = true;
+    } else if (job->state != JOB_STATE_SUCCEEDED) {
+        add_wait(resolver->sources, job);
+    }
+    job_release(job);
+}
+
+/* Told from the states of jobs alone. With a hopeless one among them there are faults to tell instead. */
+static bool has_to_wait(const struct resolver *resolver, const json_t *spec)
+{
+    struct look look = {.resolver = resolver};
+    spec_visit_jobs(spec, look_at_job, &look);
+    return !look.is_hopeless && resolver->sources->wait_reason[0] != '\0';
+}
+
 bool sources_resolve(struct storage *storage, const char *tenant_id, const char *const *roots,
                      const json_t *spec, unsigned flags, struct sources *ret_sources,
                      struct error_list *faults)
@@ -294,6 +328,10 @@ bool sources_resolve(struct storage *storage, const char *tenant_id, const char 
     size_t before = faults->count;
     struct sources sources = {.inputs = json_object()};
     struct resolver resolver = {storage, tenant_id, roots, flags, &sources, faults};
+    if (flags == (SOURCES_MAY_WAIT | SOURCES_ACCEPTED) && has_to_wait(&resolver, spec)) {
+        *ret_sources = sources;
+        return true;
+    }
     for (size_t i = 0; i < SPEC_MODEL_COUNT; i++) {
         char pointer[64];
         const char *name = spec_model(spec, i);

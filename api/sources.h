@@ -19,7 +19,7 @@
 struct model_source {
     char *uri; /* owned: as the spec names it; NULL: the spec names none */
     char *
-        folder; /* owned, absolute: a folder or a .gguf file; NULL for a result that is not yet laid out as one */
+        folder; /* owned, absolute: a folder or a .gguf file; NULL for a result that is not laid out as one yet */
     char *
         job; /* owned id of that result, or NULL. storage_assemble_model(storage, job, files) makes the folder */
     json_t *files;     /* owned with job: the result's files [{path, bytes, sha256}] */
@@ -29,15 +29,16 @@ struct model_source {
 struct sources {
     struct model_source models[SPEC_MODEL_COUNT]; /* as in spec_models */
     json_t *inputs; /* owned {"<uri>": "<absolute path>"} of every `source` in the spec */
-    /* "waiting for job_...": the first job in the spec whose result is needed and that has not ended; the rest of this is of no
-     * use before it has. "": nothing is waited for. */
+    /* "waiting for job_...": the first job in the spec whose result is needed and that has not ended; the rest of this
+     * is of no use before it has. "": nothing is waited for. */
     char wait_reason[64];
 };
 
 enum sources_flag {
     /* The result of a job that has not ended is waited for; else it is a CONFLICT. */
     SOURCES_MAY_WAIT = 1u << 0,
-    /* The spec was accepted earlier, so that a job that is not there was deleted: PARENT_FAILED; else it is NOT_FOUND. */
+    /* The spec was accepted earlier: a job that is not there was deleted, PARENT_FAILED; else it is NOT_FOUND. As long
+     * as a job is waited for, nothing but the states of jobs is looked at, so that faults of paths may come later. */
     SOURCES_ACCEPTED = 1u << 1,
 };
 

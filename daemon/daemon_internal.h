@@ -62,7 +62,8 @@ struct daemon {
 
     /* Any thread. */
     atomic_bool is_draining;
-    atomic_bool wake_posted; /* a wake letter is on its way */
+    atomic_bool wake_posted;        /* a wake letter is on its way */
+    atomic_bool is_validation_news; /* and the validator has to look */
     _Atomic int64_t ticked_ns;
     _Atomic uint64_t gauge_busy, gauge_reserved, gauge_restarts, gauge_deaths;
     _Atomic int64_t gauge_oldest_heartbeat_ms;

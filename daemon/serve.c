@@ -42,7 +42,9 @@ static void deliver_wake(struct letter *letter)
         scheduler_cancel(daemon, wake->cancelled);
     } else {
         atomic_store(&daemon->wake_posted, false);
-        validator_wake(daemon);
+        if (atomic_exchange(&daemon->is_validation_news, false)) {
+            validator_wake(daemon);
+        }
         scheduler_wake(daemon);
     }
     free(wake);
@@ -69,9 +71,12 @@ static void on_change(void *context, struct job *job, const struct job_effects *
         post_wake(daemon, job->id);
     }
     /* A job that ended may be what another one waits for. */
-    bool is_news = job->state == JOB_STATE_VALIDATING || job->state == JOB_STATE_QUEUED ||
-                   job_state_is_terminal(job->state);
-    if (is_news && !atomic_exchange(&daemon->wake_posted, true)) {
+    bool is_validation_news = job->state == JOB_STATE_VALIDATING || job_state_is_terminal(job->state);
+    if (is_validation_news) {
+        atomic_store(&daemon->is_validation_news, true); /* before the wake is posted, which takes it */
+    }
+    if ((is_validation_news || job->state == JOB_STATE_QUEUED) &&
+        !atomic_exchange(&daemon->wake_posted, true)) {
         post_wake(daemon, NULL);
     }
     pthread_mutex_lock(&daemon->api_lock);

@@ -6,6 +6,7 @@
 
 #include "base/check.h"
 #include "base/memory.h"
+#include "base/spec.h"
 #include "storage/job_internal.h"
 #include <pthread.h>
 #include <stdio.h>
@@ -38,6 +39,7 @@ struct projection {
     struct link rows, finishes, reports;
     int64_t left_out_row;
     uint64_t by_state[JOB_STATE_COUNT];
+    json_t *needed; /* {"<job id>": how many names of it the specs of live jobs hold} */
 };
 
 #define ENTRY_OF(link, member) ((struct entry *)(void *)((char *)(link)-offsetof(struct entry, member)))
@@ -76,6 +78,7 @@ struct projection *projection_create(size_t finished_limit, int64_t finished_byt
     projection->finished_bytes_limit = finished_bytes_limit;
     projection->bucket_count = 1024;
     projection->buckets = memory_create(projection->bucket_count, sizeof(struct entry *));
+    projection->needed = json_object();
     CHECK(pthread_mutex_init(&projection->lock, NULL) == 0);
     struct link *heads[] = {&projection->rows, &projection->finishes, &projection->reports};
     for (size_t i = 0; i < 3; i++) {
@@ -175,14 +178,55 @@ static int64_t weigh_job(const struct job *job)
            weigh(job->result) + weigh(job->error) + weigh(job->files);
 }
 
-/* The finished job that leaves first, if one has to. Its reference goes to the caller. */
+struct naming {
+    json_t *needed;
+    json_int_t change;
+};
+
+static void count_name(void *context, const char *job_id)
+{
+    const struct naming *naming = context;
+    json_int_t count = json_integer_value(json_object_get(naming->needed, job_id)) + naming->change;
+    if (count > 0) {
+        json_put_i64(naming->needed, job_id, count);
+    } else {
+        (void)json_object_del(naming->needed, job_id);
+    }
+}
+
+/* What a live job's spec names is needed until that job has ended. */
+static void count_needed(struct projection *projection, const struct job *before, const struct job *after)
+{
+    bool was_live = before != NULL && !job_state_is_terminal(before->state);
+    bool is_live = !job_state_is_terminal(after->state);
+    if (was_live != is_live) {
+        struct naming naming = {projection->needed, is_live ? 1 : -1};
+        spec_visit_jobs(after->spec, count_name, &naming);
+    }
+}
+
+static struct entry *find_unneeded(struct projection *projection)
+{
+    for (struct link *link = projection->finishes.after; link != &projection->finishes; link = link->after) {
+        struct entry *entry = ENTRY_OF(link, by_finish);
+        if (json_object_get(projection->needed, entry->job->id) == NULL) {
+            return entry;
+        }
+    }
+    return NULL;
+}
+
+/* The finished job that leaves first, if one has to and may. Its reference goes to the caller. */
 static struct job *evict(struct projection *projection)
 {
     if (projection->finished_count <= projection->finished_limit &&
         projection->finished_bytes <= projection->finished_bytes_limit) {
         return NULL;
     }
-    struct entry *oldest = ENTRY_OF(projection->finishes.after, by_finish);
+    struct entry *oldest = find_unneeded(projection);
+    if (oldest == NULL) {
+        return NULL;
+    }
     int64_t row = oldest->job->row;
     projection->left_out_row = row > projection->left_out_row ? row : projection->left_out_row;
     return drop(projection, oldest);
@@ -224,6 +268,7 @@ void projection_destroy(struct projection *projection)
         job_release(drop(projection, ENTRY_OF(projection->rows.after, by_row)));
     }
     (void)pthread_mutex_destroy(&projection->lock);
+    json_decref(projection->needed);
     free(projection->buckets);
     free(projection);
 }
@@ -260,11 +305,12 @@ void projection_put(struct projection *projection, struct job *job, const struct
     projection->by_state[job->state]++;
     if (!is_held(job, entry->report_epoch)) {
         if (entry->by_report.before != NULL && entry->report_epoch == job->epoch) {
-            take_usage(&entry->report,
-                       job); /* its last word about memory and time; nobody else holds the job yet */
+            /* Its last word about memory and time; nobody else holds the job yet. */
+            take_usage(&entry->report, job);
         }
         link_remove(&entry->by_report); /* a report of an attempt that has ended */
     }
+    count_needed(projection, replaced, job);
     place_by_finish(projection, entry);
     struct job *evicted = evict(projection);
     pthread_mutex_unlock(&projection->lock);

@@ -5,8 +5,9 @@
  * with a reference count, so a reader holds the lock only to find it. Reports of progress wait at their job's
  * entry until the DB thread turns the newest one into a snapshot, at most four times a second.
  *
- * Finished jobs leave in the order they finished, when there are more than N of them or their documents weigh too much. `left_out_row` is the highest row that ever left (or was
- * never loaded): above it the projection is complete, whatever is asked.
+ * Finished jobs leave in the order they finished, when there are more than N of them or their documents weigh too much;
+ * one whose result a live job's spec names stays until that job has ended. `left_out_row` is the highest row that ever
+ * left (or was never loaded): above it the projection is complete, whatever is asked.
  */
 #ifndef STORAGE_PROJECTION_H
 #define STORAGE_PROJECTION_H
@@ -25,15 +26,13 @@ void projection_destroy(struct projection *projection); /* NULL is fine */
 void projection_put(struct projection *projection, struct job *job, const struct job *previous);
 void projection_remove(struct projection *projection, const struct job *job);
 void projection_note_left_out(struct projection *projection, int64_t row);
-/* Counts of all jobs, those included that are not held: set once at the start, then kept by put and remove.
- */
+/* Counts of all jobs, those included that are not held: set once at the start, then kept by put and remove. */
 void projection_set_counts(struct projection *projection, const uint64_t by_state[8]);
 
 /* Any thread. Acquired; NULL if it is not here. tenant_id NULL: any. */
 struct job *projection_find(struct projection *projection, const char *tenant_id,
                             const char *job_id) MUST_USE;
-/* True: the list is what the database would say, in filter order, `limit` at most. False: ask the database.
- */
+/* True: the list is what the database would say, in filter order, `limit` at most. False: ask the database. */
 bool projection_list(struct projection *projection, const struct job_filter *filter, size_t limit,
                      struct job_list *list) MUST_USE;
 void projection_get_counts(struct projection *projection, int64_t now_ms, struct storage_counts *ret_counts);

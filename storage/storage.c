@@ -99,6 +99,11 @@ static bool load(struct storage *storage, size_t finished_limit, struct error *e
     for (size_t i = 0; loaded && i < list.count; i++) {
         projection_put(storage->projection, list.jobs[i], NULL);
     }
+    for (size_t i = 0; loaded && i < list.count; i++) {
+        if (!job_state_is_terminal(list.jobs[i]->state)) {
+            storage_recall_needed(storage, list.jobs[i]);
+        }
+    }
     job_list_finish(&list);
     if (loaded) {
         projection_note_left_out(storage->projection, left_out_row);

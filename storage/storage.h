@@ -3,7 +3,7 @@
  *
  * One thread (the DB thread) owns the connection. Commands go down a queue; it drains them, opens a transaction,
  * gives each a savepoint, commits at 256 commands or 2 ms, and only then answers all of them: an answer
- * means durable (synchronous=FULL). Live jobs, the last 10,000 finished ones, all models, are read from an
+ * means durable (synchronous=FULL). Live jobs and those they name, the last 10,000 finished ones, all models, are read from an
  * in-memory projection that changes after the commit. Files are hashed, synced, moved and deleted by an I/O pool
  * of two threads. An fsync error or a corrupt database aborts the process; a full disk fails the write with
  * STORAGE_FULL and reading goes on.
@@ -42,7 +42,8 @@ struct storage_options {
 
 /* Opens or creates; migrates forward; refuses a newer schema (UNSUPPORTED) and a database that another process
  * holds (CONFLICT, says so). Every job that was running goes back to queued (RELEASED: leases are void at a
- * start) or to cancelled; leftovers in tmp/ and unreferenced blobs older than 24 h and stale work/ folders are swept. */
+ * start) or to cancelled; leftovers in tmp/ and unreferenced blobs older than 24 h and stale work/ folders are swept.
+ */
 bool storage_open(const struct storage_options *options, struct storage **ret_storage,
                   struct error *error) MUST_USE;
 /* Waits for queued commands, checkpoints the WAL (TRUNCATE), closes. NULL is fine. */
@@ -67,12 +68,13 @@ void storage_insert_job(struct storage *storage, const struct job_draft *draft, 
 /* Runs job_apply in a transaction and logs its event. NOT_FOUND, FENCED, CONFLICT. */
 void storage_apply(struct storage *storage, const char *tenant_id, const char *job_id,
                    const struct job_event *event, storage_job_done *done, void *context);
-/* Claims the first runnable job (state queued, run_at passed, priority, then row) whose memory_bytes is at most the limit
- * (a larger one at the head keeps later ones waiting only until a slot would be idle: see storage.c). job NULL: none. */
+/* Claims the first runnable job (state queued, run_at passed, priority, then row) whose memory_bytes is at most the
+ * limit (a larger one at the head keeps later ones waiting only until a slot would be idle: see storage.c). job NULL:
+ * none. */
 void storage_claim_job(struct storage *storage, uint64_t memory_limit_bytes, storage_job_done *done,
                        void *context);
-/* Terminal jobs only (else CONFLICT); its events and artifact rows go, and the folder its result was laid out in unless a
- * running job reads it; blobs follow in the sweep. */
+/* Terminal jobs only (else CONFLICT); its events and artifact rows go, and the folder its result was laid out in unless
+ * a running job reads it; blobs follow in the sweep. */
 void storage_delete_job(struct storage *storage, const char *tenant_id, const char *job_id,
                         storage_job_done *done, void *context);
 
@@ -136,9 +138,10 @@ char *storage_make_work_folder(struct storage *storage, const char *job_id, uint
 /* Removed in the background (after failure and success; a cancelled job's goes by itself). */
 void storage_remove_work_folder(struct storage *storage, const char *job_id);
 
-/* The worker wrote, hashed and synced `files` ([{path, bytes, sha256}]) under work/<job>.<epoch>/out/. I/O pool: verify each
- * hash, rename into blobs/, fsync folders; then one fenced transaction: artifact rows, manifest, SUCCEEDED.
- * Errors: FENCED, CHECKSUM_MISMATCH (also for a file that is not there), STORAGE_FULL, IO; NOT_FOUND: no such job. Idempotent: a crash in between leaves only orphans. */
+/* The worker wrote, hashed and synced `files` ([{path, bytes, sha256}]) under work/<job>.<epoch>/out/. I/O pool: verify
+ * each hash, rename into blobs/, fsync folders; then one fenced transaction: artifact rows, manifest, SUCCEEDED.
+ * Errors: FENCED, CHECKSUM_MISMATCH (also for a file that is not there), STORAGE_FULL, IO; NOT_FOUND: no such job.
+ * Idempotent: a crash in between leaves only orphans. */
 void storage_publish(struct storage *storage, const char *tenant_id, const char *job_id, uint64_t epoch,
                      json_t *files, json_t *result, storage_job_done *done, void *context);
 /* Opens one file of a succeeded job, found in job->files. The descriptor is the caller's. NOT_FOUND. */

@@ -95,6 +95,8 @@ int64_t storage_monotonic_ms(void);
 /* The newest version: of this batch, of the projection, of the database. *ret_job acquired. NOT_FOUND. */
 bool storage_load_job(struct storage *storage, const char *tenant_id, const char *job_id,
                       struct job **ret_job, struct error *error) MUST_USE;
+/* Brings back what a live job's spec names and has left the projection. */
+void storage_recall_needed(struct storage *storage, const struct job *job);
 /* job_apply, the row, the event. *ret_next acquired; effects->changed false: it is the job as it was. */
 bool storage_change_job(struct storage *storage, const struct job *job, const struct job_event *event,
                         struct job **ret_next, struct job_effects *ret_effects, struct error *error) MUST_USE;

@@ -233,6 +233,30 @@ static void destroy(struct command *base)
     free(command);
 }
 
+struct recall {
+    struct storage *storage;
+    const char *tenant_id;
+};
+
+static void recall_job(void *context, const char *job_id)
+{
+    const struct recall *recall = context;
+    struct job *job = NULL;
+    struct error error;
+    if (storage_load_job(recall->storage, recall->tenant_id, job_id, &job, &error) &&
+        job_state_is_terminal(
+            job->state)) { /* a live one is there, or comes by the command that revived it */
+        projection_put(recall->storage->projection, job, job);
+    }
+    job_release(job);
+}
+
+void storage_recall_needed(struct storage *storage, const struct job *job)
+{
+    struct recall recall = {storage, job->tenant_id};
+    spec_visit_jobs(job->spec, recall_job, &recall);
+}
+
 static void publish(struct storage *storage, struct command *base)
 {
     struct job_command *command = (struct job_command *)base;
@@ -240,6 +264,10 @@ static void publish(struct storage *storage, struct command *base)
         return;
     }
     projection_put(storage->projection, command->job, command->previous);
+    if (!job_state_is_terminal(command->job->state) &&
+        (command->previous == NULL || job_state_is_terminal(command->previous->state))) {
+        storage_recall_needed(storage, command->job);
+    }
     /* A job that was cancelled while it waited for its next attempt has checkpoints and no attempt that would clear up. */
     if (command->job->state == JOB_STATE_CANCELLED && command->job->epoch > 0) {
         storage_remove_work_folder(storage, command->job->id);

@@ -23,18 +23,24 @@ struct bench {
     struct storage *storage;
 };
 
-static int start(void **state)
+static void open_state(struct bench *bench, size_t finished_in_memory)
 {
-    struct bench *bench = test_calloc(1, sizeof *bench);
     struct error error = {0};
-    (void)snprintf(bench->folder, sizeof bench->folder, "/tmp/pruned-sources-XXXXXX");
-    assert_non_null(mkdtemp(bench->folder));
-    (void)snprintf(bench->uri, sizeof bench->uri, "file://%s", bench->folder);
-    OWNED_MEMORY char *state_folder = file_join(bench->folder, "state");
-    const struct storage_options options = {.folder = state_folder, .reserve_bytes = 1};
+    OWNED_MEMORY char *folder = file_join(bench->folder, "state");
+    const struct storage_options options = {
+        .folder = folder, .reserve_bytes = 1, .finished_in_memory = finished_in_memory};
     if (!storage_open(&options, &bench->storage, &error)) {
         fail_msg("%s", error.message);
     }
+}
+
+static int start(void **state)
+{
+    struct bench *bench = test_calloc(1, sizeof *bench);
+    (void)snprintf(bench->folder, sizeof bench->folder, "/tmp/pruned-sources-XXXXXX");
+    assert_non_null(mkdtemp(bench->folder));
+    (void)snprintf(bench->uri, sizeof bench->uri, "file://%s", bench->folder);
+    open_state(bench, 0);
     *state = bench;
     return 0;
 }
@@ -75,16 +81,21 @@ static void finish_wait(struct waiter *waiter, char ret_id[40], uint64_t *ret_ep
     (void)sem_destroy(&waiter->answered);
 }
 
-static void insert(const struct bench *bench, bool is_planned, char ret_id[40])
+static void insert_spec(const struct bench *bench, json_t *spec, bool is_planned, char ret_id[40])
 {
     struct waiter waiter = {0};
     uint64_t epoch;
-    JSON_OWNED spec = json_object();
     JSON_OWNED plan = is_planned ? json_object() : NULL;
     const struct job_draft draft = {.tenant_id = TENANT, .type = "pruning", .spec = spec, .plan = plan};
     assert_int_equal(sem_init(&waiter.answered, 0, 0), 0);
     storage_insert_job(bench->storage, &draft, on_job, &waiter);
     finish_wait(&waiter, ret_id, &epoch);
+}
+
+static void insert(const struct bench *bench, bool is_planned, char ret_id[40])
+{
+    JSON_OWNED spec = json_object();
+    insert_spec(bench, spec, is_planned, ret_id);
 }
 
 static void apply(const struct bench *bench, const char *id, const struct job_event *event)
@@ -286,6 +297,25 @@ static void a_job_that_has_not_ended_is_waited_for(void **state)
     assert_non_null(strstr(file.wait_reason, second));
 }
 
+/* Only once it is over are paths resolved: what they lead to then is what counts. */
+static void while_a_job_is_waited_for_an_accepted_request_is_not_resolved(void **state)
+{
+    struct bench *bench = *state;
+    char id[40], uri[64];
+    insert(bench, true, id);
+    JSON_OWNED spec = name_models(name_result(id, uri), "file:///etc", NULL);
+    FINISHED(sources) sources = {0};
+    FINISHED(error_list) faults = {0};
+    assert_false(resolve(bench, spec, SOURCES_MAY_WAIT, &sources, &faults));
+    assert_int_equal(faults.items[0].code, ERROR_FORBIDDEN);
+    FINISHED(error_list) none = {0};
+    assert_true(resolve(bench, spec, SOURCES_MAY_WAIT | SOURCES_ACCEPTED, &sources, &none));
+    assert_non_null(strstr(sources.wait_reason, id));
+    apply(bench, id, &(struct job_event){.kind = JOB_EVENT_CANCEL});
+    assert_false(resolve(bench, spec, SOURCES_MAY_WAIT | SOURCES_ACCEPTED, &sources, &none));
+    assert_int_equal(none.stored, 2); /* of the job and of the path */
+}
+
 /* One job without a result is enough to fail, whatever the others do. */
 static void a_job_that_ended_without_a_result_is_a_fault_that_says_how(void **state)
 {
@@ -333,6 +363,42 @@ static void a_job_that_is_not_there_was_deleted_once_the_request_was_taken(void 
     assert_non_null(strstr(accepted.items[0].message, "deleted"));
 }
 
+static bool is_resolved(const struct bench *bench, const json_t *spec)
+{
+    FINISHED(sources) sources = {0};
+    FINISHED(error_list) faults = {0};
+    return resolve(bench, spec, SOURCES_MAY_WAIT | SOURCES_ACCEPTED, &sources, &faults);
+}
+
+static void a_result_that_left_memory_is_there_for_a_job_that_names_it(void **state)
+{
+    struct bench *bench = *state;
+    char parent[40], child[40], other[40], uri[64];
+    storage_close(bench->storage);
+    open_state(bench, 1);
+    insert_result(bench, parent);
+    JSON_OWNED spec = name_models(bench->uri, name_result(parent, uri), NULL);
+    insert_spec(bench, spec, false, child);
+    insert_failed(bench, other);
+    assert_true(is_resolved(bench, spec));
+    storage_close(bench->storage); /* a start loads the last that finished, and what live jobs name */
+    open_state(bench, 1);
+    assert_true(is_resolved(bench, spec));
+    struct error cause = {.code = ERROR_IO};
+    apply(bench, child, &(struct job_event){.kind = JOB_EVENT_REJECTED, .error = &cause});
+    insert_failed(bench, other);
+    assert_false(is_resolved(bench, spec)); /* nobody needs it */
+    apply(bench, child, &(struct job_event){.kind = JOB_EVENT_RETRY});
+    assert_true(is_resolved(bench, spec));
+    struct storage_counts counts;
+    storage_get_counts(bench->storage, &counts);
+    assert_int_equal(counts.by_state[JOB_STATE_SUCCEEDED], 1);
+    assert_int_equal(counts.by_state[JOB_STATE_FAILED], 2);
+    assert_int_equal(counts.by_state[JOB_STATE_VALIDATING], 1);
+    remove_job(bench, parent);
+    assert_false(is_resolved(bench, spec));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -341,6 +407,10 @@ int main(void)
         cmocka_unit_test_setup_teardown(each_fault_has_the_pointer_of_its_model, start, stop),
         cmocka_unit_test_setup_teardown(a_result_without_a_model_is_none, start, stop),
         cmocka_unit_test_setup_teardown(a_job_that_has_not_ended_is_waited_for, start, stop),
+        cmocka_unit_test_setup_teardown(while_a_job_is_waited_for_an_accepted_request_is_not_resolved, start,
+                                        stop),
+        cmocka_unit_test_setup_teardown(a_result_that_left_memory_is_there_for_a_job_that_names_it, start,
+                                        stop),
         cmocka_unit_test_setup_teardown(a_job_that_ended_without_a_result_is_a_fault_that_says_how, start,
                                         stop),
         cmocka_unit_test_setup_teardown(a_job_that_is_not_there_was_deleted_once_the_request_was_taken, start,

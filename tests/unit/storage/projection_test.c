@@ -66,6 +66,39 @@ static void heavy_finished_jobs_leave_before_the_number_is_reached(void **state)
     projection_destroy(projection);
 }
 
+/* A job that names `named`, as a model and as a source. */
+static void put_naming(struct projection *projection, int64_t row, enum job_state state, int64_t named)
+{
+    struct job *job = make_job(row, state, 1);
+    char uri[64];
+    (void)snprintf(uri, sizeof uri, "job:job_%lld", (long long)named);
+    json_put_text(job->spec, "pruned_model", uri);
+    (void)snprintf(uri, sizeof uri, "job:job_%lld/plan.json", (long long)named);
+    json_put(job->spec, "texts", json_pack("[{s:s}]", "source", uri));
+    projection_put(projection, job, NULL);
+    job_release(job);
+}
+
+static void a_finished_job_stays_while_a_live_one_names_it(void **state)
+{
+    (void)state;
+    struct projection *projection = projection_create(1, INT64_MAX);
+    put(projection, 1, JOB_STATE_SUCCEEDED, 1);
+    put_naming(projection, 2, JOB_STATE_VALIDATING, 1);
+    put_naming(projection, 3, JOB_STATE_VALIDATING, 1);
+    put(projection, 4, JOB_STATE_SUCCEEDED, 1);
+    assert_true(holds(projection, 1)); /* the oldest, and one too many */
+    assert_false(holds(projection, 4));
+    put_naming(projection, 2, JOB_STATE_RUNNING, 1);
+    put_naming(projection, 2, JOB_STATE_FAILED, 1);
+    assert_true(holds(projection, 1)); /* another one is left */
+    assert_false(holds(projection, 2));
+    put_naming(projection, 3, JOB_STATE_CANCELLED, 1);
+    assert_false(holds(projection, 1));
+    assert_true(holds(projection, 3));
+    projection_destroy(projection);
+}
+
 static void a_page_is_served_only_where_nothing_has_left(void **state)
 {
     (void)state;
@@ -144,6 +177,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(heavy_finished_jobs_leave_before_the_number_is_reached),
+        cmocka_unit_test(a_finished_job_stays_while_a_live_one_names_it),
         cmocka_unit_test(a_page_is_served_only_where_nothing_has_left),
         cmocka_unit_test(a_waiting_report_is_dropped_with_its_attempt),
         cmocka_unit_test(thousands_of_jobs_are_found_again),
