@@ -169,6 +169,22 @@ bool error_list_add(struct error_list *list, enum error_code code, const char *f
     return error_list_add_error(list, &error);
 }
 
+void error_list_sum_up(const struct error_list *list, struct error *ret_error)
+{
+    *ret_error = list->items[0];
+    if (list->count > 1) {
+        char more[40];
+        int length = snprintf(more, sizeof more, " (and %zu more)", list->count - 1);
+        size_t used = strlen(ret_error->message), room = sizeof ret_error->message - (size_t)length - 1;
+        if (used > room) { /* an excerpt of the message, but the whole count */
+            ret_error->message[room] = '\0';
+            error_trim_utf8(ret_error->message);
+            used = strlen(ret_error->message);
+        }
+        memcpy(ret_error->message + used, more, (size_t)length + 1);
+    }
+}
+
 void error_list_finish(struct error_list *list)
 {
     if (list != NULL) {

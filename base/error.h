@@ -102,6 +102,8 @@ struct error_list {
 bool error_list_add(struct error_list *list, enum error_code code, const char *field, const char *format, ...)
     PRINTF(4, 5);                                                              /* returns false */
 bool error_list_add_error(struct error_list *list, const struct error *error); /* returns false */
+/* For a place that shows one: the first, whose message says how many more there are. The list is not empty. */
+void error_list_sum_up(const struct error_list *list, struct error *ret_error);
 void error_list_finish(struct error_list *list);
 
 #endif

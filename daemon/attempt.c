@@ -34,7 +34,8 @@ static uint64_t count_of(const json_t *message, const char *name)
     return value > 0 ? (uint64_t)value : 0;
 }
 
-/* Whoever holds the pipes now was started by the worker. With some looks in between, what the worker itself said is read. */
+/* Whoever holds the pipes now was started by the worker. With some looks in between, what the worker itself said is
+ * read. */
 static void on_orphan(uv_timer_t *timer)
 {
     struct attempt *attempt = timer->data;
@@ -129,8 +130,8 @@ static void run(struct attempt *attempt)
 
 /* ---- prepare ------------------------------------------------------------------------------------------- */
 
-/* Whether a model beside the job's own is what an earlier pruning job made of that very model: our exporter wrote its files, so that it can
- * take nobody over whom the model itself could not. */
+/* Whether a model beside the job's own is what an earlier pruning job made of that very model: our exporter wrote its
+ * files, so that it can take nobody over whom the model itself could not. */
 static bool is_made_of_model(const struct attempt *attempt, size_t index)
 {
     const struct sources *sources = &attempt->sources;
@@ -147,9 +148,10 @@ static bool is_made_of_model(const struct attempt *attempt, size_t index)
     return is_made;
 }
 
-/* Scores are kept in a folder of the models that they came from: a worker that one of its models has taken over can forge what later
- * jobs find for those very models, and nothing else. What was made of the job's own model needs no folder of its own, so that all its pruned
- * forms find what was measured of it. Without a folder the job does without; here the cache is also cut to its size. */
+/* Scores are kept in a folder of the models that they came from: a worker that one of its models has taken over can
+ * forge what later jobs find for those very models, and nothing else. What was made of the job's own model needs no
+ * folder of its own, so that all its pruned forms find what was measured of it. Without a folder the job does without;
+ * here the cache is also cut to its size. */
 static void prepare_cache(struct attempt *attempt)
 {
     const struct config *config = attempt->daemon->config;
@@ -255,11 +257,11 @@ static void on_folder(void *context, const char *folder, const struct error *err
     }
 }
 
-/* Lays out the next model that is an earlier result, or goes on once all are. */
+/* Lays out the next model that is an earlier result, or goes on once all are or the attempt is to stop. */
 static void lay_out(struct attempt *attempt)
 {
     struct model_source *model = sources_find_unlaid(&attempt->sources);
-    if (attempt->faults.count > 0 || model == NULL || attempt->is_cancelled) {
+    if (attempt->faults.count > 0 || model == NULL || attempt->is_cancelled || attempt->is_draining) {
         prepared(attempt);
         return;
     }

@@ -76,8 +76,8 @@ void attempt_check_ended(struct attempt *attempt);
 
 /* attempt_talk.c */
 void attempt_listen(struct attempt *attempt); /* starts reading both pipes */
-void attempt_listen_again(
-    struct attempt *attempt); /* after a pause, once few enough events are outstanding */
+/* After a pause, once few enough events are outstanding. */
+void attempt_listen_again(struct attempt *attempt);
 void attempt_stop_listening(struct attempt *attempt); /* what is still open counts as ended */
 void attempt_part_ended(struct attempt *attempt);     /* the process, or one of the pipes */
 void attempt_send_frame(struct attempt *attempt, const json_t *message); /* borrowed */

@@ -201,11 +201,12 @@ static void settle_died(struct attempt *attempt)
 
 static void settle_faults(struct attempt *attempt)
 {
-    const struct error *error = &attempt->faults.items[0];
-    bool transient = error->code == ERROR_IO || error->code == ERROR_UNAVAILABLE;
+    struct error error;
+    error_list_sum_up(&attempt->faults, &error);
+    bool transient = error.code == ERROR_IO || error.code == ERROR_UNAVAILABLE;
     apply(attempt,
           (struct job_event){.kind = transient ? JOB_EVENT_FAILED_TRANSIENT : JOB_EVENT_FAILED,
-                             .error = error,
+                             .error = &error,
                              .error_stage = "prepare"},
           true);
 }

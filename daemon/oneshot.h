@@ -19,7 +19,7 @@
 #define ONESHOT_LIMIT        2
 #define ONESHOT_QUEUE_LIMIT  64
 #define ONESHOT_TIMEOUT_MS   60000  /* of arithmetic */
-#define ONESHOT_READING_MS   600000 /* of a question that hashes a whole model */
+#define ONESHOT_READING_MS   600000 /* more for each model that is hashed whole */
 #define ONESHOT_OUTPUT_LIMIT (64u << 20)
 
 /* answer: borrowed; NULL on failure, and then faults has at least one. Called once, on the loop. */

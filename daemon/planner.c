@@ -67,24 +67,24 @@ static void on_answer(void *context, json_t *answer, const struct error_list *fa
     }
 }
 
-/* Whether the worker has to read no model: each comes with its inventory. */
-static bool is_arithmetic(const json_t *request)
+/* How long the worker may take, which hashes each model that comes without its inventory. */
+static uint64_t allow_time(const json_t *request)
 {
-    bool is_known = json_is_object(json_object_get(json_object_get(request, "model"), "inventory"));
+    const json_t *own = json_object_get(request, "model");
+    uint64_t unknown_count = json_is_object(json_object_get(own, "inventory")) ? 0 : 1;
     const char *uri;
     json_t *model;
     json_object_foreach(json_object_get(request, "models"), uri, model)
     {
-        is_known = is_known && json_is_object(json_object_get(model, "inventory"));
+        unknown_count += json_is_object(json_object_get(model, "inventory")) ? 0 : 1;
     }
-    return is_known;
+    return ONESHOT_TIMEOUT_MS + unknown_count * ONESHOT_READING_MS;
 }
 
 static void ask(struct question *question)
 {
-    oneshot_ask(&question->daemon->oneshots, question->mode, question->request,
-                is_arithmetic(question->request) ? ONESHOT_TIMEOUT_MS : ONESHOT_READING_MS, on_answer,
-                question);
+    oneshot_ask(&question->daemon->oneshots, question->mode, question->request, allow_time(question->request),
+                on_answer, question);
 }
 
 static json_t *find_unlaid(const json_t *request)

@@ -79,15 +79,10 @@ static void apply(struct validation *validation, const struct job_event *event)
                   on_applied, validation);
 }
 
-/* A job shows one error; when there are more, the message says so. */
 static void reject(struct validation *validation, const struct error_list *faults)
 {
-    struct error error = faults->items[0];
-    if (faults->count > 1) {
-        size_t used = strlen(error.message);
-        (void)snprintf(error.message + used, sizeof error.message - used, " (and %zu more)",
-                       faults->count - 1);
-    }
+    struct error error;
+    error_list_sum_up(faults, &error);
     apply(validation,
           &(struct job_event){.kind = JOB_EVENT_REJECTED, .error = &error, .error_stage = "validate"});
 }

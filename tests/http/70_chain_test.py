@@ -119,8 +119,9 @@ def check_chain(service):
                "a dry run cannot wait, and says so", dry)
         answer = service.post("/v1/evaluation/jobs", evaluation(UNKNOWN)[1])
         tap.ok(answer.status == 422 and answer.codes == ["not_found"] and answer.fields == ["/model"], "an unknown job is refused", answer)
-        time.sleep(1)
-        tap.equal(get(service, child), before, "waiting changes nothing")
+        tag = service.get("/v1/jobs/" + child["id"]).headers["ETag"]
+        unchanged = service.get("/v1/jobs/%s?wait=1&until=change" % child["id"], headers={"If-None-Match": tag})
+        tap.ok(unchanged.status == 304 and get(service, child) == before, "waiting changes nothing", unchanged)
         listed = [job["id"] for job in service.get("/v1/selection/jobs").json["data"]]
         tap.equal(listed, [chosen["id"]], "selection jobs have a list")
     parent = check_ends(service, parent, "the parent")
@@ -195,11 +196,15 @@ def check_failures(service):
 
     with Held(service):  # between the parent's success and the child's start
         child = submit(service, evaluation(result_of(parent)))
-        service.wait(child["id"], states=("queued",))
+        twice = submit(service, selection(result_of(parent), pruned_model=result_of(parent)))
+        for job in (child, twice):
+            service.wait(job["id"], states=("queued",))
         tap.equal(service.request("DELETE", "/v1/jobs/" + parent["id"]).status, 204, "the parent is deleted")
     ended = service.wait(child["id"])
     tap.ok(ended["status"] == "failed" and ended["error"]["code"] == "parent_failed" and "was deleted" in ended["error"]["message"],
            "and the child says so", ended)
+    ended = service.wait(twice["id"])
+    tap.ok(ended["error"]["field"] == "/model" and "(and 1 more)" in ended["error"]["message"], "of both models, where it has two", ended)
 
 
 def check_restart(service):

@@ -3,8 +3,8 @@
  *
  * Work stands in DIR/.work until it is done; then the files move up into DIR and .work goes. A run that is
  * interrupted (Ctrl-C once: stop at the next resume point; at once where the stages have not begun) or fails leaves
- * .work, and --resume continues from it. DIR must hold nothing else: results are never mixed. Exit: 0 done, 1 failed, 2 usage or a bad spec, 3
- * interrupted.
+ * .work, and --resume continues from it. DIR must hold nothing else: results are never mixed. Exit: 0 done, 1 failed,
+ * 2 usage or a bad spec, 3 interrupted.
  */
 #include "base/cancel.h"
 #include "base/cleanup.h"
@@ -93,6 +93,16 @@ static void on_message(void *context, const char *level, const char *message, js
     (void)data;
     end_line(context);
     (void)fprintf(stderr, "%s: %s\n", level, message);
+}
+
+static bool is_interruption(const struct error_list *faults)
+{
+    for (size_t i = 0; i < faults->stored; i++) {
+        if (faults->items[i].code == ERROR_CANCELLED) {
+            return true;
+        }
+    }
+    return false;
 }
 
 static int print_faults(const struct error_list *faults)
@@ -295,7 +305,7 @@ int foreground_main(int argc, char **argv)
     JSON_OWNED plan = NULL;
     JSON_OWNED inventory = NULL;
     if (!recipe_plan(&job, &plan, &inventory, &faults)) {
-        return atomic_load(&interrupt.state) != CANCEL_NONE ? print_interrupted() : print_faults(&faults);
+        return is_interruption(&faults) ? print_interrupted() : print_faults(&faults);
     }
     job.inventory = inventory;
     if (is_finished(&options, work)) {

@@ -152,6 +152,33 @@ static void a_list_can_copy_its_own_item(void **state)
     error_list_finish(&list);
 }
 
+static void a_sum_of_faults_is_the_first_and_how_many_more(void **state)
+{
+    (void)state;
+    struct error_list list = {0};
+    struct error error;
+    char message[600];
+    memset(message, 'm', sizeof message - 1);
+    message[sizeof message - 1] = '\0';
+    (void)error_list_add(&list, ERROR_IO, "/a", "first");
+    error_list_sum_up(&list, &error);
+    assert_string_equal(error.message, "first");
+    (void)error_list_add(&list, ERROR_NOT_FOUND, "/b", "second");
+    (void)error_list_add(&list, ERROR_NOT_FOUND, "/c", "third");
+    error_list_sum_up(&list, &error);
+    assert_string_equal(error.message, "first (and 2 more)");
+    assert_string_equal(error.field, "/a");
+    assert_int_equal(error.code, ERROR_IO);
+    error_list_finish(&list);
+    (void)error_list_add(&list, ERROR_IO, "", "%s", message);
+    (void)error_list_add(&list, ERROR_IO, "", "second");
+    error_list_sum_up(&list, &error); /* the count is whole, the message an excerpt */
+    assert_int_equal(strlen(error.message), sizeof error.message - 1);
+    assert_string_equal(error.message + sizeof error.message - 1 - strlen("m (and 1 more)"),
+                        "m (and 1 more)");
+    error_list_finish(&list);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -165,6 +192,7 @@ int main(void)
         cmocka_unit_test(errno_becomes_a_code_and_stays_as_it_was),
         cmocka_unit_test(a_list_keeps_the_first_faults_and_counts_all),
         cmocka_unit_test(a_list_can_copy_its_own_item),
+        cmocka_unit_test(a_sum_of_faults_is_the_first_and_how_many_more),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
