@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/rng.h"
+#include "base/spec.h"
 #include "client/client.h"
 #include <stdio.h>
 #include <string.h>
@@ -158,16 +159,21 @@ static char *read_body(const char *file, struct error *error)
     return text_take(&body);
 }
 
-/* A spec of no type that we know goes where pruning jobs go, and the answer names the fault. */
-static const char *type_of(const json_t *spec)
+/* The type says where a spec goes. One without goes where the first type's jobs go. NULL: *error names those there are. */
+static const char *find_type(const json_t *spec, struct error *error)
 {
-    static const char *const types[] = {"pruning", "selection", "evaluation"};
-    for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
-        if (strcmp(text_of(spec, "type"), types[i]) == 0) {
-            return types[i];
+    const json_t *type = json_object_get(spec, "type");
+    FINISHED(text) known = {0};
+    for (size_t i = 0; i < SPEC_TYPE_COUNT; i++) {
+        if (type == NULL || strcmp(text_of(spec, "type"), spec_types[i]) == 0) {
+            return spec_types[i];
         }
+        text_append_format(&known, "%s%s", i > 0 ? ", " : "", spec_types[i]);
     }
-    return types[0];
+    OWNED_MEMORY char *named = json_format(type, false);
+    (void)error_set(error, ERROR_UNKNOWN_VALUE, "there is no job type %.60s; there are %s", named,
+                    known.bytes);
+    return NULL;
 }
 
 static enum client_exit submit(struct client *client)
@@ -180,13 +186,14 @@ static enum client_exit submit(struct client *client)
     }
     OWNED_MEMORY char *body = read_body(client->file, &error);
     JSON_OWNED spec = body == NULL ? NULL : json_parse(body, strlen(body), JSON_LIMIT_BYTES, &error);
+    const char *type = spec == NULL ? NULL : find_type(spec, &error);
     struct identifier key;
-    if (spec == NULL || !rng_identifier("submit_", clock_wall_ms(&clock_system), &key, &error)) {
+    if (type == NULL || !rng_identifier("submit_", clock_wall_ms(&clock_system), &key, &error)) {
         (void)complain(&error);
         return CLIENT_USAGE;
     }
     FINISHED(text) path = {0};
-    text_append_format(&path, "/v1/%s/jobs%s", type_of(spec), client->is_dry_run ? "?dry_run=true" : "");
+    text_append_format(&path, "/v1/%s/jobs%s", type, client->is_dry_run ? "?dry_run=true" : "");
     JSON_OWNED job = call(client, "POST", path.bytes, body, client->is_dry_run ? NULL : key.text, &outcome);
     if (job == NULL) {
         return outcome;

@@ -41,6 +41,9 @@ def the_exit_code_of_a_wait_tells_the_outcome(folder):
         other = json.dumps(dict(json.loads(spec(model)), type=kind))
         code, _, complaints = prunectl(daemon, "submit", "-f", "-", text=other)
         assert code == 1 and "this build has no %s jobs" % kind in complaints, (code, complaints)
+    for kind, named in (("prunning", '"prunning"'), (3, "3"), (None, "null")):
+        code, _, complaints = prunectl(daemon, "submit", "-f", "-", text=json.dumps(dict(json.loads(spec(model)), type=kind)))
+        assert code == 2 and "no job type %s; there are pruning, selection, evaluation" % named in complaints, (code, complaints)
     code, job_id, _ = prunectl(daemon, "-q", "submit", "-f", "-", text=spec(model, steps=1000, step_ms=100))
     assert code == 0
     job_id = job_id.strip()
