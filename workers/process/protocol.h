@@ -2,11 +2,14 @@
  * workers/process/protocol.h: what the daemon and its workers say to each other.
  *
  * Over a stream socket pair (the worker's descriptor 3): frames of a 4-byte little-endian length and one JSON
- * object of that many bytes, at most PROTOCOL_FRAME_LIMIT. Every object has "type"; those about an attempt carry "epoch".
+ * object of that many bytes, at most PROTOCOL_FRAME_LIMIT. Every object has "type"; those about an attempt carry
+ * "epoch".
  *
  * daemon -> worker
- *   job       {version, job_id, epoch, spec, model: {folder, inventory}, models: {"<uri>": {folder, inventory}} (those in the
- *              spec beside `model`), inputs: {"<uri>": "<absolute path>"}, work_folder, cache_folder (may be absent), threads, memory_limit_bytes, heartbeat_ms}    sent once, first
+ *   job       {version, job_id, epoch, spec, model: {folder, inventory},
+ *              models: {"<uri>": {folder, inventory}} (those in the spec beside `model`),
+ *              inputs: {"<uri>": "<absolute path>"}, work_folder, cache_folder (may be absent), threads,
+ *              memory_limit_bytes, heartbeat_ms}           sent once, first
  *   cancel    {}      stop now
  *   drain     {}      stop at the next resume point
  * worker -> daemon

@@ -2,13 +2,14 @@
  * workers/process/spec.c: what the API does to a request, for `pruned run`: the same table checks it and
  * fills in the defaults; names become paths, relative to the current folder.
  */
-#include "base/spec.h"
+#include "workers/process/process_internal.h"
+
 #include "base/cleanup.h"
 #include "base/file.h"
 #include "base/memory.h"
 #include "base/param.h"
+#include "base/spec.h"
 #include "base/text.h"
-#include "workers/process/process_internal.h"
 #include "workers/recipe/catalogue.h"
 #include "workers/recipe/recipe.h"
 #include <errno.h>

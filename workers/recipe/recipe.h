@@ -27,13 +27,12 @@ struct recipe_observer {
     void (*progress)(void *context, const char *stage, uint64_t step, uint64_t steps, const char *unit,
                      double ratio, double rate_per_second, double eta_seconds);
     void (*step)(void *context, const char *stage, uint64_t step); /* a checkpoint is durable */
-    void (*message)(void *context, const char *level, const char *message,
-                    json_t *data); /* data borrowed, may be NULL */
+    /* data: borrowed, may be NULL */
+    void (*message)(void *context, const char *level, const char *message, json_t *data);
 };
 
 struct recipe_job {
-    const json_t
-        *spec; /* validated and resolved body with its "type"; keys that start with "_" are ignored */
+    const json_t *spec; /* validated, resolved body with its "type"; keys that start with "_" are ignored */
     const char *model_folder; /* absolute */
     const json_t *inventory;  /* NULL: inspect now */
     const json_t *models;    /* {"<uri>": {"folder", "inventory"}} of the models in the spec beside "model" */
