@@ -1,6 +1,6 @@
 /*
  * workers/recipe/page_clusters.c: the clusters of a selection in report.html: a map of the records, and cluster by cluster what pruning
- * damaged and what of the budget it takes, with concepts and examples.
+ * damaged and what of the budget it takes, with examples.
  *
  * Colours say the mean damage of a cluster, from the least to the most damaged one in steps of one scale (.d0 ... .d8 of
  * page_cluster_style; .dn: not known). Bars are boxes of the page and no SVG, so that they stay legible on a narrow screen.
@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SCALE_STEPS = 9, EXAMPLES_SHOWN = 3, CONCEPTS_BRIEF = 6, CONCEPTS_SHOWN = 24 };
+enum { SCALE_STEPS = 9, EXAMPLES_SHOWN = 3 };
 
 const char page_cluster_style[] =
     ":root{--d0:#e6c688;--d1:#e8b97c;--d2:#e39c5f;--d3:#dc7d4e;--d4:#cf5f49;--d5:#b7474d;--d6:#973652;--d7:#742a50;--d8:#4c2045}"
@@ -42,9 +42,7 @@ const char page_cluster_style[] =
     ".cell small{color:var(--soft);margin-left:4px}.bar{flex:1;position:relative;height:14px;border-radius:2px;background:var(--page)}"
     ".bar i{display:block;height:100%;border-radius:2px;background:var(--tone)}"
     ".bar s{position:absolute;top:-2px;bottom:-2px;width:2px;margin-left:-1px;background:var(--ink);box-shadow:0 0 0 1px var(--card)}"
-    ".about{grid-column:3/-1;color:var(--soft);font-size:13px;white-space:nowrap;overflow:hidden;text-overflow:ellipsis}"
-    "details[open] .about{display:none}.clusters details>.note,.chips,.example{margin:0 0 10px 30px}.chips{display:flex;flex-wrap:wrap;gap:6px}"
-    ".chips span{background:var(--page);border:1px solid var(--line);border-radius:9px;padding:0 8px;font-size:13px;overflow-wrap:anywhere}"
+    ".clusters details>.note,.example{margin:0 0 10px 30px}"
     ".example .note{margin:0 0 3px}.pair{display:grid;grid-template-columns:1fr 1fr;gap:8px}"
     ".quote{background:var(--page);border-left:3px solid var(--line);border-radius:3px;padding:6px 10px;font-size:13.5px;white-space:pre-wrap;"
     "overflow-wrap:anywhere;max-height:11em;overflow:auto}.answer{border-color:var(--keep)}"
@@ -52,13 +50,13 @@ const char page_cluster_style[] =
     ".map circle{r:5.5px}.map path{stroke-width:5.5}"
     ".names{display:none}.clusters summary,.plain summary{grid-template-columns:18px 40px 1fr;row-gap:6px}"
     ".count em,.cell em{display:inline}.cell{grid-column:1/-1}.cell em{min-width:56px}.cell b,.cell .wide{min-width:88px}"
-    ".about{grid-column:1/-1}.clusters details>.note,.chips,.example{margin-left:0}.pair{grid-template-columns:1fr}}";
+    ".clusters details>.note,.example{margin-left:0}.pair{grid-template-columns:1fr}}";
 
 struct cluster {
     const json_t *item;
     double number, damage, records;
     double chosen;      /* all that were, for whatever reason */
-    double share;       /* of the budget; of the chosen records where the report has no share */
+    double share;       /* of the budget */
     double record_part; /* of all records that can be chosen */
 };
 struct clusters {
@@ -96,21 +94,18 @@ static struct clusters clusters_read(const json_t *report)
     const json_t *list = json_object_get(report, "clusters"), *item;
     struct clusters clusters = {.count = json_array_size(list), .low = (double)NAN, .high = (double)NAN};
     clusters.items = memory_create(clusters.count, sizeof *clusters.items);
-    double records = 0, chosen = 0, shares = 0; /* shares: as parts of one, or in the budget's unit */
+    double records = 0, shares = 0; /* shares: in the budget's unit */
     size_t index;
     json_array_foreach(list, index, item)
     {
         struct cluster *cluster = &clusters.items[index];
         *cluster = (struct cluster){.item = item,
-                                    .number = page_number(item, "cluster"),
+                                    .number = (double)index,
                                     .damage = page_number(item, "damage"),
                                     .records = page_number(item, "records"),
                                     .chosen = page_number(item, "taken"),
                                     .share = page_number(item, "share")};
-        cluster->chosen = isfinite(cluster->chosen) ? cluster->chosen : page_number(item, "chosen");
-        cluster->number = isfinite(cluster->number) ? cluster->number : (double)index;
         records += zero_if_unknown(cluster->records);
-        chosen += zero_if_unknown(cluster->chosen);
         shares += zero_if_unknown(cluster->share);
         clusters.low = fmin(clusters.low, cluster->damage); /* fmin and fmax pass over NAN */
         clusters.high = fmax(clusters.high, cluster->damage);
@@ -118,7 +113,7 @@ static struct clusters clusters_read(const json_t *report)
     for (size_t i = 0; i < clusters.count; i++) {
         struct cluster *cluster = &clusters.items[i];
         cluster->record_part = cluster->records / records;
-        cluster->share = isfinite(cluster->share) ? cluster->share / shares : cluster->chosen / chosen;
+        cluster->share /= shares;
         clusters.share_most = fmax(clusters.share_most, fmax(zero_if_unknown(cluster->share),
                                                              zero_if_unknown(cluster->record_part)));
     }
@@ -390,34 +385,12 @@ static void append_excerpt(struct text *page, const char *string, size_t charact
     text_finish(&excerpt);
 }
 
-static void append_concepts(struct text *page, const json_t *concepts, size_t most, const char *before,
-                            const char *between, const char *after)
-{
-    size_t index;
-    const json_t *concept;
-    bool is_any = false;
-    json_array_foreach(concepts, index, concept)
-    {
-        if (index < most && json_is_string(concept)) {
-            text_append(page, is_any ? between : before);
-            append_excerpt(page, json_string_value(concept), 60);
-            is_any = true;
-        }
-    }
-    text_append(page, is_any ? after : "");
-}
-
 static void append_example(struct text *page, const json_t *example, const char *score_name)
 {
-    const json_t *source = json_object_get(example, "source");
     double record = page_number(example, "record"), score = page_number(example, "score"),
            damage = page_number(example, "damage");
     text_append(page, "<div class=\"example\"><p class=\"note\">");
-    if (json_is_string(source)) {
-        append_excerpt(page, json_string_value(source), 80);
-    } else {
-        text_append_format(page, "source %.0f", json_number_value(source));
-    }
+    append_excerpt(page, page_text(example, "source"), 80);
     if (isfinite(record)) {
         text_append_format(page, ", record %.0f", record);
     }
@@ -452,15 +425,14 @@ static void append_counts(struct text *page, const json_t *item)
         {"despite", " chosen despite a conflict"},
         {"rejected", " rejected for a conflict"},
     };
-    bool is_any = false, is_plain = !isfinite(page_number(item, "taken")); /* chosen: all that were */
+    bool is_any = false;
     text_append(page, "<p class=\"note\">");
     for (size_t i = 0; i < sizeof counts / sizeof counts[0]; i++) {
         double value = page_number(item, counts[i].name);
         if (isfinite(value) && (value > 0 || i < 3)) {
             text_append(page, is_any ? " &middot; " : "");
             page_append_count(page, value);
-            text_append(page,
-                        is_plain && strcmp(counts[i].name, "chosen") == 0 ? " chosen" : counts[i].after);
+            text_append(page, counts[i].after);
             is_any = true;
         }
     }
@@ -475,7 +447,6 @@ static void append_counts(struct text *page, const json_t *item)
 static void append_cluster(struct text *page, const json_t *report, const struct clusters *clusters,
                            const struct cluster *cluster, bool is_open)
 {
-    const json_t *concepts = json_object_get(cluster->item, "concepts");
     const json_t *examples = json_object_get(cluster->item, "examples"), *example;
     text_append_format(page,
                        "<details%s><summary><i class=\"disc %s\"></i><b>%.0f</b><span class=\"count\">%.0f"
@@ -486,11 +457,8 @@ static void append_cluster(struct text *page, const json_t *report, const struct
         append_damage(page, clusters, cluster);
     }
     append_budget(page, clusters, cluster);
-    append_concepts(page, concepts, CONCEPTS_BRIEF, "<span class=\"about\">", " &middot; ", "</span>");
     text_append(page, "</summary>");
     append_counts(page, cluster->item);
-    append_concepts(page, concepts, CONCEPTS_SHOWN, "<p class=\"chips\"><span>", "</span><span>",
-                    "</span></p>");
     size_t index;
     json_array_foreach(examples, index, example)
     {

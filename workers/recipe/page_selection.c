@@ -190,7 +190,7 @@ static void append_sources(struct text *page, const json_t *report)
 /* ---- how many clusters -------------------------------------------------------------------------------------------- */
 
 struct plot {
-    double left, right, top, bottom, low, step; /* step: between eigenvalues */
+    double left, right, top, bottom, low, high, step; /* step: between eigenvalues */
 };
 
 static double plot_x(const struct plot *plot, double index)
@@ -200,7 +200,7 @@ static double plot_x(const struct plot *plot, double index)
 
 static double plot_y(const struct plot *plot, double value)
 {
-    return plot->bottom - (plot->bottom - plot->top) * (value - plot->low) / (1 - plot->low);
+    return plot->bottom - (plot->bottom - plot->top) * (value - plot->low) / (plot->high - plot->low);
 }
 
 /* The band between the last eigenvalue that counts and the next one: the gap that says how many clusters there are. */
@@ -231,18 +231,20 @@ static void append_eigenvalues(struct text *page, const json_t *values, size_t c
 {
     size_t count = json_array_size(values), index;
     const json_t *value;
-    double low = 1;
+    double low = 1, high = 1;
     json_array_foreach(values, index, value)
     {
         low = fmin(low, json_number_value(value));
+        high = fmax(high, json_number_value(value));
     }
-    struct plot plot = {.left = 66, .right = 760, .top = 14, .bottom = 200, .low = low < 1 ? low : 0};
+    struct plot plot = {
+        .left = 66, .right = 760, .top = 14, .bottom = 200, .low = low < 1 ? low : 0, .high = high};
     plot.step = (plot.right - plot.left) / (double)count;
     text_append(
         page, "<svg class=\"spectrum\" viewBox=\"0 0 760 236\" role=\"img\" aria-label=\"eigenvalues of the "
               "graph of records, and the gap that says how many clusters there are\">");
     for (int i = 0; i <= 2; i++) {
-        double mark = plot.low + (1 - plot.low) * i / 2;
+        double mark = plot.low + (plot.high - plot.low) * i / 2;
         text_append_format(page,
                            "<line x1=\"%.1f\" x2=\"%.1f\" y1=\"%.2f\" y2=\"%.2f\" stroke=\"var(--line)\"/>"
                            "<text x=\"%.1f\" y=\"%.2f\" text-anchor=\"end\">%.3g</text>",
@@ -306,7 +308,7 @@ static void append_sensitivity(struct text *page, const json_t *report)
     const json_t *others = json_object_get(json_object_get(report, "details"), "sensitivity"), *other;
     const json_t *clusters = json_object_get(report, "clusters");
     size_t chosen = json_array_size(clusters), index;
-    bool is_done = chosen == 0 || !isfinite(page_number(json_array_get(clusters, 0), "share"));
+    bool is_done = chosen == 0;
     if (json_array_size(others) == 0) {
         return;
     }
@@ -333,40 +335,40 @@ static void append_sensitivity(struct text *page, const json_t *report)
         "(adjusted Rand index). Little moved: the choice hangs little on the number.</p></section>");
 }
 
-/* What said how many clusters there are: `clustering` of the details, or the spectrum by itself. */
+/* What said how many clusters there are. compat "published" is told the number; its eigenvalues are the Laplacian's. */
 static void append_spectrum(struct text *page, const json_t *report)
 {
-    const json_t *details = json_object_get(report, "details"),
-                 *clustering = json_object_get(details, "clustering");
-    const json_t *spectrum = json_object_get(clustering != NULL ? clustering : details, "spectrum");
-    const json_t *choice = clustering != NULL ? json_object_get(clustering, "clusters") : spectrum;
-    const json_t *values = json_object_get(spectrum, "eigenvalues");
-    double clusters = page_number(choice, clustering != NULL ? "wanted" : "cluster_count");
-    const char *how = page_text(choice, clustering != NULL ? "chosen_by" : "how");
-    double gap = page_number(choice, "gap");
-    bool is_figure = json_array_size(values) > 1;
-    if (!is_figure && how[0] == '\0') {
+    const json_t *clustering = json_object_get(json_object_get(report, "details"), "clustering");
+    const json_t *spectrum = json_object_get(clustering, "spectrum"),
+                 *choice = json_object_get(clustering, "clusters");
+    const json_t *values = json_object_get(spectrum, "eigenvalues"),
+                 *published = json_object_get(clustering, "eigenvalues");
+    double clusters = page_number(choice, "wanted"), gap = page_number(choice, "gap");
+    const char *how = page_text(choice, "chosen_by");
+    const char *caption = "";
+    if (json_array_size(published) > 1) {
+        values = published;
+        clusters = json_number_value(choice);
+        caption =
+            "Smallest eigenvalues of the Laplacian of all pairs of records, numbered from the smallest: one for "
+            "each cluster that was asked for.";
+    } else if (json_array_size(values) > 1) {
+        caption =
+            "Leading eigenvalues of the graph of records that ask for alike, numbered from the largest. ";
+    } else if (how[0] == '\0') {
         return;
     }
     text_append(page, "<section><h2>How many clusters</h2>");
-    if (is_figure) {
+    if (json_array_size(values) > 1) {
         append_eigenvalues(page, values, clusters > 0 ? (size_t)clusters : 0);
     }
-    if (is_figure || how[0] != '\0') {
-        text_append(page, "<p class=\"note\">");
-        text_append(
-            page,
-            is_figure
-                ? "Leading eigenvalues of the graph of records that ask for alike, numbered from the largest. "
-                : "");
-        if (isfinite(gap)) {
-            text_append_format(page, "The gap is %.3g. ", gap);
-        }
-        text_append(page, how[0] != '\0' ? "Chosen by: " : "");
-        text_append_html(page, how);
-        text_append(page, "</p>");
+    text_append_format(page, "<p class=\"note\">%s", caption);
+    if (isfinite(gap)) {
+        text_append_format(page, "The gap is %.3g. ", gap);
     }
-    text_append(page, "</section>");
+    text_append(page, how[0] != '\0' ? "Chosen by: " : "");
+    text_append_html(page, how);
+    text_append(page, "</p></section>");
 }
 
 /* ---- what was measured beside -------------------------------------------------------------------------------------- */
@@ -384,8 +386,7 @@ static void append_correlations(struct text *page, const json_t *report)
 {
     static const struct {
         const char *name, *label;
-    } columns[] = {{"tokens", "tokens of the response"},
-                   {"response_tokens", "tokens of the response"},
+    } columns[] = {{"response_tokens", "tokens of the response"},
                    {"entropy", "entropy of the original's predictions"}};
     const json_t *correlations = json_object_get(json_object_get(report, "details"), "correlations"), *pair;
     const char *name;
@@ -478,7 +479,7 @@ static void append_figure(struct text *page, const char *name, const json_t *val
     }
 }
 
-/* Rows of all that an object says in figures and words, its inner objects' too, under their names: "Graph recall". What has a
+/* Rows of all that an object says in figures and words, its inner objects' too, under their names: "Graph edges". What has a
  * figure or a table of its own is passed over. */
 static void append_figures(struct text *page, const json_t *object, const char *outer)
 {
@@ -486,19 +487,13 @@ static void append_figures(struct text *page, const json_t *object, const char *
         const char *name, *label; /* label NULL: passed over */
     } known[] = {
         {"correlations", NULL},
-        {"spectrum cluster_count", NULL},
-        {"spectrum gap", NULL},
-        {"spectrum how", NULL},
         {"clusters count", NULL},
         {"clusters wanted", NULL},
         {"clusters chosen_by", NULL},
         {"clusters gap", NULL},
-        {"agreement_with_sources", "Agreement of clusters with sources (adjusted Rand index; 1: the same)"},
         {"source_agreement", "Agreement of clusters with sources (adjusted Rand index; 1: the same)"},
-        {"rejection_ratio", "Rejected for a conflict"},
         {"conflicts asked", "Records asked whether they conflict with the chosen ones"},
         {"conflicts rejected", "Rejected for a conflict"},
-        {"graph recall", "Nearest neighbours found, of the true ones"},
         {"neighbours recall", "Nearest neighbours found, of the true ones"},
     };
     const char *name;
