@@ -1,9 +1,12 @@
 #!/usr/bin/env python3
-"""Selection jobs by `pruned run`: budgets, files, what is kept of the original, kills, faults, and the damage against PyTorch's."""
+"""Selection jobs by `pruned run`: budgets, files, what is kept of the original, kills, faults, encoders, limits of memory, and the damage
+against PyTorch's."""
 import atexit
+import importlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -12,9 +15,10 @@ import tempfile
 import time
 
 from command import PROGRAM, ROOT, load, main, run, run_disturbed, sums
-from tiny_model import write_model
+from tiny_model import pack_safetensors, save, write_model
 
-HELPERS = ("main", "pruned_by", "skills_records", "write_lines", "selection", "scores_of", "chosen_of", "faults_of", "state_of", "same_files")
+HELPERS = ("main", "pruned_by", "skills_records", "write_lines", "selection", "scores_of", "chosen_of", "faults_of", "state_of", "same_files",
+           "write_encoder", "least_of", "pack_safetensors", "save")
 SKILLS = os.path.join(ROOT, "tests", "skills")
 MODEL = os.path.join(SKILLS, "model")
 GOLDEN = os.path.join(ROOT, "tests", "golden", "selection")
@@ -65,6 +69,67 @@ def selection(source, method="top_damage", parameters=None, budget=None, pruned=
     if pruned not in ("finercut", None):
         spec["pruned_model"] = pruned
     return {**spec, **more}
+
+
+def write_encoder(folder, records, context=32, layers=8, hidden=128, inner=512):
+    """A BERT of random weights, and a WordPiece tokenizer of lower case with the words of these records and all that they are spelt with."""
+    source = random.Random(17)
+    words = sorted({word for item in records for word in re.findall(r"[a-z]+|[0-9]+|[^\sa-z0-9]", item["instruction"].lower())})
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789"
+    pieces = dict.fromkeys(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *letters, *("##" + letter for letter in letters), *words])
+    config = {"architectures": ["BertModel"], "model_type": "bert", "hidden_act": "gelu", "hidden_size": hidden, "intermediate_size": inner,
+              "num_hidden_layers": layers, "num_attention_heads": 4, "max_position_embeddings": context, "type_vocab_size": 2,
+              "vocab_size": len(pieces), "layer_norm_eps": 1e-12, "pad_token_id": 0, "torch_dtype": "float32"}
+    tensors = {}
+
+    def add(name, rows, columns, scale):
+        tensors[name + ".weight"] = ([rows, columns], [source.gauss(0.0, scale) for _ in range(rows * columns)])
+
+    def add_layer(prefix):
+        for name in ("query", "key", "value"):
+            add(prefix + "attention.self." + name, hidden, hidden, 0.1)
+        add(prefix + "attention.output.dense", hidden, hidden, 0.1)
+        add(prefix + "intermediate.dense", inner, hidden, 0.1)
+        add(prefix + "output.dense", hidden, inner, 0.05)
+        for name in ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense", "intermediate.dense", "output.dense"):
+            rows = tensors[prefix + name + ".weight"][0][0]
+            tensors[prefix + name + ".bias"] = ([rows], [source.gauss(0.0, 0.1) for _ in range(rows)])
+
+    add("embeddings.word_embeddings", len(pieces), hidden, 1.0)
+    add("embeddings.position_embeddings", context, hidden, 0.3)
+    add("embeddings.token_type_embeddings", 2, hidden, 0.1)
+    add_layer("encoder.layer.0.")
+    first = dict(tensors)
+    for layer in range(1, layers):  # the same weights again: noise as good as any, made once
+        tensors.update({name.replace("layer.0.", "layer.%d." % layer): value for name, value in first.items() if ".layer.0." in name})
+    norms = ["embeddings.LayerNorm"] + ["encoder.layer.%d.%sLayerNorm" % (layer, part) for layer in range(layers) for part in ("attention.output.", "output.")]
+    for name in norms:
+        tensors[name + ".weight"], tensors[name + ".bias"] = ([hidden], [1.0] * hidden), ([hidden], [0.0] * hidden)
+    ends = [(name, list(pieces).index(name)) for name in ("[CLS]", "[SEP]")]
+    os.makedirs(folder)
+    save(folder, "config.json", config)
+    save(folder, "model.safetensors", pack_safetensors(tensors))
+    save(folder, "tokenizer.json", {
+        "version": "1.0", "truncation": None, "padding": None,
+        "added_tokens": [{"id": index, "content": name, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+                         for index, name in enumerate(list(pieces)[:4])],
+        "normalizer": {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True, "strip_accents": None, "lowercase": True},
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "post_processor": {"type": "TemplateProcessing",
+                           "single": [{"SpecialToken": {"id": "[CLS]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}},
+                                      {"SpecialToken": {"id": "[SEP]", "type_id": 0}}],
+                           "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+                           "special_tokens": {name: {"id": name, "ids": [index], "tokens": [name]} for name, index in ends}},
+        "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
+        "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##", "max_input_chars_per_word": 100,
+                  "vocab": {piece: index for index, piece in enumerate(pieces)}}})
+    return folder
+
+
+def least_of(spec, out):
+    """The least limits.max_memory_bytes that the refusal of a smaller one names."""
+    _, errors = run({**spec, "limits": {"max_memory_bytes": 16 << 20}}, out, expect=2)
+    return int(re.search(r"/limits/max_memory_bytes: the job needs at least (\d+) bytes", errors).group(1))
 
 
 def scores_of(out):
@@ -363,6 +428,77 @@ def budgets_and_sets_at_their_edges(folder):
             assert len(chosen_of(out)) == count and set(sums(out)) == FILES, (method, name)
             warnings = load(out, "report.json")["warnings"]
             assert any(warning in item for item in warnings) if warning else warnings == [], (method, name, warnings)
+
+
+# ---- an encoder, and little memory ---------------------------------------------------------------------------------------
+
+
+def records_are_compared_by_an_encoder(folder):
+    """It reads what is asked, in lower case and up to its own context; its answers are the same with any threads and after any stop."""
+    # The last record and the last target differ only behind the encoder's 32 tokens.
+    begin = "Copy " + "a b c d e f g h i j " * 3
+    records = skills_records(1500) + [{"instruction": begin + "k l", "output": "a"}]
+    asked = [{"instruction": item["instruction"].upper(), "output": "x"} for item in records[30:34]] + [{"instruction": begin + "m n", "output": "x"}]
+    source, targets = write_lines(os.path.join(folder, "d.jsonl"), records), write_lines(os.path.join(folder, "t.jsonl"), asked)
+    encoder = write_encoder(os.path.join(folder, "encoder"), records)
+    where = random.Random(12)
+    for method, parameters, number in (("k_center", {}, signal.SIGINT), ("rds", {"targets": [{"source": targets}]}, signal.SIGKILL)):
+        spec = selection(source, method, parameters, embedding_model=encoder)
+        outs = [os.path.join(folder, method + name) for name in ("1", "7", "stopped", "states")]
+        run(spec, outs[0], "--threads", "1")
+        started = time.monotonic()
+        run(spec, outs[1], "--threads", "7")
+        run_disturbed(spec, outs[2], where, time.monotonic() - started, number)
+        same_files(outs[0], outs[1])
+        same_files(outs[0], outs[2])
+        report = load(outs[0], "report.json")
+        assert report["embedding"] == {"kind": "encoder", "name": "encoder", "dimensions": 128}, report["embedding"]
+        assert report["passes"] == {} and report["embedding_model"]["architecture"] == "bert", report["passes"]
+        assert load(outs[0], "request.json")["_resolved"]["embedding_model_sha256"] == report["embedding_model"]["sha256"]
+        run(selection(source, method, parameters), outs[3])
+        assert load(outs[3], "report.json")["embedding"] == {"kind": "states", "name": "model", "dimensions": 128}
+        assert chosen_of(outs[0]) != chosen_of(outs[3]) and len(chosen_of(outs[0])) == 10
+    scores = [line["score"] for line in scores_of(os.path.join(folder, "rds1"))]
+    alike = [*range(30, 34), len(records) - 1]
+    assert all(abs(scores[i] - 1) < 1e-6 for i in alike), [scores[i] for i in alike]
+    assert sum(score > 1 - 1e-6 for score in scores) < 10 and min(scores) < 0.9, sorted(scores)[-12:]
+    states = [line["score"] for line in scores_of(os.path.join(folder, "rdsstates"))]
+    assert all(states[i] < 1 - 1e-4 for i in alike), [states[i] for i in alike]  # to the original, capitals and ends are others
+
+
+def little_memory_changes_no_byte(folder):
+    """At the least that the refusal of a smaller limit names: weights are streamed, and the peak is kept. The large model's weigh more than a
+    clustering."""
+    large = importlib.import_module("25_memory_test").large_world(folder)["model"]
+    # Before records are read a hundred bytes count as one: these have more.
+    records = [{**item, "note": "what nobody asks for, " * 3} for item in skills_records(400)]
+    many, few = write_lines(os.path.join(folder, "many.jsonl"), records), write_lines(os.path.join(folder, "few.jsonl"), records[:40])
+    for spec in (selection(many), selection(few, "paser", pruned=pruned_by("last_blocks", 4, model=large), model=large)):
+        name = spec["method"]["type"]
+        whole, little = os.path.join(folder, name), os.path.join(folder, name + "-little")
+        run(spec, whole)
+        least = least_of(spec, os.path.join(folder, name + "-refused"))
+        run({**spec, "limits": {"max_memory_bytes": least}}, little)
+        one, two = sums(whole), sums(little)
+        assert {path for path in FILES if one[path] != two[path]} == {"request.json"}, name  # which says the limit
+        before, after = (load(out, "report.json")["resources"] for out in (whole, little))
+        assert after["weights_streamed"] and not before["weights_streamed"], (name, after)
+        assert after["peak_rss_bytes"] <= after["memory_limit_bytes"] == least < before["planned_memory_bytes"], (name, least, after, before)
+        if spec["model"] == MODEL:  # several batches: the weights are read for each
+            assert after["weight_bytes_read"] > before["weight_bytes_read"], (after, before)
+        else:
+            assert after["peak_rss_bytes"] < before["peak_rss_bytes"] * 0.7, (after, before)
+
+
+def the_page_shows_what_the_methods_say(folder):
+    source = write_lines(os.path.join(folder, "d.jsonl"), skills_records(60))
+    common = ("Map of the records", "<title>eigenvalue 2: ", "records chosen &middot; ", "with the chosen ones</td><td>", "tokens of the response</td><td>")
+    for compat, texts in (("mended", ("Chosen by: ", "of the true ones</td><td>100.00 %", "</b>, as chosen")), ("published", ("Laplacian",))):
+        out = os.path.join(folder, compat)
+        run(selection(source, "paser", {"compat": compat}, pruned=pruned_by()), out)
+        with open(os.path.join(out, "report.html"), encoding="utf-8") as file:
+            page = file.read()
+        assert all(text in page for text in common + texts), (compat, [text for text in common + texts if text not in page])
 
 
 # ---- faults --------------------------------------------------------------------------------------------------------------
