@@ -97,6 +97,17 @@ void hidden_destroy(struct hidden *hidden)
     free(hidden);
 }
 
+struct hidden *model_run_batch(struct model *model, const struct token_batch *batch, const bool *removed,
+                               struct error *error)
+{
+    OWNED(hidden) hidden = hidden_create(model, batch, error);
+    if (hidden == NULL || !model_embed(model, batch, hidden, error) ||
+        !model_run_from(model, 0, removed, hidden, error)) {
+        return NULL;
+    }
+    return TAKE(hidden);
+}
+
 uint64_t hidden_bytes(const struct hidden *hidden)
 {
     return sizeof *hidden + state_bytes(hidden) * (hidden->branch != NULL ? 2 : 1) +

@@ -13,7 +13,7 @@
  * budget of memory or the threads (backend.h). Statistics are summed in double, per token, in token order.
  *
  * One thread drives a model (it uses the pool inside). All functions poll the cancel flag. Errors: CANCELLED,
- * OUT_OF_MEMORY, NUMERIC (names the sublayer), INPUT_CHANGED / IO from reading weights.
+ * OUT_OF_MEMORY, NUMERIC (names the sublayer, or sequence and token), INPUT_CHANGED / IO from reading weights.
  */
 #ifndef WORKERS_MODEL_MODEL_H
 #define WORKERS_MODEL_MODEL_H
@@ -58,8 +58,7 @@ void model_forget_sublayer(struct model *model, size_t index);
 size_t model_sublayer_count(const struct model *model);
 const struct sublayer *model_sublayer(const struct model *model, size_t index);
 
-/* ---- sequences and hidden states --------------------------------------------------------------------------
- */
+/* ---- sequences and hidden states ------------------------------------------------------------------------------- */
 
 struct token_sequence {
     const int32_t *tokens; /* [count], borrowed */
@@ -105,6 +104,9 @@ bool model_run_sublayer(struct model *model, size_t index, struct hidden *hidden
 /* All sublayers in [first, sublayer_count) whose removed[] is false; removed NULL: none is. */
 bool model_run_from(struct model *model, size_t first, const bool *removed, struct hidden *hidden,
                     struct error *error) MUST_USE;
+/* States of a batch after all sublayers but the removed. Owned. */
+struct hidden *model_run_batch(struct model *model, const struct token_batch *batch, const bool *removed,
+                               struct error *error) MUST_USE;
 
 /* Sequences that begin alike, at the price of one beginning. Sequence s of `wholes` begins with all tokens of sequence
  * prefix_of[s] of `prefixes` and goes on; prefix_of never falls. ret_rest (owned): the states after all sublayers (but the removed)
@@ -120,8 +122,7 @@ uint64_t model_shared_bytes(const struct model_config *config, size_t rows);
 
 /* ---- the head: never materialises [tokens, vocab] beyond a tile ------------------------------ */
 
-/* Logits of `count` tokens of one sequence from `first`: ret_logits [count, vocab_size]. For dumps and tests.
- */
+/* Logits of `count` tokens of one sequence from `first`: ret_logits [count, vocab_size], on the host. */
 bool model_logits(struct model *model, const struct hidden *hidden, size_t sequence, size_t first,
                   size_t count, float *ret_logits, struct error *error) MUST_USE;
 
@@ -241,7 +242,8 @@ void model_measure(const struct inventory *inventory, const char *backend, enum 
 
 /* ---- embeddings (encoders; any model's last states) -------------------------------------------------------------- */
 
-/* The mean of a sequence's states, [hidden_size], summed in double in token order; is_normalised: divided by its L2 norm. */
+/* The mean of a sequence's states, [hidden_size], summed in double in token order; is_normalised: divided by its L2 norm.
+ * NUMERIC where it is not finite, naming the sequence. */
 bool model_mean_pool(const struct hidden *hidden, size_t sequence, bool is_normalised, float *ret_embedding,
                      struct error *error) MUST_USE;
 

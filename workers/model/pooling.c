@@ -24,6 +24,9 @@ bool model_mean_pool(const struct hidden *hidden, size_t sequence, bool is_norma
         sums[i] /= segment->count > 0 ? (double)segment->count : 1.0;
         squares += sums[i] * sums[i];
     }
+    if (!isfinite(squares)) {
+        return error_set(error, ERROR_NUMERIC, "NaN or infinity in the states of sequence %zu", sequence);
+    }
     double norm = is_normalised && squares > 0.0 ? sqrt(squares) : 1.0;
     for (size_t i = 0; i < size; i++) {
         ret_embedding[i] = (float)(sums[i] / norm);

@@ -103,7 +103,7 @@ bool selection_choose(struct recipe *recipe, struct error *error)
                                            .zero_shot = selection->zero_shot,
                                            .one_shot = selection->one_shot,
                                            .anchor_count = selection->anchor_count};
-    const struct dense_threads threads = {recipe->pool, &recipe->local_cancel};
+    const struct dense_threads threads = {recipe->pool, recipe->job->cancel};
     const struct select_run run = {.records = &records,
                                    .targets = selection->targets.candidates != NULL ? &targets : NULL,
                                    .parameters = selection->parameters,

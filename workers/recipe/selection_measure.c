@@ -13,6 +13,7 @@
 #include "base/memory.h"
 #include "base/text.h"
 #include "workers/evaluate/score.h"
+#include "workers/select/embed.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -134,15 +135,16 @@ static bool run_encoder(struct recipe *recipe, const struct candidates *candidat
                                                         selection->encoder.folder, MEMORY_SCORE, error)
                                     : NULL;
     struct selection_going going = {recipe, member, fd};
-    const struct measure_encoding encoding = {.encoder = encoder,
-                                              .sequences = sequences,
-                                              .count = count,
-                                              .batch_tokens = recipe->memory.batch_tokens,
-                                              .fd = fd,
-                                              .cancel = &recipe->local_cancel,
-                                              .context = &going,
-                                              .advanced = selection_advance};
-    is_good = encoder != NULL && measure_encode(&encoding, selection_done_before(recipe, member), error);
+    const struct embed_pass encoding = {.encoder = encoder,
+                                        .candidates = candidates,
+                                        .sequences = sequences,
+                                        .count = count,
+                                        .batch_tokens = recipe->memory.batch_tokens,
+                                        .fd = fd,
+                                        .cancel = recipe->job->cancel,
+                                        .context = &going,
+                                        .advanced = selection_advance};
+    is_good = encoder != NULL && embed_sequences(&encoding, selection_done_before(recipe, member), error);
     recipe_close_model(recipe, encoder);
     for (size_t i = 0; i < count && tokens != NULL; i++) {
         tokens_finish(&tokens[i]);
@@ -174,7 +176,7 @@ static bool embed_sets(struct recipe *recipe, struct selection_sets *sets, const
         !read_vectors(fd, 0, size, sets, error)) {
         return false;
     }
-    measure_embeddings(sets->embeddings, count, size, NULL);
+    embed_vectors(sets->embeddings, count, size, NULL);
     recipe->selection->embedding_size = size;
     return true;
 }
@@ -323,7 +325,7 @@ static bool run_pass(struct recipe *recipe, struct selection_pass *pass, const s
                                      .lone_prompt = lone.ids,
                                      .lone_count = lone.count,
                                      .batch_tokens = recipe->memory.batch_tokens,
-                                     .cancel = &recipe->local_cancel,
+                                     .cancel = recipe->job->cancel,
                                      .context = &going,
                                      .advanced = selection_advance};
     is_good = is_good && measure_run(&run, selection_done_before(recipe, member), error);
@@ -417,7 +419,7 @@ static bool measure_targets(struct recipe *recipe, const double *mean, struct er
     if (!read_vectors(fd, pass.layout.pools, size, targets, error)) {
         return false;
     }
-    measure_embeddings(targets->embeddings, count, size, mean);
+    embed_vectors(targets->embeddings, count, size, mean);
     return true;
 }
 
@@ -434,8 +436,8 @@ static bool make_embeddings(struct recipe *recipe, struct error *error)
                       error)) {
         return false;
     }
-    measure_mean(selection->dataset.embeddings, count, size, mean);
-    measure_embeddings(selection->dataset.embeddings, count, size, mean);
+    embed_mean(selection->dataset.embeddings, count, size, mean);
+    embed_vectors(selection->dataset.embeddings, count, size, mean);
     selection->embedding_size = size;
     return selection->targets.candidates == NULL || measure_targets(recipe, mean, error);
 }

@@ -46,7 +46,7 @@ static bool choose_anchors(struct recipe *recipe, struct error *error)
     size_t count = sets->candidates->valid_count, found = 0;
     size_t wanted = (size_t)json_integer_value(json_object_get(selection->parameters, "anchors"));
     wanted = wanted < count ? wanted : count;
-    const struct dense_threads threads = {recipe->pool, &recipe->local_cancel};
+    const struct dense_threads threads = {recipe->pool, recipe->job->cancel};
     OWNED_MEMORY uint32_t *chosen = memory_try_array(wanted, sizeof *chosen, "anchors", error);
     OWNED_MEMORY size_t *order = memory_try_array(wanted, sizeof *order, "anchors", error);
     if (chosen == NULL || order == NULL ||
@@ -114,7 +114,7 @@ bool selection_ask_one_shot(struct recipe *recipe, struct error *error)
                             .context_tokens = recipe->inventory->config.context_tokens,
                             .batch_tokens = recipe->memory.batch_tokens,
                             .fd = selection->asking.fd,
-                            .cancel = &recipe->local_cancel,
+                            .cancel = recipe->job->cancel,
                             .context = &going,
                             .advanced = selection_advance};
     return run_pass(recipe, &pass, &going, error) &&

@@ -98,16 +98,17 @@ static void measure_phases(const struct selection_size *size, struct phases *ret
         phases.pass_held = larger(phases.pass_held, share.weights_held);
         phases.pass_least = larger(phases.pass_least, share.weights_least);
         working = larger(working, share.working);
+        const struct model_config *config = &inventory->config, *original_config = &size->original->config;
         const struct measure_request *request = models[i].request;
         phases.states[0] =
-            larger(phases.states[0], measure_bytes(&inventory->config, request, BATCH_TOKENS, longest));
-        phases.states[1] = larger(phases.states[1],
-                                  measure_bytes(&inventory->config, request, LITTLE_BATCH_TOKENS, longest));
+            larger(phases.states[0], measure_bytes(config, original_config, request, BATCH_TOKENS, longest));
+        phases.states[1] = larger(
+            phases.states[1], measure_bytes(config, original_config, request, LITTLE_BATCH_TOKENS, longest));
         if (asks) {
             phases.states[0] =
-                larger(phases.states[0], one_shot_bytes(&inventory->config, BATCH_TOKENS, pair));
+                larger(phases.states[0], one_shot_bytes(config, BATCH_TOKENS, pair));
             phases.states[1] =
-                larger(phases.states[1], one_shot_bytes(&inventory->config, LITTLE_BATCH_TOKENS, pair));
+                larger(phases.states[1], one_shot_bytes(config, LITTLE_BATCH_TOKENS, pair));
         }
     }
     if (pruned.damage != MEASURE_NO_DAMAGE) {

@@ -2,9 +2,8 @@
 #include "workers/select/effort.h"
 
 #include "base/memory.h"
+#include "workers/select/rows.h"
 #include <math.h>
-
-#define LANES 8
 
 struct error_run {
     float *logits;
@@ -35,8 +34,8 @@ static void error_task(void *context, size_t index, size_t thread)
     }
 }
 
-bool effort_errors(const struct dense_threads *threads, float *logits, const int32_t *targets, size_t count,
-                   size_t vocab_size, double cap, struct error *error)
+bool effort_errors(const struct dense_threads *threads, float *logits, const int32_t *targets, size_t first,
+                   size_t count, size_t vocab_size, double cap, struct error *error)
 {
     OWNED_MEMORY bool *is_wrong = memory_try_array(count, sizeof *is_wrong, "errors of tokens", error);
     struct error_run run = {logits, targets, vocab_size, cap, is_wrong};
@@ -45,28 +44,10 @@ bool effort_errors(const struct dense_threads *threads, float *logits, const int
     }
     for (size_t t = 0; t < count; t++) {
         if (is_wrong[t]) {
-            return error_set(error, ERROR_NUMERIC, "a logit of token %zu is not finite", t);
+            return error_set(error, ERROR_NUMERIC, "a logit of token %zu is not finite", first + t);
         }
     }
     return true;
-}
-
-static double dot(const float *a, const float *b, size_t size)
-{
-    double lanes[LANES] = {0}, sum = 0;
-    size_t c = 0;
-    for (; c + LANES <= size; c += LANES) {
-        for (size_t l = 0; l < LANES; l++) {
-            lanes[l] += (double)a[c + l] * (double)b[c + l];
-        }
-    }
-    for (; c < size; c++) {
-        lanes[0] += (double)a[c] * (double)b[c];
-    }
-    for (size_t l = 0; l < LANES; l++) {
-        sum += lanes[l];
-    }
-    return sum;
 }
 
 /* Rows of two parts of a record's tokens, or of one with itself. */
@@ -87,8 +68,8 @@ static void pair_task(void *context, size_t index, size_t thread)
     bool is_same = run->first[0] == run->first[1];
     double sum = 0;
     for (size_t u = is_same ? index : 0; u < run->count[1]; u++) {
-        double term = dot(errors, run->errors[1] + u * vocab, vocab) *
-                      dot(states, run->record->states + (run->first[1] + u) * size, size);
+        double term = rows_dot(errors, run->errors[1] + u * vocab, vocab) *
+                      rows_dot(states, run->record->states + (run->first[1] + u) * size, size);
         sum += is_same && u == index ? term : 2 * term;
     }
     run->sums[index] = sum;

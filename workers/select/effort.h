@@ -17,11 +17,13 @@
 
 #include "workers/tensor/dense.h"
 
-/* Logits [count, vocab_size] become errors e in place. cap 0: none. NUMERIC: a logit that is not finite, by row. CANCELLED. */
-bool effort_errors(const struct dense_threads *threads, float *logits, const int32_t *targets, size_t count,
-                   size_t vocab_size, double cap, struct error *error) MUST_USE;
+/* Logits [count, vocab_size] of the tokens from number `first` on become errors e in place. cap 0: none. NUMERIC: a logit that is not
+ * finite, by token. CANCELLED, OUT_OF_MEMORY. */
+bool effort_errors(const struct dense_threads *threads, float *logits, const int32_t *targets, size_t first,
+                   size_t count, size_t vocab_size, double cap, struct error *error) MUST_USE;
 
-/* A record's tokens, whose errors come in parts of `together` rows; two parts are held, one where that is all. */
+/* A record's tokens, whose errors come in parts of `together` rows; two parts are held, one where that is all. The k-th part is loaded k
+ * times: P (P + 1) / 2 loads of P parts. */
 struct effort_record {
     size_t count, vocab_size, state_size, together; /* all >= 1 */
     const float *states;                            /* [count, state_size] */

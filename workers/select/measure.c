@@ -5,9 +5,9 @@
 #include "base/file.h"
 #include "base/memory.h"
 #include "workers/select/effort.h"
+#include "workers/select/ranking.h"
 #include "workers/select/token_measure.h"
 #include <math.h>
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -26,18 +26,6 @@ enum measure_damage measure_damage_parse(const char *name)
 
 /* ---- order and layout -------------------------------------------------------------------------------------------- */
 
-struct ranked_length {
-    uint32_t place, tokens;
-};
-
-static int compare_lengths(const void *a, const void *b)
-{
-    const struct ranked_length *left = a, *right = b;
-    return left->tokens != right->tokens ? (left->tokens < right->tokens ? 1 : -1)
-           : left->place < right->place  ? -1
-                                         : 1;
-}
-
 static const struct candidate *item_at(const struct measure_order *order, size_t at)
 {
     return &order->candidates->items[order->candidates->valid[order->order[at]]];
@@ -46,24 +34,25 @@ static const struct candidate *item_at(const struct measure_order *order, size_t
 bool measure_order_make(const struct candidates *candidates, struct measure_order *ret_order,
                         struct error *error)
 {
-    size_t count = candidates->valid_count;
-    OWNED_MEMORY struct ranked_length *ranked =
-        memory_try_array(count, sizeof *ranked, "the order of records", error);
-    struct measure_order order = {
-        .candidates = candidates,
-        .order = memory_try_array(count, sizeof *order.order, "the order of records", error),
-        .first_rows = memory_try_array(count + 1, sizeof *order.first_rows, "the order of records", error)};
-    if (ranked == NULL || order.order == NULL || order.first_rows == NULL) {
+    size_t count = candidates->valid_count, ranked = 0;
+    const char *what = "the order of records";
+    OWNED_MEMORY double *lengths = memory_try_array(count, sizeof *lengths, what, error);
+    OWNED_MEMORY size_t *places = memory_try_array(count, sizeof *places, what, error);
+    struct measure_order order = {.candidates = candidates,
+                                  .order = memory_try_array(count, sizeof *order.order, what, error),
+                                  .first_rows =
+                                      memory_try_array(count + 1, sizeof *order.first_rows, what, error)};
+    for (size_t v = 0; lengths != NULL && v < count; v++) {
+        const struct candidate *item = &candidates->items[candidates->valid[v]];
+        lengths[v] = (double)item->prompt_count + (double)item->response_count;
+    }
+    if (lengths == NULL || places == NULL || order.order == NULL || order.first_rows == NULL ||
+        !ranking_order(lengths, count, RANKING_FALLING, RANKING_NAN_ERROR, count, places, &ranked, error)) {
         measure_order_finish(&order);
         return false;
     }
-    for (size_t v = 0; v < count; v++) {
-        const struct candidate *item = &candidates->items[candidates->valid[v]];
-        ranked[v] = (struct ranked_length){(uint32_t)v, item->prompt_count + item->response_count};
-    }
-    qsort(ranked, count, sizeof *ranked, compare_lengths);
     for (size_t at = 0; at < count; at++) {
-        order.order[at] = ranked[at].place;
+        order.order[at] = (uint32_t)places[at];
         order.first_rows[at + 1] = order.first_rows[at] + item_at(&order, at)->response_count;
     }
     *ret_order = order;
@@ -128,13 +117,23 @@ static uint64_t effort_bytes(const struct model_config *config, size_t longest_t
            (uint64_t)longest_tokens * config->hidden_size * sizeof(float);
 }
 
-uint64_t measure_bytes(const struct model_config *config, const struct measure_request *request,
-                       size_t batch_tokens, size_t longest_tokens)
+/* Of a row of struct hidden. */
+static uint64_t state_bytes(const struct model_config *config)
 {
-    uint64_t rows = batch_tokens > longest_tokens ? batch_tokens : longest_tokens;
-    uint64_t states = rows * config->hidden_size * sizeof(float) * (config->is_parallel ? 2 : 1);
-    uint64_t sets = 2u + (request->states ? 1u : 0u) + (compares(request) ? 2u : 0u);
-    return sets * states + 64 * rows +
+    return (uint64_t)config->hidden_size * sizeof(float) * (config->is_parallel ? 2 : 1);
+}
+
+uint64_t measure_bytes(const struct model_config *config, const struct model_config *original,
+                       const struct measure_request *request, size_t batch_tokens, size_t longest_tokens)
+{
+    uint64_t rows = batch_tokens > longest_tokens ? batch_tokens : longest_tokens,
+             states = state_bytes(config);
+    /* Whole sequences with a part of theirs; then responses with what is written or read of the original's. */
+    uint64_t taken = rows * states + (request->pools ? longest_tokens * states : 0);
+    uint64_t beside =
+        rows * (compares(request) ? state_bytes(original) + original->hidden_size * sizeof(float)
+                                  : config->hidden_size * sizeof(float));
+    return rows * states + (taken > beside ? taken : beside) + 64 * rows +
            (request->el2n || request->entropies ? LOGITS_TOGETHER * sizeof(float) : 0) +
            (request->efforts ? effort_bytes(config, longest_tokens) : 0) +
            (compares(request) ? 4 * (uint64_t)config->vocab_size * sizeof(float) : 0);
@@ -156,20 +155,7 @@ struct batch {
     const struct measure_pass *pass;
     struct measure_layout layout;
     size_t first, count; /* records of the order */
-    size_t row_count;    /* of responses */
 };
-
-static struct hidden *run_sequences(struct model *model, struct token_sequence *sequences, size_t count,
-                                    struct error *error)
-{
-    struct token_batch tokens = {sequences, count};
-    OWNED(hidden) hidden = hidden_create(model, &tokens, error);
-    if (hidden == NULL || !model_embed(model, &tokens, hidden, error) ||
-        !model_run_from(model, 0, NULL, hidden, error)) {
-        return NULL;
-    }
-    return TAKE(hidden);
-}
 
 /* States of `count` sequences of the lengths given, without tokens. */
 static struct hidden *create_rows(struct model *model, const struct batch *batch,
@@ -267,7 +253,7 @@ static bool measure_losses(const struct batch *batch, const struct hidden *respo
                            struct error *error)
 {
     OWNED_MEMORY struct target_sequence *targets = memory_create(batch->count, sizeof *targets);
-    OWNED_MEMORY double *losses = memory_try_array(batch->row_count, sizeof *losses, "losses", error);
+    OWNED_MEMORY double *losses = memory_try_array(responses->row_count, sizeof *losses, "losses", error);
     if (losses == NULL) {
         return false;
     }
@@ -279,7 +265,7 @@ static bool measure_losses(const struct batch *batch, const struct hidden *respo
     bool keeps_tokens = column == batch->layout.losses && batch->pass->request.token_losses;
     uint64_t place = batch->pass->order->first_rows[batch->first] * sizeof *losses;
     return model_nll(batch->pass->model, responses, targets, error) &&
-           (!keeps_tokens || file_write_at(batch->pass->fd, losses, batch->row_count * sizeof *losses,
+           (!keeps_tokens || file_write_at(batch->pass->fd, losses, responses->row_count * sizeof *losses,
                                            batch->layout.token_losses + place, error)) &&
            write_means(batch, column, responses, losses, error);
 }
@@ -318,9 +304,10 @@ static struct hidden *load_original(const struct batch *batch, struct error *err
 static bool measure_damages(const struct batch *batch, const struct hidden *responses, struct error *error)
 {
     OWNED(hidden) kept = load_original(batch, error);
-    OWNED_MEMORY double *damages = memory_try_array(batch->row_count, sizeof *damages, "divergences", error);
+    OWNED_MEMORY double *damages =
+        memory_try_array(responses->row_count, sizeof *damages, "divergences", error);
     OWNED_MEMORY double *entropies =
-        memory_try_array(batch->row_count, sizeof *entropies, "entropies", error);
+        memory_try_array(responses->row_count, sizeof *entropies, "entropies", error);
     if (kept == NULL || damages == NULL || entropies == NULL) {
         return false;
     }
@@ -344,28 +331,38 @@ struct token_run {
     const float *logits;
     const int32_t *targets;
     size_t vocab_size;
-    double *errors, *entropies;
-    pthread_mutex_t lock;
-    bool has_failed;    /* guarded by lock */
-    struct error error; /* guarded by lock */
+    double *errors, *entropies; /* NaN where it fails */
 };
+
+static bool measure_token(const struct token_run *run, size_t index, struct token_measures *ret_measures,
+                          struct error *error)
+{
+    return token_measure(run->logits + index * run->vocab_size, run->vocab_size, (size_t)run->targets[index],
+                         ret_measures, error);
+}
 
 static void token_task(void *context, size_t index, size_t thread)
 {
     (void)thread;
     struct token_run *run = context;
-    struct token_measures measures = {0};
-    struct error error = {0};
-    if (token_measure(run->logits + index * run->vocab_size, run->vocab_size, (size_t)run->targets[index],
-                      &measures, &error)) {
-        run->errors[index] = measures.el2n;
-        run->entropies[index] = measures.entropy;
-        return;
+    struct token_measures measures = {(double)NAN, (double)NAN};
+    (void)!measure_token(run, index, &measures, NULL);
+    run->errors[index] = measures.el2n;
+    run->entropies[index] = measures.entropy;
+}
+
+static bool run_tokens(const struct batch *batch, struct token_run *run, size_t count, struct error *error)
+{
+    if (!pool_run(model_get_pool(batch->pass->model), count, token_task, run, batch->pass->cancel, error)) {
+        return false;
     }
-    pthread_mutex_lock(&run->lock);
-    run->has_failed = true;
-    run->error = error;
-    pthread_mutex_unlock(&run->lock);
+    for (size_t t = 0; t < count; t++) {
+        struct token_measures again;
+        if (isnan(run->errors[t])) {
+            return measure_token(run, t, &again, error);
+        }
+    }
+    return true;
 }
 
 static bool measure_tokens(const struct batch *batch, const struct hidden *responses, struct error *error)
@@ -374,9 +371,9 @@ static bool measure_tokens(const struct batch *batch, const struct hidden *respo
     size_t vocab = model_get_config(model)->vocab_size;
     size_t together = LOGITS_TOGETHER / vocab > 0 ? LOGITS_TOGETHER / vocab : 1;
     OWNED_MEMORY float *logits = memory_try_array(together * vocab, sizeof *logits, "logits", error);
-    OWNED_MEMORY double *errors = memory_try_array(batch->row_count, sizeof *errors, "errors", error);
+    OWNED_MEMORY double *errors = memory_try_array(responses->row_count, sizeof *errors, "errors", error);
     OWNED_MEMORY double *entropies =
-        memory_try_array(batch->row_count, sizeof *entropies, "entropies", error);
+        memory_try_array(responses->row_count, sizeof *entropies, "entropies", error);
     if (logits == NULL || errors == NULL || entropies == NULL) {
         return false;
     }
@@ -388,16 +385,9 @@ static bool measure_tokens(const struct batch *batch, const struct hidden *respo
                                     .targets = item->tokens + item->prompt_count + done,
                                     .vocab_size = vocab,
                                     .errors = errors + responses->segments[i].first_row + done,
-                                    .entropies = entropies + responses->segments[i].first_row + done,
-                                    .lock = PTHREAD_MUTEX_INITIALIZER};
+                                    .entropies = entropies + responses->segments[i].first_row + done};
             if (!model_logits(model, responses, i, done, count, logits, error) ||
-                !pool_run(model_get_pool(model), count, token_task, &run, batch->pass->cancel, error)) {
-                return false;
-            }
-            if (run.has_failed) {
-                if (error != NULL) {
-                    *error = run.error;
-                }
+                !run_tokens(batch, &run, count, error)) {
                 return false;
             }
         }
@@ -424,7 +414,7 @@ static bool load_errors(void *context, size_t first, size_t count, float *ret_er
     const struct dense_threads threads = {model_get_pool(pass->model), pass->cancel};
     const struct candidate *item = item_at(pass->order, run->batch->first + run->index);
     return model_logits(pass->model, run->responses, run->index, first, count, ret_errors, error) &&
-           effort_errors(&threads, ret_errors, item->tokens + item->prompt_count + first, count,
+           effort_errors(&threads, ret_errors, item->tokens + item->prompt_count + first, first, count,
                          config->vocab_size, config->final_softcap, error);
 }
 
@@ -477,35 +467,45 @@ static bool measure_alone(const struct batch *batch, struct error *error)
                (item->response_count - 1) * sizeof *tokens);
         at += sequences[i].count;
     }
-    OWNED(hidden) hidden = run_sequences(pass->model, sequences, batch->count, error);
+    struct token_batch wholes = {sequences, batch->count};
+    OWNED(hidden) hidden = model_run_batch(pass->model, &wholes, NULL, error);
     OWNED(hidden) responses = hidden != NULL ? take_responses(batch, hidden, false, error) : NULL;
     return responses != NULL && measure_losses(batch, responses, batch->layout.alone, error);
 }
 
-/* The last token of a response predicts nothing and is not fed. */
-static bool measure_batch(struct batch *batch, struct error *error)
+/* All but the losses of responses that stand alone. The last token of a response predicts nothing and is not fed. */
+static bool measure_wholes(const struct batch *batch, struct error *error)
 {
     const struct measure_pass *pass = batch->pass;
     const struct measure_request *request = &pass->request;
+    bool wants_tokens = request->el2n || (request->entropies && !compares(request));
     OWNED_MEMORY struct token_sequence *sequences = memory_create(batch->count, sizeof *sequences);
-    batch->row_count = 0;
     for (size_t i = 0; i < batch->count; i++) {
         const struct candidate *item = item_at(pass->order, batch->first + i);
         sequences[i] =
             (struct token_sequence){item->tokens, (size_t)item->prompt_count + item->response_count - 1};
-        batch->row_count += item->response_count;
     }
-    OWNED(hidden) hidden = run_sequences(pass->model, sequences, batch->count, error);
+    struct token_batch wholes = {sequences, batch->count};
+    OWNED(hidden) hidden = model_run_batch(pass->model, &wholes, NULL, error);
     if (hidden == NULL || (request->pools && !measure_pools(batch, hidden, error))) {
         return false;
     }
+    if (!(request->losses || wants_tokens || request->efforts || request->states || compares(request))) {
+        return true;
+    }
     OWNED(hidden) responses = take_responses(batch, hidden, true, error);
+    hidden_destroy(hidden);
+    hidden = NULL;
     return responses != NULL && (!request->states || write_states(batch, responses, error)) &&
            (!request->losses || measure_losses(batch, responses, batch->layout.losses, error)) &&
-           (!(request->el2n || request->entropies) || measure_tokens(batch, responses, error)) &&
+           (!wants_tokens || measure_tokens(batch, responses, error)) &&
            (!request->efforts || measure_efforts(batch, responses, error)) &&
-           (!compares(request) || measure_damages(batch, responses, error)) &&
-           (!request->alone || measure_alone(batch, error));
+           (!compares(request) || measure_damages(batch, responses, error));
+}
+
+static bool measure_batch(const struct batch *batch, struct error *error)
+{
+    return measure_wholes(batch, error) && (!batch->pass->request.alone || measure_alone(batch, error));
 }
 
 /* A record's bits do not depend on the batch: whose logits are no numbers is found by running each alone. */
@@ -555,78 +555,6 @@ bool measure_run(const struct measure_pass *pass, size_t done, struct error *err
         }
         done += batch.count;
         if (!pass->advanced(pass->context, done, total, error)) {
-            return false;
-        }
-    }
-    return true;
-}
-
-/* ---- embeddings -------------------------------------------------------------------------------------------------- */
-
-void measure_mean(const float *vectors, size_t count, size_t size, double *ret_mean)
-{
-    memset(ret_mean, 0, size * sizeof *ret_mean);
-    for (size_t i = 0; i < count; i++) {
-        for (size_t c = 0; c < size; c++) {
-            ret_mean[c] += (double)vectors[i * size + c] / (double)count;
-        }
-    }
-}
-
-void measure_embeddings(float *vectors, size_t count, size_t size, const double *mean)
-{
-    for (size_t i = 0; i < count; i++) {
-        float *vector = vectors + i * size;
-        double square = 0.0, before = 0.0;
-        for (size_t c = 0; c < size; c++) {
-            double value = (double)vector[c] - (mean != NULL ? mean[c] : 0.0);
-            before += (double)vector[c] * (double)vector[c];
-            square += value * value;
-        }
-        /* What rounding leaves of a vector that is the mean is no direction. */
-        double factor = square > 1e-12 * before && square > 0.0 ? 1.0 / sqrt(square) : 0.0;
-        for (size_t c = 0; c < size; c++) {
-            vector[c] = (float)(((double)vector[c] - (mean != NULL ? mean[c] : 0.0)) * factor);
-        }
-    }
-}
-
-bool measure_encode(const struct measure_encoding *encoding, size_t done, struct error *error)
-{
-    size_t size = model_get_config(encoding->encoder)->hidden_size;
-    OWNED_MEMORY struct ranked_length *ranked =
-        memory_try_array(encoding->count, sizeof *ranked, "the order of records", error);
-    OWNED_MEMORY struct token_sequence *batch =
-        memory_try_array(encoding->count, sizeof *batch, "the order of records", error);
-    OWNED_MEMORY float *vector = memory_create(size, sizeof *vector);
-    if (ranked == NULL || batch == NULL) {
-        return false;
-    }
-    for (size_t i = 0; i < encoding->count; i++) {
-        ranked[i] = (struct ranked_length){(uint32_t)i, (uint32_t)encoding->sequences[i].count};
-    }
-    qsort(ranked, encoding->count, sizeof *ranked, compare_lengths);
-    while (done < encoding->count) {
-        size_t count = 0, tokens = 0;
-        while (done + count < encoding->count &&
-               (count == 0 || tokens + ranked[done + count].tokens <= encoding->batch_tokens)) {
-            batch[count] = encoding->sequences[ranked[done + count].place];
-            tokens += batch[count++].count;
-        }
-        OWNED(hidden)
-        hidden = cancel_check_now(encoding->cancel, error)
-                     ? run_sequences(encoding->encoder, batch, count, error)
-                     : NULL;
-        for (size_t i = 0; i < count; i++) {
-            uint64_t place = ranked[done + i].place;
-            if (hidden == NULL || !model_mean_pool(hidden, i, true, vector, error) ||
-                !file_write_at(encoding->fd, vector, size * sizeof *vector, place * size * sizeof *vector,
-                               error)) {
-                return false;
-            }
-        }
-        done += count;
-        if (!encoding->advanced(encoding->context, done, encoding->count, error)) {
             return false;
         }
     }

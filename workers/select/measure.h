@@ -4,7 +4,7 @@
  * later comparison needs can wait for it, however many pruned models come (data_selection 1.6b).
  *
  *     pools      mean of the last states over the prompt's tokens, without those with which all prompts begin: an embedding where there is
- *                no encoder. Float [valid, hidden_size], as they come; measure_embeddings makes vectors of them
+ *                no encoder. Float [valid, hidden_size], as they come; embed_vectors makes vectors of length 1 of them
  *     losses     -log p, mean over the response's tokens, after the prompt: nats
  *     token_losses  the same, each by itself: double [rows], records in the order of the pass; beside losses
  *     alone      the same after `lone_prompt` instead of the prompt
@@ -82,27 +82,12 @@ struct measure_pass {
 };
 /* From record number `done` of the order on. */
 bool measure_run(const struct measure_pass *pass, size_t done, struct error *error) MUST_USE;
-/* Bytes beside weights and the forward pass's own that a pass takes, for records of up to longest_tokens. */
-uint64_t measure_bytes(const struct model_config *config, const struct measure_request *request,
-                       size_t batch_tokens, size_t longest_tokens);
+/* Bytes beside weights and the forward pass's own that a pass takes, for records of up to longest_tokens. original: where two models are
+ * compared, the one whose states are kept; else not read. */
+uint64_t measure_bytes(const struct model_config *config, const struct model_config *original,
+                       const struct measure_request *request, size_t batch_tokens, size_t longest_tokens);
 
 /* A column of doubles, or NULL with an error. Owned. */
 double *measure_read_column(int fd, uint64_t offset, size_t count, struct error *error) MUST_USE;
-/* The mean of vectors [count, size]: states of language models share most of their direction. */
-void measure_mean(const float *vectors, size_t count, size_t size, double *ret_mean);
-/* Vectors become embeddings in place: less `mean` (NULL: nothing), and of length 1, or 0 where nothing is left. */
-void measure_embeddings(float *vectors, size_t count, size_t size, const double *mean);
-/* Sentence embeddings of an encoder: the mean of the last states over all tokens, of length 1, float [count, hidden_size] in the file. The
- * longest go first; from number `done` of that order on. */
-struct measure_encoding {
-    struct model *encoder;
-    const struct token_sequence *sequences; /* [count] */
-    size_t count, batch_tokens;
-    int fd;
-    const struct cancel *cancel;
-    void *context;
-    bool (*advanced)(void *context, size_t done, size_t total, struct error *error); /* as above */
-};
-bool measure_encode(const struct measure_encoding *encoding, size_t done, struct error *error) MUST_USE;
 
 #endif

@@ -76,8 +76,14 @@ static inline double rows_distance_square(const float *a, const float *b, size_t
 static inline double rows_dot(const float *a, const float *b, size_t size)
 {
     double lanes[ROWS_LANES] = {0};
-    for (size_t i = 0; i < size; i++) {
-        lanes[i % ROWS_LANES] += (double)a[i] * (double)b[i];
+    size_t i = 0;
+    for (; i + ROWS_LANES <= size; i += ROWS_LANES) {
+        for (size_t lane = 0; lane < ROWS_LANES; lane++) {
+            lanes[lane] += (double)a[i + lane] * (double)b[i + lane];
+        }
+    }
+    for (size_t lane = 0; i < size; i++, lane++) {
+        lanes[lane] += (double)a[i] * (double)b[i];
     }
     double sum = 0.0;
     for (size_t lane = 0; lane < ROWS_LANES; lane++) {

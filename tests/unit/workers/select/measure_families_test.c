@@ -4,6 +4,7 @@
  */
 #include "tests/unit/workers/model/golden.h"
 #include "tests/unit/workers/select/passes.h"
+#include "workers/select/embed.h"
 
 static const char *const backends[] = {"reference", "openblas", "native"};
 
@@ -20,16 +21,16 @@ static struct encoding encode(struct model *model, const struct token_sequence *
     size_t size = model_get_config(model)->hidden_size;
     OWNED_FD int fd = open_file();
     struct stops stops = {.is_stopping = setting.is_stopping};
-    const struct measure_encoding run = {.encoder = model,
-                                         .sequences = sequences,
-                                         .count = count,
-                                         .batch_tokens = setting.batch_tokens,
-                                         .fd = fd,
-                                         .context = &stops,
-                                         .advanced = advance};
+    const struct embed_pass run = {.encoder = model,
+                                   .sequences = sequences,
+                                   .count = count,
+                                   .batch_tokens = setting.batch_tokens,
+                                   .fd = fd,
+                                   .context = &stops,
+                                   .advanced = advance};
     while (stops.done < count) {
         struct error error = {0};
-        assert_true(measure_encode(&run, stops.done, &error) || error.code == ERROR_DRAINED);
+        assert_true(embed_sequences(&run, stops.done, &error) || error.code == ERROR_DRAINED);
     }
     struct encoding encoding = {memory_create(count * size + 1, sizeof(float)), stops.batches};
     assert_true(file_read_at(fd, encoding.vectors, count * size * sizeof(float), 0, "vectors", NULL));

@@ -4,6 +4,7 @@
  */
 #include "tests/unit/workers/model/fixture.h"
 #include "tests/unit/workers/select/passes.h"
+#include "workers/select/embed.h"
 
 #include "base/json.h"
 
@@ -273,10 +274,14 @@ static void each_figure_by_itself_is_the_same(void **state)
     fixture_open(&deep, "native", 2, &fixture);
     run_pass(records, fixture.model, &all_of_one, (struct setting){64, false}, NULL, NULL, &whole);
     OWNED_MEMORY char *bytes = read_bytes(&whole);
-    const struct measure_request requests[] = {{.pools = true}, {.losses = true},    {.alone = true},
-                                               {.el2n = true},  {.entropies = true}, {.states = true}};
-    const uint64_t offsets[] = {whole.layout.pools, whole.layout.losses,    whole.layout.alone,
-                                whole.layout.el2n,  whole.layout.entropies, whole.layout.states};
+    const struct measure_request requests[] = {
+        {.pools = true},   {.losses = true}, {.losses = true, .token_losses = true},
+        {.alone = true},   {.el2n = true},   {.entropies = true},
+        {.efforts = true}, {.states = true}};
+    /* Losses of tokens lie behind those of records. */
+    const uint64_t offsets[] = {whole.layout.pools,   whole.layout.losses, whole.layout.losses,
+                                whole.layout.alone,   whole.layout.el2n,   whole.layout.entropies,
+                                whole.layout.efforts, whole.layout.states};
     for (size_t r = 0; r < COUNT_OF(requests); r++) {
         struct pass one;
         run_pass(records, fixture.model, &requests[r], (struct setting){64, false}, NULL, NULL, &one);
@@ -341,8 +346,8 @@ static void spoil_embedding(const char *folder, int32_t token, size_t hidden)
     fixture_write(folder, "model.safetensors", bytes, count);
 }
 
-/* Only records->items[18] (record 4 of second.jsonl) has this token. */
-static int32_t mark_record(struct records *records, bool is_in_response)
+/* Only records->items[18] (record 4 of second.jsonl) has this token, in its prompt and in its response. */
+static int32_t mark_record(struct records *records)
 {
     const int32_t token = VOCAB - 1;
     for (size_t i = 0; i < RECORDS; i++) {
@@ -351,40 +356,47 @@ static int32_t mark_record(struct records *records, bool is_in_response)
         }
     }
     assert_int_equal(records->items[18].status, CANDIDATE_VALID);
-    assert_true(records->items[18].response_count > 1);
-    records->tokens[18][is_in_response ? records->items[18].prompt_count : COMMON] = token;
+    assert_true(records->items[18].prompt_count > COMMON && records->items[18].response_count > 1);
+    records->tokens[18][COMMON] = records->tokens[18][records->items[18].prompt_count] = token;
     return token;
 }
 
-static void a_record_that_gives_no_numbers_is_named(void **state)
+/* `token` is no number to it. */
+static void open_broken(int32_t token, struct fixture *ret_broken)
 {
-    (void)state;
-    const struct measure_request requests[] = {{.losses = true},        {.el2n = true},
-                                               {.entropies = true},     {.alone = true},
-                                               {.damage = MEASURE_JSD}, {.damage = MEASURE_KL}};
-    static const size_t batches[] = {1, 64, ALL};
-    OWNED_MEMORY struct records *records = memory_create(1, sizeof *records);
-    make_records(records, VOCAB);
-    int32_t token = mark_record(records, true);
-    struct fixture original, broken;
-    struct pass kept;
-    fixture_open(&deep, "native", 2, &original);
+    struct fixture broken;
+    FINISHED(error_list) faults = {0};
     fixture_open(&shallow, "native", 2, &broken);
     spoil_embedding(broken.folder, token, shallow.hidden);
-    FINISHED(error_list) faults = {0};
-    struct error error = {0};
     model_destroy(broken.model);
     inventory_destroy(broken.inventory);
     broken.inventory = inventory_inspect(broken.folder, false, NULL, &faults);
     assert_non_null(broken.inventory);
     const struct model_options options = {.backend = "native", .pool = broken.pool};
-    broken.model = model_open(broken.inventory, broken.folder, &options, &error);
+    broken.model = model_open(broken.inventory, broken.folder, &options, NULL);
     assert_non_null(broken.model);
+    *ret_broken = broken;
+}
+
+static void a_record_that_gives_no_numbers_is_named(void **state)
+{
+    (void)state;
+    const struct measure_request requests[] = {
+        {.losses = true}, {.el2n = true},    {.entropies = true},     {.alone = true},
+        {.pools = true},  {.efforts = true}, {.damage = MEASURE_JSD}, {.damage = MEASURE_KL}};
+    static const size_t batches[] = {1, 64, ALL};
+    OWNED_MEMORY struct records *records = memory_create(1, sizeof *records);
+    make_records(records, VOCAB);
+    struct fixture original, broken;
+    struct pass kept;
+    fixture_open(&deep, "native", 2, &original);
+    open_broken(mark_record(records), &broken);
     run_pass(records, original.model, &(struct measure_request){.states = true}, (struct setting){64, false},
              NULL, NULL, &kept);
     for (size_t r = 0; r < COUNT_OF(requests); r++) {
         for (size_t b = 0; b < COUNT_OF(batches); b++) {
             struct stops stops = {0};
+            struct error error = {0};
             OWNED_FD int fd = open_file();
             const struct measure_pass run = {.model = broken.model,
                                              .order = &records->order,
@@ -398,7 +410,6 @@ static void a_record_that_gives_no_numbers_is_named(void **state)
                                              .batch_tokens = batches[b],
                                              .context = &stops,
                                              .advanced = advance};
-            error = (struct error){0};
             assert_false(measure_run(&run, 0, &error));
             assert_int_equal(error.code, ERROR_NUMERIC);
             assert_non_null(strstr(error.message, "second.jsonl, record 4: "));
@@ -409,6 +420,69 @@ static void a_record_that_gives_no_numbers_is_named(void **state)
     measure_order_finish(&records->order);
     fixture_finish(&original);
     fixture_finish(&broken);
+}
+
+static void a_record_that_an_encoder_gives_no_numbers_is_named(void **state)
+{
+    (void)state;
+    static const size_t batches[] = {1, 64, ALL};
+    OWNED_MEMORY struct records *records = memory_create(1, sizeof *records);
+    struct token_sequence sequences[RECORDS];
+    struct fixture broken;
+    make_records(records, VOCAB);
+    open_broken(mark_record(records), &broken);
+    for (size_t v = 0; v < records->candidates.valid_count; v++) {
+        const struct candidate *item = valid_item(records, v);
+        sequences[v] = (struct token_sequence){item->tokens, item->prompt_count};
+    }
+    for (size_t b = 0; b < COUNT_OF(batches); b++) {
+        struct stops stops = {0};
+        struct error error = {0};
+        OWNED_FD int fd = open_file();
+        const struct embed_pass run = {.encoder = broken.model,
+                                       .candidates = &records->candidates,
+                                       .sequences = sequences,
+                                       .count = records->candidates.valid_count,
+                                       .batch_tokens = batches[b],
+                                       .fd = fd,
+                                       .context = &stops,
+                                       .advanced = advance};
+        assert_false(embed_sequences(&run, 0, &error));
+        assert_int_equal(error.code, ERROR_NUMERIC);
+        assert_non_null(strstr(error.message, "second.jsonl, record 4: "));
+        assert_false(embed_sequences(&run, stops.done, NULL));
+    }
+    measure_order_finish(&records->order);
+    fixture_finish(&broken);
+}
+
+/* Layers refuse what is no number, but not the norm after the last one. */
+static void a_mean_that_is_no_number_is_refused(void **state)
+{
+    (void)state;
+    const float wrong[] = {NAN, INFINITY, -INFINITY};
+    const int32_t tokens[] = {1, 2, 3, 4, 5};
+    struct fixture fixture;
+    fixture_open(&deep, "native", 1, &fixture);
+    OWNED_MEMORY float *pool = memory_create(deep.hidden, sizeof *pool);
+    OWNED_MEMORY float *row = memory_create(deep.hidden, sizeof *row);
+    struct token_sequence sequences[] = {{tokens, 2}, {tokens + 2, 3}};
+    const struct token_batch batch = {sequences, COUNT_OF(sequences)};
+    for (size_t w = 0; w < COUNT_OF(wrong); w++) {
+        for (size_t is_normalised = 0; is_normalised < 2; is_normalised++) {
+            struct error error = {0};
+            OWNED(hidden) hidden = model_run_batch(fixture.model, &batch, NULL, NULL);
+            assert_non_null(hidden);
+            assert_true(model_mean_pool(hidden, 1, is_normalised == 1, pool, NULL));
+            row[7] = wrong[w];
+            assert_true(hidden_write(hidden, 3, 1, row, NULL));
+            assert_true(model_mean_pool(hidden, 0, is_normalised == 1, pool, NULL));
+            assert_false(model_mean_pool(hidden, 1, is_normalised == 1, pool, &error));
+            assert_int_equal(error.code, ERROR_NUMERIC);
+            assert_non_null(strstr(error.message, "sequence 1"));
+        }
+    }
+    fixture_finish(&fixture);
 }
 
 static void a_pass_can_be_cancelled(void **state)
@@ -485,6 +559,27 @@ static void the_longest_come_first_and_parts_do_not_overlap(void **state)
     measure_order_finish(&empty);
 }
 
+/* What is held of the original is as wide as the original. */
+static void memory_is_counted_by_whose_states_they_are(void **state)
+{
+    (void)state;
+    enum { BATCH = 1000, LONG = 100, ROW = 64 * sizeof(float) };
+    const struct model_config config = {.hidden_size = 64, .vocab_size = 10};
+    const struct model_config wide = {.hidden_size = 640, .vocab_size = 10};
+    const struct model_config branched = {.hidden_size = 640, .vocab_size = 10, .is_parallel = true};
+    const struct measure_request compare = {.losses = true, .damage = MEASURE_KL}, losses = {.losses = true};
+    const struct measure_request more = {.losses = true, .states = true, .alone = true};
+    uint64_t one = measure_bytes(&config, NULL, &losses, BATCH, LONG);
+    assert_true(one >= 2 * BATCH * ROW); /* whole, and responses */
+    assert_int_equal(measure_bytes(&config, NULL, &more, BATCH, LONG), one);
+    assert_int_equal(measure_bytes(&config, NULL, &losses, LONG, BATCH), one);
+    uint64_t same = measure_bytes(&config, &config, &compare, BATCH, LONG);
+    assert_true(same >= 3 * BATCH * ROW);
+    assert_int_equal(measure_bytes(&config, &wide, &compare, BATCH, LONG), same + BATCH * 2 * 9 * ROW);
+    assert_int_equal(measure_bytes(&config, &branched, &compare, BATCH, LONG),
+                     same + BATCH * (2 * 9 + 10) * ROW);
+}
+
 static void damages_have_names(void **state)
 {
     (void)state;
@@ -492,83 +587,6 @@ static void damages_have_names(void **state)
     assert_int_equal(measure_damage_parse("jsd"), MEASURE_JSD);
     assert_int_equal(measure_damage_parse("kl"), MEASURE_KL);
     assert_int_equal(measure_damage_parse("delta_nll"), MEASURE_DELTA_NLL);
-}
-
-/* ---- embeddings -------------------------------------------------------------------------------------------------- */
-
-static double length_of(const float *vector, size_t size)
-{
-    double square = 0;
-    for (size_t c = 0; c < size; c++) {
-        square += (double)vector[c] * (double)vector[c];
-    }
-    return sqrt(square);
-}
-
-static void centre(float *vectors, size_t count, size_t size)
-{
-    double means[2];
-    assert_true(size <= COUNT_OF(means));
-    measure_mean(vectors, count, size, means);
-    measure_embeddings(vectors, count, size, means);
-}
-
-static void vectors_become_embeddings(void **state)
-{
-    (void)state;
-    enum { COUNT = 40, SIZE = 17 };
-    for (size_t is_centred = 0; is_centred < 2; is_centred++) {
-        OWNED_MEMORY float *raw = plain_rows((size_t)COUNT * SIZE, 9);
-        OWNED_MEMORY float *vectors = memory_create((size_t)COUNT * SIZE, sizeof *vectors);
-        memcpy(vectors, raw, (size_t)COUNT * SIZE * sizeof *raw);
-        double means[SIZE];
-        measure_mean(raw, COUNT, SIZE, means);
-        measure_embeddings(vectors, COUNT, SIZE, is_centred == 1 ? means : NULL);
-        for (size_t i = 0; i < COUNT; i++) {
-            double expected[SIZE], square = 0;
-            for (size_t c = 0; c < SIZE; c++) {
-                double mean = 0;
-                for (size_t j = 0; j < COUNT && is_centred == 1; j++) {
-                    mean += (double)raw[j * SIZE + c];
-                }
-                expected[c] = (double)raw[i * SIZE + c] - mean / COUNT;
-                square += expected[c] * expected[c];
-            }
-            for (size_t c = 0; c < SIZE; c++) {
-                assert_close((double)vectors[i * SIZE + c], expected[c] / sqrt(square), 1e-6);
-            }
-            assert_close(length_of(vectors + i * SIZE, SIZE), 1, 1e-6);
-        }
-    }
-}
-
-static void vectors_without_direction_become_zero(void **state)
-{
-    (void)state;
-    float one[] = {3, -4}, same[] = {0.1F, 0.7F, 0.1F, 0.7F, 0.1F, 0.7F}, zeros[] = {0, 0, 3, 4};
-    measure_embeddings(one, 1, 2, NULL);
-    assert_close((double)one[0], 0.6, 1e-7);
-    assert_close((double)one[1], -0.8, 1e-7);
-    centre(one, 1, 2); /* one record is its own mean */
-    assert_true(one[0] == 0.0F && one[1] == 0.0F);
-    centre(same, 3, 2);
-    for (size_t i = 0; i < COUNT_OF(same); i++) {
-        assert_true(same[i] == 0.0F);
-    }
-    measure_embeddings(zeros, 2, 2, NULL);
-    assert_true(zeros[0] == 0.0F && zeros[1] == 0.0F);
-    assert_close((double)zeros[3], 0.8, 1e-7);
-    /* Far from one, and beside a direction that all share. */
-    float large[] = {1e30F, 1e30F, -1e30F, 1e30F}, small[] = {1e-30F, 0, 0, -1e-30F};
-    float shared[] = {100, 0.001F, 100, -0.001F};
-    measure_embeddings(large, 2, 2, NULL);
-    measure_embeddings(small, 2, 2, NULL);
-    centre(shared, 2, 2);
-    assert_close((double)large[2], -sqrt(0.5), 1e-6);
-    assert_close((double)small[3], -1, 1e-6);
-    assert_close((double)shared[1], 1, 1e-6);
-    assert_close((double)shared[3], -1, 1e-6);
-    measure_embeddings(NULL, 0, 5, NULL);
 }
 
 int main(void)
@@ -581,11 +599,12 @@ int main(void)
         cmocka_unit_test(each_figure_by_itself_is_the_same),
         cmocka_unit_test(a_model_does_not_differ_from_itself),
         cmocka_unit_test(a_record_that_gives_no_numbers_is_named),
+        cmocka_unit_test(a_record_that_an_encoder_gives_no_numbers_is_named),
+        cmocka_unit_test(a_mean_that_is_no_number_is_refused),
         cmocka_unit_test(a_pass_can_be_cancelled),
         cmocka_unit_test(the_longest_come_first_and_parts_do_not_overlap),
+        cmocka_unit_test(memory_is_counted_by_whose_states_they_are),
         cmocka_unit_test(damages_have_names),
-        cmocka_unit_test(vectors_become_embeddings),
-        cmocka_unit_test(vectors_without_direction_become_zero),
     };
     return cmocka_run_group_tests_name("workers/select/measure", tests, NULL, NULL);
 }

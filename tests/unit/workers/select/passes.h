@@ -14,8 +14,14 @@
 #include <unistd.h>
 
 enum { RECORDS = 23, LONGEST = 40, COMMON = 3, ALL = 1000000 };
-static const struct measure_request all_of_one = {
-    .pools = true, .losses = true, .alone = true, .el2n = true, .entropies = true, .states = true};
+static const struct measure_request all_of_one = {.pools = true,
+                                                  .losses = true,
+                                                  .token_losses = true,
+                                                  .alone = true,
+                                                  .el2n = true,
+                                                  .entropies = true,
+                                                  .efforts = true,
+                                                  .states = true};
 
 /* ---- records ----------------------------------------------------------------------------------------------------- */
 
