@@ -27,7 +27,7 @@ uint64_t one_shot_file_bytes(size_t candidate_count, size_t anchor_count)
 
 size_t one_shot_steps(size_t candidate_count, size_t anchor_count)
 {
-    return candidate_count * round_count(anchor_count);
+    return anchor_count + candidate_count * round_count(anchor_count);
 }
 
 uint64_t one_shot_bytes(const struct model_config *config, size_t batch_tokens, size_t longest_tokens)
@@ -79,33 +79,43 @@ static bool is_asked(enum pair_fit fit)
 
 struct state {
     struct nuggets_tally tally;
+    size_t left;    /* anchors that may still be asked */
     bool is_closed; /* nothing more is asked */
 };
 
-/* After a round. */
-static void look(const struct one_shot *pass, size_t candidate, size_t round, struct state *state)
+static struct state state_of(const struct one_shot *pass, size_t candidate)
 {
-    size_t looks = round_count(pass->anchor_count) - 1, left = 0, prefix = 0;
-    for (size_t j = round_end(pass, round); j < pass->anchor_count; j++) {
-        left += is_asked(fit(pass, candidate_at(pass, candidate), &pass->anchors[j], &prefix)) ? 1 : 0;
+    struct state state = {0};
+    for (size_t j = 0; j < pass->anchor_count; j++) {
+        size_t prefix = 0;
+        state.left += is_asked(fit(pass, candidate_at(pass, candidate), &pass->anchors[j], &prefix)) ? 1 : 0;
     }
-    state->is_closed =
-        left == 0 || (pass->delta > 0 && nuggets_decide(&state->tally, left, pass->threshold,
-                                                        pass->delta / (double)looks) != NUGGETS_UNDECIDED);
+    return state;
+}
+
+/* After a round. */
+static void look(const struct one_shot *pass, struct state *state)
+{
+    size_t looks = round_count(pass->anchor_count) - 1;
+    state->is_closed = state->left == 0 ||
+                       (pass->delta > 0 && nuggets_decide(&state->tally, state->left, pass->threshold,
+                                                          pass->delta / (double)looks) != NUGGETS_UNDECIDED);
 }
 
 static void count_answer(const double *zero_shot, size_t anchor, double one_shot, struct state *state)
 {
+    state->left--;
     state->tally.anchors++;
     state->tally.wins += one_shot > zero_shot[anchor] ? 1 : 0;
 }
 
 /* What the first `rounds` rounds said of a candidate, from its row, in which what they did not ask becomes NaN. */
-static void replay(const struct one_shot *pass, size_t candidate, size_t rounds, const double *zero_shot,
-                   double *row, struct state *state, struct one_shot_counts *counts)
+static struct state replay(const struct one_shot *pass, size_t candidate, size_t rounds,
+                           const double *zero_shot, double *row, struct one_shot_counts *counts)
 {
+    struct state state = state_of(pass, candidate);
     for (size_t round = 0; round < rounds; round++) {
-        bool was_closed = state->is_closed;
+        bool was_closed = state.is_closed;
         for (size_t j = round * ONE_SHOT_ROUND; j < round_end(pass, round); j++) {
             size_t prefix = 0;
             enum pair_fit pair = fit(pass, candidate_at(pass, candidate), &pass->anchors[j], &prefix);
@@ -117,12 +127,13 @@ static void replay(const struct one_shot *pass, size_t candidate, size_t rounds,
             }
             counts->evaluations++;
             counts->cut += pair == PAIR_CUT ? 1 : 0;
-            count_answer(zero_shot, j, row[j], state);
+            count_answer(zero_shot, j, row[j], &state);
         }
         if (!was_closed) {
-            look(pass, candidate, round, state);
+            look(pass, &state);
         }
     }
+    return state;
 }
 
 /* ---- answers by themselves ----------------------------------------------------------------------------------- */
@@ -167,16 +178,6 @@ static bool sum_answers(struct model *model, const struct hidden *hidden,
     return true;
 }
 
-static struct hidden *run_whole(struct model *model, const struct token_batch *batch, struct error *error)
-{
-    OWNED(hidden) hidden = hidden_create(model, batch, error);
-    if (hidden == NULL || !model_embed(model, batch, hidden, error) ||
-        !model_run_from(model, 0, NULL, hidden, error)) {
-        return NULL;
-    }
-    return TAKE(hidden);
-}
-
 static const char *name_of(const struct one_shot_anchor *anchor)
 {
     return anchor->set->sets[anchor->item->source]->name;
@@ -193,36 +194,36 @@ static bool ask_alone(const struct one_shot *pass, size_t first, size_t count, d
                                                                        answers[i]->response_count - 1};
     }
     struct token_batch batch = {sequences, count};
-    OWNED(hidden) hidden = run_whole(pass->model, &batch, error);
+    OWNED(hidden) hidden = model_run_batch(pass->model, &batch, NULL, error);
     return hidden != NULL && sum_answers(pass->model, hidden, answers, ret_sums, error);
 }
 
-static bool ask_zero_shot(const struct one_shot *pass, double *ret_zero_shot, struct error *error)
+/* Anchors from number *at on, as many as a batch takes. */
+static bool ask_anchors(const struct one_shot *pass, double *zero_shot, size_t *at, struct error *error)
 {
-    for (size_t done = 0; done < pass->anchor_count;) {
-        size_t count = 0, tokens = 0;
-        for (; done + count < pass->anchor_count; count++) {
-            const struct candidate *item = pass->anchors[done + count].item;
-            tokens += (size_t)item->prompt_count + item->response_count;
-            if (count > 0 && tokens > pass->batch_tokens) {
-                break;
-            }
+    size_t first = *at, count = 0, tokens = 0;
+    for (; first + count < pass->anchor_count; count++) {
+        const struct candidate *item = pass->anchors[first + count].item;
+        tokens += (size_t)item->prompt_count + item->response_count;
+        if (count > 0 && tokens > pass->batch_tokens) {
+            break;
         }
-        if (!ask_alone(pass, done, count, ret_zero_shot + done, error)) {
-            for (size_t i = done; error->code == ERROR_NUMERIC && i < done + count; i++) {
-                struct error found = {0};
-                if (!ask_alone(pass, i, 1, ret_zero_shot + i, &found)) {
-                    *error = found;
-                    error_prefix(error, "%s, record %u: ", name_of(&pass->anchors[i]),
-                                 pass->anchors[i].item->record + 1);
-                    break;
-                }
-            }
-            return false;
-        }
-        done += count;
     }
-    return true;
+    if (ask_alone(pass, first, count, zero_shot + first, error)) {
+        *at += count;
+        return file_write_at(pass->fd, zero_shot + first, count * sizeof *zero_shot,
+                             first * sizeof *zero_shot, error);
+    }
+    for (size_t i = first; error->code == ERROR_NUMERIC && i < first + count; i++) {
+        struct error found = {0};
+        if (!ask_alone(pass, i, 1, zero_shot + i, &found)) {
+            *error = found;
+            error_prefix(error, "%s, record %u: ", name_of(&pass->anchors[i]),
+                         pass->anchors[i].item->record + 1);
+            break;
+        }
+    }
+    return false;
 }
 
 /* ---- answers after an example --------------------------------------------------------------------------------- */
@@ -297,7 +298,7 @@ static bool ask_together(const struct one_shot *pass, struct pair *pairs, size_t
             return false;
         }
     } else {
-        hidden = run_whole(pass->model, &batch, error);
+        hidden = model_run_batch(pass->model, &batch, NULL, error);
     }
     if (hidden == NULL || !sum_answers(pass->model, hidden, wholes.answers, sums, error)) {
         return false;
@@ -410,7 +411,7 @@ static bool ask_batch(const struct run *run, size_t round, size_t *at, struct er
     }
     for (size_t i = first; i < next; i++) {
         if (!run->states[i].is_closed) {
-            look(pass, i, round, &run->states[i]);
+            look(pass, &run->states[i]);
         }
     }
     *at = next;
@@ -421,47 +422,48 @@ static bool ask_batch(const struct run *run, size_t round, size_t *at, struct er
 static bool go_back_in(const struct run *run, size_t done, struct error *error)
 {
     const struct one_shot *pass = run->pass;
-    size_t count = pass->candidates->valid_count, row_bytes = pass->anchor_count * sizeof(double);
-    OWNED_MEMORY double *row = memory_create(pass->anchor_count, sizeof *row);
-    if (done == 0) {
-        return ask_zero_shot(pass, run->zero_shot, error) &&
-               file_write_at(pass->fd, run->zero_shot, row_bytes, 0, error);
-    }
-    if (!file_read_at(pass->fd, run->zero_shot, row_bytes, 0, "what was measured", error)) {
+    size_t anchors = pass->anchor_count, count = pass->candidates->valid_count;
+    size_t known = done < anchors ? done : anchors, asked = done - known;
+    OWNED_MEMORY double *row = memory_create(anchors, sizeof *row);
+    if (!file_read_at(pass->fd, run->zero_shot, known * sizeof *row, 0, "what was measured", error)) {
         return false;
     }
     for (size_t i = 0; i < count; i++) {
         struct one_shot_counts counts = {0};
-        if (!file_read_at(pass->fd, row, row_bytes, place_of(pass, i, 0), "what was measured", error)) {
+        size_t rounds = asked / count + (i < asked % count ? 1 : 0);
+        if (!cancel_check_now(pass->cancel, error) ||
+            (rounds > 0 && !file_read_at(pass->fd, row, anchors * sizeof *row, place_of(pass, i, 0),
+                                         "what was measured", error))) {
             return false;
         }
-        replay(pass, i, done / count + (i < done % count ? 1 : 0), run->zero_shot, row, &run->states[i],
-               &counts);
+        run->states[i] = replay(pass, i, rounds, run->zero_shot, row, &counts);
     }
     return true;
 }
 
 bool one_shot_run(const struct one_shot *pass, size_t done, struct error *error)
 {
-    size_t count = pass->candidates->valid_count, total = one_shot_steps(count, pass->anchor_count);
+    size_t anchors = pass->anchor_count, count = pass->candidates->valid_count;
+    size_t total = one_shot_steps(count, anchors);
     struct error local = {0};
     error = error != NULL ? error : &local;
-    CHECK(pass->anchor_count > 0);
+    CHECK(anchors > 0);
     size_t room = pass->batch_tokens + ONE_SHOT_ROUND; /* a pair has a token at least */
-    OWNED_MEMORY double *zero_shot = memory_create(pass->anchor_count, sizeof *zero_shot);
+    OWNED_MEMORY double *zero_shot = memory_create(anchors, sizeof *zero_shot);
     OWNED_MEMORY struct state *states = memory_try_array(count, sizeof *states, "golden scores", error);
     OWNED_MEMORY struct pair *pairs = memory_try_array(room, sizeof *pairs, "pairs", error);
     const struct run run = {pass, zero_shot, states, pairs, room};
-    if (states == NULL || pairs == NULL || !cancel_check_now(pass->cancel, error) ||
-        !go_back_in(&run, done, error)) {
+    if (states == NULL || pairs == NULL || !go_back_in(&run, done, error)) {
         return false;
     }
     while (done < total) {
-        size_t at = done % count;
-        if (!cancel_check_now(pass->cancel, error) || !ask_batch(&run, done / count, &at, error)) {
+        size_t asked = done < anchors ? 0 : done - anchors, at = done < anchors ? done : asked % count;
+        if (!cancel_check_now(pass->cancel, error) ||
+            !(done < anchors ? ask_anchors(pass, zero_shot, &at, error)
+                             : ask_batch(&run, asked / count, &at, error))) {
             return false;
         }
-        done = done / count * count + at;
+        done = done < anchors ? at : anchors + asked / count * count + at;
         if (!pass->advanced(pass->context, done, total, error)) {
             return false;
         }
@@ -481,8 +483,10 @@ bool one_shot_read(const struct one_shot *pass, double *ret_zero_shot, double *r
         return false;
     }
     for (size_t i = 0; i < count; i++) {
-        struct state state = {0};
-        replay(pass, i, round_count(anchors), ret_zero_shot, ret_one_shot + i * anchors, &state, ret_counts);
+        if (!cancel_check_now(pass->cancel, error)) {
+            return false;
+        }
+        (void)replay(pass, i, round_count(anchors), ret_zero_shot, ret_one_shot + i * anchors, ret_counts);
     }
     return true;
 }

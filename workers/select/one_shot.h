@@ -8,8 +8,8 @@
  * `follow` is the anchor's prompt as it stands behind another record: after what ends that one, without what begins a text. The candidate
  * goes through the model once for the anchors of a round (model_run_shared).
  *
- * Rounds: round r asks the anchors [r ROUND, (r + 1) ROUND) for all candidates on which nuggets_decide has not decided after the rounds before;
- * delta holds for all looks of a candidate together. What an early round asked says what the next ones ask, so a pass that was
+ * First the anchors are asked by themselves, then in rounds: round r asks [r ROUND, (r + 1) ROUND) for all candidates on which nuggets_decide
+ * has not decided after the rounds before; delta holds for all looks of a candidate together. What an early round asked says what the next ones ask, so a pass that was
  * stopped goes on from its file, and does what it would have done.
  *
  * Not asked are: anchors after a decision; a candidate that is the anchor, token by token (a leak); and an anchor for which the context
@@ -46,7 +46,8 @@ struct one_shot {
     int fd; /* read and write, of one_shot_file_bytes */
     const struct cancel *cancel;
     void *context;
-    /* After each batch, its figures in the file but not synced: steps done of one_shot_steps. False stops with its error. */
+    /* After each batch, its figures in the file but not synced: steps done of one_shot_steps, those of anchors by
+     * themselves first. False stops with its error. */
     bool (*advanced)(void *context, size_t done, size_t total, struct error *error);
 };
 uint64_t one_shot_file_bytes(size_t candidate_count, size_t anchor_count);

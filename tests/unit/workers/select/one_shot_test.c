@@ -117,7 +117,7 @@ static void run_table(const struct scene *scene, struct model *model, struct set
                             .advanced = advance};
     size_t count = scene->records.valid_count, steps = one_shot_steps(count, ANCHORS);
     assert_int_equal(ftruncate(pass.fd, (off_t)one_shot_file_bytes(count, ANCHORS)), 0);
-    assert_int_equal(steps, 3 * count);
+    assert_int_equal(steps, ANCHORS + 3 * count);
     while (stops.done < steps) {
         struct error error = {0};
         bool is_good = one_shot_run(&pass, stops.done, &error);
@@ -372,17 +372,33 @@ static void what_gives_no_numbers_is_named(void **state)
     fixture_finish(&fixture);
 }
 
+struct cancelling {
+    struct cancel cancel;
+    size_t batches, done;
+};
+
+static bool cancel_after_a_batch(void *context, size_t done, size_t total, struct error *error)
+{
+    (void)error;
+    struct cancelling *cancelling = context;
+    assert_true(done > 0 && done <= total);
+    cancelling->batches++;
+    cancelling->done = done;
+    cancel_request(&cancelling->cancel, CANCEL_NOW);
+    return true;
+}
+
+/* Before the first batch, between two of anchors by themselves, and between two of pairs; and what was asked is not read then. */
 static void a_pass_that_is_cancelled_says_so(void **state)
 {
     (void)state;
     static struct scene scene;
+    static struct table table;
     struct fixture fixture;
-    struct error error = {0};
-    struct stops stops = {0};
-    struct cancel cancel = {0};
     FILE *file = tmpfile();
     scene_make(&scene);
     fixture_open(&fixture_small, "native", 2, &fixture);
+    struct cancelling cancelling = {0};
     const struct one_shot pass = {.model = fixture.model,
                                   .candidates = &scene.records,
                                   .anchors = scene.anchors,
@@ -390,13 +406,29 @@ static void a_pass_that_is_cancelled_says_so(void **state)
                                   .context_tokens = CONTEXT,
                                   .batch_tokens = 500,
                                   .fd = fileno(file),
-                                  .cancel = &cancel,
-                                  .context = &stops,
-                                  .advanced = advance};
-    cancel_request(&cancel, CANCEL_NOW);
-    assert_false(one_shot_run(&pass, 0, &error));
-    assert_int_equal(error.code, ERROR_CANCELLED);
-    assert_int_equal(stops.batches, 0);
+                                  .cancel = &cancelling.cancel,
+                                  .context = &cancelling,
+                                  .advanced = cancel_after_a_batch};
+    size_t count = scene.records.valid_count;
+    assert_int_equal(ftruncate(pass.fd, (off_t)one_shot_file_bytes(count, ANCHORS)), 0);
+    const struct {
+        bool is_cancelled;
+        size_t done, batches;
+    } tries[] = {{true, 0, 0}, {false, 0, 1}, {false, ANCHORS, 1}, {true, one_shot_steps(count, ANCHORS), 0}};
+    for (size_t t = 0; t < COUNT_OF(tries); t++) {
+        struct error error = {0};
+        cancelling = (struct cancelling){.done = tries[t].done};
+        if (tries[t].is_cancelled) {
+            cancel_request(&cancelling.cancel, CANCEL_NOW);
+        }
+        assert_false(one_shot_run(&pass, tries[t].done, &error));
+        assert_int_equal(error.code, ERROR_CANCELLED);
+        assert_int_equal(cancelling.batches, tries[t].batches);
+        assert_true(tries[t].done > 0 || cancelling.done < ANCHORS);
+        error = (struct error){0};
+        assert_false(one_shot_read(&pass, table.zero_shot, table.one_shot, &table.counts, &error));
+        assert_int_equal(error.code, ERROR_CANCELLED);
+    }
     assert_int_equal(fclose(file), 0);
     fixture_finish(&fixture);
 }
