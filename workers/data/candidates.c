@@ -185,9 +185,12 @@ static void sum_up(struct candidates *candidates)
     struct sha256 hash;
     sha256_start(&hash);
     for (size_t i = 0; i < candidates->item_count; i++) {
-        const struct candidate *item = &candidates->items[i];
+        struct candidate *item = &candidates->items[i];
         candidates->status_counts[item->status]++;
         if (item->status != CANDIDATE_VALID) {
+            free(candidates->tokens[i]);
+            candidates->tokens[i] = NULL;
+            item->tokens = NULL;
             continue;
         }
         uint32_t lengths[2] = {item->prompt_count, item->response_count};

@@ -6,7 +6,7 @@
  * border between the two is always a border of tokens. End-of-text tokens at the end of a response are not part of it. A record longer than
  * max_tokens loses the end of its response.
  *
- * Threads: immutable once loaded.
+ * Threads: immutable once made.
  */
 #ifndef WORKERS_DATA_CANDIDATES_H
 #define WORKERS_DATA_CANDIDATES_H
@@ -31,11 +31,11 @@ struct candidate {
     enum candidate_status status;
     uint32_t copy_of;      /* candidate, of a DUPLICATE */
     bool is_truncated;     /* its response lost its end */
-    const int32_t *tokens; /* [prompt_count + response_count]; borrowed of the set */
+    const int32_t *tokens; /* [prompt_count + response_count], borrowed of the set; NULL unless VALID */
     uint32_t prompt_count, response_count;
 };
 struct candidates {
-    struct instructions *const *sets; /* borrowed, [set_count] */
+    struct instructions *const *sets; /* borrowed of the options, [set_count] */
     size_t set_count;
     struct candidate *items; /* owned: every record, set by set */
     size_t item_count;
@@ -44,7 +44,7 @@ struct candidates {
     size_t status_counts[CANDIDATE_STATUS_COUNT], truncated_count;
     uint64_t valid_tokens;       /* of all valid records, whole */
     size_t common_prompt_tokens; /* with which all prompts begin; 0 where there is one prompt alone */
-    int32_t **tokens;            /* owned, by item */
+    int32_t **tokens;            /* owned, by item; NULL unless VALID */
     char sha256[65];             /* of the valid records' tokens */
 };
 struct candidates_options {
@@ -58,8 +58,8 @@ struct candidates_options {
     struct pool *pool;
     const struct cancel *cancel;
 };
-/* Owned. No valid record is no error here. INVALID_ARGUMENT: a text that is no UTF-8, or a token that the model lacks, naming file and
- * record; CANCELLED, OUT_OF_MEMORY. */
+/* Owned. No valid record is no error here. INVALID_ARGUMENT: a text that is no UTF-8, a token that the model lacks, or a prompt without
+ * tokens, naming file and record; TOO_LARGE: records that 32 bits do not count; CANCELLED, OUT_OF_MEMORY. */
 struct candidates *candidates_create(const struct candidates_options *options, struct error *error) MUST_USE;
 void candidates_destroy(struct candidates *candidates);
 OWNED_DEFINE(candidates)

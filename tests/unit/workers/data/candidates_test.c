@@ -99,6 +99,7 @@ static void assert_statuses(const struct candidates *candidates, const enum cand
             fail_msg("record %zu is %s", i, candidate_status_names[item->status]);
         }
         counts[statuses[i]]++;
+        assert_true((item->tokens != NULL) == (statuses[i] == CANDIDATE_VALID));
         if (statuses[i] == CANDIDATE_VALID) {
             assert_int_equal(candidates->valid[valid++], i);
             assert_true(item->prompt_count >= 1 && item->response_count >= 1);
@@ -391,8 +392,10 @@ static void threads_change_nothing(void **state)
         assert_true(a->status == b->status && a->copy_of == b->copy_of && a->is_truncated == b->is_truncated);
         assert_int_equal(a->prompt_count, b->prompt_count);
         assert_int_equal(a->response_count, b->response_count);
-        assert_memory_equal(a->tokens, b->tokens,
-                            ((size_t)a->prompt_count + a->response_count) * sizeof *a->tokens);
+        if (a->status == CANDIDATE_VALID) {
+            assert_memory_equal(a->tokens, b->tokens,
+                                ((size_t)a->prompt_count + a->response_count) * sizeof *a->tokens);
+        }
         if (i >= 600 && a->status != CANDIDATE_EMPTY_RESPONSE && a->status != CANDIDATE_LONG_PROMPT) {
             assert_true(a->status == CANDIDATE_DUPLICATE && a->copy_of < 600);
         }

@@ -2,12 +2,16 @@
  * What may take long can be cancelled at any time: it is, by another thread, later and later until it gets to its end. Whenever that is, the error
  * is CANCELLED, and nothing is left behind (under ASan).
  */
+#include "tests/unit/workers/data/fixture.h"
 #include "tests/unit/workers/select/blobs.h"
+#include "workers/data/candidates.h"
 #include "workers/select/clustering.h"
 #include "workers/select/deita.h"
+#include "workers/select/effort.h"
 #include "workers/select/k_center.h"
 #include "workers/select/kmeans.h"
 #include "workers/select/landmarks.h"
+#include "workers/select/nuggets.h"
 #include "workers/select/rds.h"
 #include "workers/select/sinkhorn.h"
 
@@ -51,10 +55,12 @@ static void *cancel_later(void *context)
     return NULL;
 }
 
+/* That a try is over before it is cancelled may happen, but not each time. */
 static void cancel_often(bool (*work)(const struct dense_threads *threads, struct error *error))
 {
     bool is_done = false;
-    for (long delay_ns = 20000; !is_done; delay_ns += delay_ns / 2) {
+    size_t cancelled = 0;
+    for (long delay_ns = 20000, tries = 0; !is_done || (cancelled == 0 && tries < 200); tries++) {
         struct later later = {.delay_ns = delay_ns};
         pthread_t thread;
         struct error error = {0};
@@ -62,7 +68,10 @@ static void cancel_often(bool (*work)(const struct dense_threads *threads, struc
         is_done = work(&(struct dense_threads){plain_threads.pool, &later.cancel}, &error);
         assert_int_equal(pthread_join(thread, NULL), 0);
         assert_true(is_done || error.code == ERROR_CANCELLED);
+        cancelled += is_done ? 0 : 1;
+        delay_ns += is_done ? 0 : delay_ns / 2;
     }
+    assert_true(cancelled > 0);
 }
 
 static bool search(const struct dense_threads *threads, struct error *error)
@@ -161,6 +170,59 @@ static bool transport(const struct dense_threads *threads, struct error *error)
     return sinkhorn_solve(threads, &problem, &result, error);
 }
 
+static bool choose_anchors(const struct dense_threads *threads, struct error *error)
+{
+    uint32_t anchors[TARGETS];
+    size_t count = 0;
+    return nuggets_choose_anchors(threads, rows, COUNT, SIZE, TARGETS, 1, anchors, &count, error);
+}
+
+enum { VOCAB = 600 };
+static bool load_errors(void *context, size_t first, size_t count, float *ret_errors, struct error *error)
+{
+    const struct dense_threads *threads = context;
+    int32_t targets[TARGETS] = {0};
+    memcpy(ret_errors, rows + first * 10, count * VOCAB * sizeof *ret_errors);
+    return effort_errors(threads, ret_errors, targets, first, count, VOCAB, 0, error);
+}
+
+static bool weigh_effort(const struct dense_threads *threads, struct error *error)
+{
+    double effort = 0;
+    const struct effort_record record = {.count = 300,
+                                         .vocab_size = VOCAB,
+                                         .state_size = SIZE,
+                                         .together = TARGETS,
+                                         .states = rows,
+                                         .context = (void *)(uintptr_t)threads,
+                                         .load = load_errors};
+    return effort_of(threads, &record, &effort, error);
+}
+
+static bool encode_records(const struct dense_threads *threads, struct error *error)
+{
+    static struct instruction_record records[COUNT];
+    struct instructions set = {.name = "a.jsonl", .records = records, .record_count = COUNT};
+    struct instructions *sets[] = {&set};
+    struct tokenizer *tokenizer = fixture_byte_tokenizer(true);
+    const struct model_config config = {.vocab_size = 257};
+    for (size_t i = 0; i < COUNT; i++) {
+        records[i] = (struct instruction_record){
+            .instruction = "what takes long", .input = "", .response = "can be cancelled at any time"};
+    }
+    const struct candidates_options options = {.sets = sets,
+                                               .set_count = 1,
+                                               .form = instruction_template_find("alpaca"),
+                                               .tokenizer = tokenizer,
+                                               .config = &config,
+                                               .max_tokens = 512,
+                                               .pool = threads->pool,
+                                               .cancel = threads->cancel};
+    OWNED(candidates) candidates = candidates_create(&options, error);
+    tokenizer_destroy(tokenizer);
+    return candidates != NULL;
+}
+
 static void all_can_be_cancelled_at_any_time(void **state)
 {
     (void)state;
@@ -174,6 +236,9 @@ static void all_can_be_cancelled_at_any_time(void **state)
     cancel_often(score_targets);
     cancel_often(walk_apart);
     cancel_often(transport);
+    cancel_often(choose_anchors);
+    cancel_often(weigh_effort);
+    cancel_often(encode_records);
 }
 
 int main(void)
