@@ -325,7 +325,7 @@ static bool measure_damages(const struct batch *batch, const struct hidden *resp
            write_means(batch, batch->layout.entropies, responses, entropies, error);
 }
 
-/* ---- el2n and entropies: logits on the host, a few rows at a time -------------------------------------------------------------- */
+/* ---- el2n and entropies: logits on the host, a few rows at a time ------------------------------------------------ */
 
 struct token_run {
     const float *logits;
