@@ -20,8 +20,7 @@
 #define TEXT_BYTES_A_TOKEN  3
 #define BATCH_TOKENS        4096
 #define LITTLE_BATCH_TOKENS 1024
-#define CHOOSE_SCRATCH      ((uint64_t)16 << 20) /* products of embeddings */
-#define TALLY_BYTES         ((uint64_t)32)       /* of one that asks anchors */
+#define TALLY_BYTES         ((uint64_t)32) /* of one that asks anchors */
 #define JOINT_TOKENS        16
 #define PAIRS_MANY          100000          /* of records and anchors */
 #define RECORD_BYTES        ((uint64_t)256) /* of records, candidates, scores, lines of the result */
@@ -105,10 +104,8 @@ static void measure_phases(const struct selection_size *size, struct phases *ret
         phases.states[1] = larger(
             phases.states[1], measure_bytes(config, original_config, request, LITTLE_BATCH_TOKENS, longest));
         if (asks) {
-            phases.states[0] =
-                larger(phases.states[0], one_shot_bytes(config, BATCH_TOKENS, pair));
-            phases.states[1] =
-                larger(phases.states[1], one_shot_bytes(config, LITTLE_BATCH_TOKENS, pair));
+            phases.states[0] = larger(phases.states[0], one_shot_bytes(config, BATCH_TOKENS, pair));
+            phases.states[1] = larger(phases.states[1], one_shot_bytes(config, LITTLE_BATCH_TOKENS, pair));
         }
     }
     if (pruned.damage != MEASURE_NO_DAMAGE) {
@@ -122,7 +119,7 @@ static void measure_phases(const struct selection_size *size, struct phases *ret
         const struct model_config *config = &(size->encoder != NULL ? size->encoder : size->original)->config;
         /* An encoder's are there before the passes. */
         phases.fixed += embeds ? size->records * (uint64_t)config->hidden_size * sizeof(float) : 0;
-        phases.choose = size->records * 2 * (uint64_t)config->hidden_size * sizeof(float) + CHOOSE_SCRATCH;
+        phases.choose = size->records * 2 * (uint64_t)config->hidden_size * sizeof(float);
     }
     if (size->method->choose_bytes != NULL) {
         const json_t *parameters = json_object_get(json_object_get(size->spec, "method"), size->method->name);

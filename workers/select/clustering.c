@@ -113,12 +113,13 @@ uint64_t clustering_bytes(const json_t *parameters, size_t records)
     uint64_t n = records, pairs = wanted_pairs(&request);
     uint64_t k = (uint64_t)json_integer_value(json_object_get(parameters, "neighbours"));
     uint64_t few = n < SPECTRUM_DENSE_LIMIT ? n : SPECTRUM_DENSE_LIMIT;
-    uint64_t lists = 8 * n * k + 24 * n + ((uint64_t)32 << 20);
+    uint64_t all = 8 * n * n, block = (uint64_t)32 << 20; /* of products */
+    uint64_t lists = 8 * n * k + 24 * n + (all < block ? all : block);
     uint64_t graph = 24 * n * k + 40 * n;
     uint64_t solver = 24 * n * (pairs + 16) + 8 * n * pairs; /* the iteration, and what it leaves */
     uint64_t dense = 32 * few * few;
-    uint64_t landmarks =
-        12 * n * LANDMARKS_NEAREST + 24 * (uint64_t)CLUSTERING_LANDMARK_LIMIT * CLUSTERING_LANDMARK_LIMIT;
+    uint64_t stand = n < CLUSTERING_LANDMARK_LIMIT ? n : CLUSTERING_LANDMARK_LIMIT;
+    uint64_t landmarks = 12 * n * LANDMARKS_NEAREST + 24 * stand * stand;
     solver = solver > dense ? solver : dense;
     return lists + graph + (solver > landmarks ? solver : landmarks);
 }
